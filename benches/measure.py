@@ -1,0 +1,298 @@
+"""Timing: threads or tasks that start together, the latency of each operation, and what stands beside them.
+
+Owns clocks, barriers and percentiles. Must not know SQLite or any contender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+Operation = Callable[[int], object]  # called with 0, 1, 2, ...; 0 is the warm-up
+AsyncOperation = Callable[[int], Awaitable[object]]
+
+_NS = 1_000_000_000
+_FASTEST_NS = 2_000  # no call into a database takes less: the length of the preallocated lists follows from it
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What some threads or tasks measured in one run; their warm-up is in `acknowledged` and `errors` alone."""
+
+    latencies_ns: Sequence[int]  # ascending, of successes and failures
+    per_second: float  # successes that ended inside the window
+    acknowledged: int  # every success
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def figures(self) -> dict[str, float]:
+        """Return throughput and latencies under the names that the tables use."""
+        shares = {"p50 ms": 50.0, "p99 ms": 99.0, "p99.9 ms": 99.9, "max ms": 100.0}
+        latencies = {name: percentile(self.latencies_ns, share) / 1e6 for name, share in shares.items()}
+        return {"ops/s": self.per_second} | latencies
+
+
+def percentile(ascending: Sequence[int], share: float) -> float:
+    """Return the value that `share` per cent do not exceed (nearest rank).
+
+    NaN if there are too few to tell: a thousand are needed for 99.9, a hundred for 99; 50 and 100 need one.
+    """
+    count = len(ascending)
+    needed = round(100 / (100 - share)) if 50 < share < 100 else 1
+    return ascending[max(0, math.ceil(count * share / 100 - 1e-9) - 1)] if count >= needed else math.nan
+
+
+class _Clock:
+    """The common start, set by the barrier's action while every worker stands at the barrier."""
+
+    def __init__(self, window_s: float) -> None:
+        self.window_ns = int(window_s * _NS)
+        self.deadline = 0
+
+    def start(self) -> None:
+        self.deadline = time.perf_counter_ns() + self.window_ns
+
+
+class _Log:
+    """What one worker saw. Latencies go into a preallocated array: an operation leaves no object behind."""
+
+    def __init__(self, window_s: float) -> None:
+        self.latencies = array("q", [0]) * (1_000 + int(window_s * _NS) // _FASTEST_NS)
+        self.finished = 0  # operations measured
+        self.in_time = 0  # successes that ended before the deadline
+        self.acknowledged = 0
+        self.errors: Counter[str] = Counter()
+
+    def note(self, error: Exception) -> None:
+        self.errors[_text(error)] += 1
+
+    def close(self, finished: int, failures: int, failures_before_the_last: int) -> None:
+        self.finished = finished
+        self.acknowledged += finished - failures
+        self.in_time = finished - 1 - failures_before_the_last  # the last one ended at the deadline or after it
+
+
+def run_threads(operations: Sequence[Operation], window_s: float) -> Timing:
+    """Run each operation over and over in a thread of its own for `window_s` seconds.
+
+    Every thread calls its operation once beforehand, unmeasured, so that connections are open and statements prepared.
+    What was begun in the window is measured to its end, so a caller that starves shows in the latencies.
+    """
+    clock = _Clock(window_s)
+    barrier = threading.Barrier(len(operations), action=clock.start)
+    logs = [_Log(window_s) for _ in operations]
+    with ThreadPoolExecutor(len(operations), thread_name_prefix="bench-worker") as threads:
+        pairs = zip(operations, logs, strict=True)
+        running = [threads.submit(_work, operation, log, barrier, clock) for operation, log in pairs]
+    for future in running:
+        future.result()
+    return _timing(logs, window_s)
+
+
+def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _Clock) -> None:
+    try:
+        operation(0)
+        log.acknowledged = 1
+    except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+        log.note(error)
+    barrier.wait()
+    now, latencies, deadline = time.perf_counter_ns, log.latencies, clock.deadline
+    failures = 0
+    start = now()
+    for slot in range(len(latencies)):
+        before = failures
+        try:
+            operation(slot + 1)
+        except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+            log.note(error)
+            failures += 1
+        end = now()
+        latencies[slot] = end - start
+        start = end
+        if end >= deadline:
+            return log.close(slot + 1, failures, before)
+    raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
+
+
+async def run_tasks(operations: Sequence[AsyncOperation], window_s: float) -> Timing:
+    """Do what `run_threads` does with one asyncio task for each operation, on the running loop."""
+    clock = _Clock(window_s)
+    logs = [_Log(window_s) for _ in operations]
+    gate = _Gate()
+    pairs = zip(operations, logs, strict=True)
+    tasks = [asyncio.create_task(_work_async(operation, log, gate, clock)) for operation, log in pairs]
+    for _ in tasks:
+        await gate.warm.acquire()
+    clock.start()
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    return _timing(logs, window_s)
+
+
+class _Gate:
+    """What `asyncio.Barrier` would be, on Python 3.10 too: each task reports itself warm, then waits for the start."""
+
+    def __init__(self) -> None:
+        self.warm = asyncio.Semaphore(0)
+        self.open = asyncio.Event()
+
+
+async def _work_async(operation: AsyncOperation, log: _Log, gate: _Gate, clock: _Clock) -> None:
+    try:
+        await operation(0)
+        log.acknowledged = 1
+    except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+        log.note(error)
+    gate.warm.release()
+    await gate.open.wait()
+    now, latencies, deadline = time.perf_counter_ns, log.latencies, clock.deadline
+    failures = 0
+    start = now()
+    for slot in range(len(latencies)):
+        before = failures
+        try:
+            await operation(slot + 1)
+        except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+            log.note(error)
+            failures += 1
+        end = now()
+        latencies[slot] = end - start
+        start = end
+        if end >= deadline:
+            return log.close(slot + 1, failures, before)
+    raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
+
+
+def _timing(logs: Sequence[_Log], window_s: float) -> Timing:
+    latencies = array("q")
+    errors: Counter[str] = Counter()
+    for log in logs:
+        latencies.extend(log.latencies[: log.finished])
+        errors.update(log.errors)
+    in_time = sum(log.in_time for log in logs)
+    return Timing(sorted(latencies), in_time / window_s, sum(log.acknowledged for log in logs), errors)
+
+
+def run_rounds(saves: Sequence[Operation], window_s: float, *, least: int) -> Timing:
+    """Run rounds in which every worker calls its `save` once, all of them together; a round is what is timed.
+
+    A round lasts from the first worker's start to the last one's end. There are as many as fit into `window_s`, but at
+    least `least`; one before them warms up. `per_second` and `latencies_ns` count rounds, `acknowledged` counts saves.
+    """
+    rounds = _Rounds(len(saves), window_s, least)
+    barrier = threading.Barrier(len(saves), action=rounds.turn)
+    with ThreadPoolExecutor(len(saves), thread_name_prefix="bench-worker") as threads:
+        running = [threads.submit(_take_part, save, worker, rounds, barrier) for worker, save in enumerate(saves)]
+    acknowledged, errors = 0, Counter[str]()
+    for future in running:
+        successes, failures = future.result()
+        acknowledged += successes
+        errors.update(failures)
+    return rounds.timing(acknowledged, errors)
+
+
+class _Rounds:
+    """The rounds of one run: times them, and decides, while every worker stands at the barrier, if another follows."""
+
+    def __init__(self, workers: int, window_s: float, least: int) -> None:
+        self.begun, self.ended = [0] * workers, [0] * workers  # of the round that runs, by worker
+        self.done = False
+        self._latencies: list[int] = []
+        self._window_ns, self._least = int(window_s * _NS), least
+        self._deadline: int | None = None
+
+    def turn(self) -> None:
+        now = time.perf_counter_ns()
+        if self._deadline is None:
+            self._deadline = now + self._window_ns
+        else:
+            self._latencies.append(max(self.ended) - min(self.begun))
+        self.done = now >= self._deadline and len(self._latencies) >= self._least
+
+    def timing(self, acknowledged: int, errors: Counter[str]) -> Timing:
+        per_second = len(self._latencies) * _NS / sum(self._latencies)
+        return Timing(sorted(self._latencies), per_second, acknowledged, errors)
+
+
+def _take_part(save: Operation, worker: int, rounds: _Rounds, barrier: threading.Barrier) -> tuple[int, Counter[str]]:
+    acknowledged, errors = 0, Counter[str]()
+    for number in itertools.count():
+        rounds.begun[worker] = time.perf_counter_ns()
+        try:
+            save(number)
+            acknowledged += 1
+        except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+            errors[_text(error)] += 1
+        rounds.ended[worker] = time.perf_counter_ns()
+        barrier.wait()
+        if rounds.done:
+            break
+    return acknowledged, errors
+
+
+async def run_rounds_of_tasks(saves: Sequence[AsyncOperation], window_s: float, *, least: int) -> Timing:
+    """Do what `run_rounds` does with one asyncio task for each `save`, on the running loop."""
+    rounds = _Rounds(1, window_s, least)
+    acknowledged, errors = 0, Counter[str]()
+    for number in itertools.count():
+        rounds.begun[0] = time.perf_counter_ns()
+        answers = await asyncio.gather(*(save(number) for save in saves), return_exceptions=True)
+        rounds.ended[0] = time.perf_counter_ns()
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        errors.update(_text(error) for error in failures)
+        acknowledged += len(answers) - len(failures)
+        rounds.turn()
+        if rounds.done:
+            break
+    return rounds.timing(acknowledged, errors)
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class BusyThread:
+    """A Python thread that computes without a pause."""
+
+    def __init__(self) -> None:
+        self.per_second = math.nan  # turns of its loop; known when it has stopped
+        self._stop = False
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="bench-busy")
+
+    def start(self) -> None:
+        self._thread.start()
+        self._running.wait()
+
+    def stop(self) -> None:
+        self._stop = True
+        self._thread.join()
+
+    def _spin(self) -> None:
+        self._running.set()
+        turns, total = 0, 0
+        begun = time.perf_counter()
+        while not self._stop:
+            for number in range(1_000):
+                total += number
+            turns += 1_000
+        self.per_second = turns / (time.perf_counter() - begun)
+
+
+@contextmanager
+def busy_thread() -> Iterator[BusyThread]:
+    """Keep a Python thread busy while the block runs; afterwards its `per_second` is how fast it was."""
+    thread = BusyThread()
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()

@@ -1,0 +1,64 @@
+"""walpool: a pooled, WAL-mode SQLite engine. Many readers, one writer, one fsync for everybody who is waiting."""
+
+from walpool import errors
+from walpool._core import sqlite_version
+from walpool.errors import (
+    BusyError,
+    CheckoutTimeout,
+    ClosedError,
+    ConfigError,
+    CorruptError,
+    DatabaseError,
+    DataError,
+    Error,
+    IntegrityError,
+    InterfaceError,
+    Interrupted,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    QueueFull,
+    ReentrantError,
+    StatementTimeout,
+    StorageError,
+    TransactionTimeout,
+    WriterStopped,
+    WriteTimeout,
+)
+from walpool.pool import Pool, Snapshot, Stream, Transaction
+from walpool.registry import get_pool
+from walpool.settings import Settings
+from walpool.types import Result
+
+__all__ = [
+    "BusyError",
+    "CheckoutTimeout",
+    "ClosedError",
+    "ConfigError",
+    "CorruptError",
+    "DataError",
+    "DatabaseError",
+    "Error",
+    "IntegrityError",
+    "InterfaceError",
+    "Interrupted",
+    "NotSupportedError",
+    "OperationalError",
+    "Pool",
+    "ProgrammingError",
+    "QueueFull",
+    "ReentrantError",
+    "Result",
+    "Settings",
+    "Snapshot",
+    "StatementTimeout",
+    "StorageError",
+    "Stream",
+    "Transaction",
+    "TransactionTimeout",
+    "WriteTimeout",
+    "WriterStopped",
+    "errors",
+    "get_pool",
+    "sqlite_version",
+]

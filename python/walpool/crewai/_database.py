@@ -1,0 +1,168 @@
+"""Which database the integration writes to, and handles on it that can be closed while others use them.
+
+Knows `walpool`'s pools and where CrewAI keeps its files; knows no surface of CrewAI's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import quote
+
+from walpool import schema
+from walpool.crewai import _sql
+from walpool.errors import ClosedError, ConfigError
+from walpool.pool import Pool
+from walpool.registry import get_pool
+from walpool.settings import Settings
+
+T = TypeVar("T")
+
+
+class Resource(Protocol):
+    """What a `Reopening` holds: something on one file that can be closed."""
+
+    def close(self) -> None: ...
+
+
+R = TypeVar("R", bound=Resource)
+
+
+def canonical_url(url: str | os.PathLike[str] | None) -> str:
+    """Return `url` as a `walpool://` URL with an absolute path, the same from every working directory.
+
+    None takes `WALPOOL_URL`, and without that the file `walpool.db` where CrewAI keeps its own databases.
+
+    Raises:
+        ConfigError: it is no path and no URL of an SQLite file.
+    """
+    settings = Settings.load(url)
+    given = settings.url
+    if given is None:
+        from crewai_core.paths import db_storage_path
+
+        return _walpool_url(os.path.join(db_storage_path(), "walpool.db"), "")
+    if settings.path is None:
+        raise ConfigError("the CrewAI integration stores in an SQLite file: give a path, walpool://... or sqlite://...")
+    if settings.path == ":memory:":
+        return settings.path
+    _, mark, query = given.partition("?") if "://" in given else ("", "", "")
+    return _walpool_url(os.path.abspath(settings.path), mark + query)
+
+
+def file_of(url: str) -> str:
+    """Return the path of the file that a canonical URL names; `:memory:` for that."""
+    return str(Settings.load(url).path)
+
+
+def open_pool(url: str, settings: dict[str, Any]) -> Pool:
+    """Return a handle of its own on the process's pool for `url`; makes the folder that the file is to lie in."""
+    path = file_of(url)
+    if path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return get_pool(url, **settings)
+
+
+def open_tables(url: str, settings: dict[str, Any]) -> Pool:
+    """Return `open_pool` of a file that has the tables of flows and kickoffs."""
+    pool = open_pool(url, settings)
+    try:
+        schema.migrate(pool, "crewai", _sql.MIGRATIONS)
+    except BaseException:
+        pool.close()
+        raise
+    return pool
+
+
+class Reopening(Generic[R]):
+    """Something on a database that is opened at its first use, and again at the first use after `close`.
+
+    CrewAI hands one storage to many crews and gives none of them a say in its life: one of them may close it while the
+    others go on, the file may be deleted under it (as `crewai reset-memories` and notebooks do), and nobody closes it
+    in the end. So each use finds it open, on the file that lies at the path now; and when the last user has gone, or
+    the interpreter ends, it is closed without a warning.
+
+    Args:
+        path: the file; `:memory:` is never looked at.
+        opener: opens it.
+    """
+
+    def __init__(self, path: str, opener: Callable[[], R]) -> None:
+        self._path = path
+        self._opener = opener
+        self._lock = threading.Lock()  # guards changes of `_open`; held while opening, so that one thread opens
+        self._open: dict[str, tuple[R, tuple[int, int] | None]] = {}  # no entry, or one: what is open, and its file
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
+
+    def use(self, work: Callable[[R], T]) -> T:
+        """Return `work(resource)`.
+
+        A resource that another thread closed refuses new work and has applied nothing of it, so the work is done on
+        the one that is opened in its place.
+        """
+        while True:
+            resource = self.get()
+            try:
+                return work(resource)
+            except ClosedError:
+                entry = self._open.get("open")
+                if entry is not None and entry[0] is resource:
+                    raise  # whoever closed it did not do it through `close`
+
+    def get(self) -> R:
+        """Return the resource, opened if need be; for whoever needs more than one call, at the caller's own risk."""
+        entry = self._open.get("open")
+        if entry is not None and entry[1] == self._file():
+            return entry[0]
+        with self._lock:
+            entry = self._open.get("open")
+            if entry is not None and entry[1] != self._file():
+                self._close_open()
+                entry = None
+            if entry is None:
+                resource = self._opener()
+                self._open["open"] = entry = (resource, self._file())
+            return entry[0]
+
+    def close(self) -> None:
+        """Close what is open; the next use opens it again."""
+        with self._lock:
+            self._close_open()
+
+    # A copy is the same handle, and a pickle one on the same file: CrewAI copies and pickles what holds it.
+
+    def __copy__(self) -> Reopening[R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reopening[R]:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reopening, (self._path, self._opener)
+
+    def _close_open(self) -> None:
+        entry = self._open.pop("open", None)
+        if entry is not None:
+            entry[0].close()
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return which file lies at the path now: a look at its name, the file itself is not opened."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def _walpool_url(path: str, query: str) -> str:
+    return f"walpool://{quote(path)}{query}"
+
+
+def _close_all(open_: dict[str, tuple[Any, tuple[int, int] | None]]) -> None:
+    while open_:
+        _, (resource, _) = open_.popitem()
+        resource.close()

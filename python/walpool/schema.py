@@ -1,0 +1,70 @@
+"""Numbered migrations of walpool's own tables: bringing a file up to date, refusing a file that is newer.
+
+A set of tables has a name ("memory", "crewai"); its version is the number of migrations that were applied, and stands
+in the table `walpool_schema` of the same file. Knows no set of tables: their SQL is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from walpool.errors import NotSupportedError
+
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+
+__all__ = ["Migration", "migrate", "version"]
+
+Migration: TypeAlias = Sequence[str]
+"""The statements, without parameters, that lead from one version to the next."""
+
+_CREATE = "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT"
+_EXISTS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_schema'"
+_VERSION = "SELECT version FROM walpool_schema WHERE name = ?"
+_SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
+
+
+def version(pool: Pool, name: str) -> int:
+    """Return how many migrations of the tables called `name` the file has seen; 0 if it has none of them."""
+    if pool.fetchval(_EXISTS) is None:
+        return 0
+    return int(pool.fetchval(_VERSION, (name,)) or 0)
+
+
+def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
+    """Bring the tables called `name` up to date; where they are, only look.
+
+    The migrations that are missing run in one transaction with the new version: a file is never left half-way, and of
+    two processes that start at once one waits and then finds nothing to do.
+
+    Args:
+        pool: the database; anything else in the file is left alone.
+        name: which set of tables.
+        migrations: all of them, oldest first; a published one never changes.
+
+    Raises:
+        NotSupportedError: the file was written by a newer walpool; upgrade walpool, or use another file.
+        WriteTimeout: another transaction held the writer for too long (retryable).
+    """
+    if _steps_missing(pool.path, name, version(pool, name), len(migrations)) == 0:
+        return
+    with pool.transaction() as tx:
+        tx.execute(_CREATE)
+        # Read again: another process may have migrated between the look above and this transaction.
+        found = int(tx.fetchval(_VERSION, (name,)) or 0)
+        _steps_missing(pool.path, name, found, len(migrations))
+        for statements in migrations[found:]:
+            for statement in statements:
+                tx.execute(statement)
+        tx.execute(_SET_VERSION, (name, len(migrations)))
+
+
+def _steps_missing(path: str, name: str, found: int, known: int) -> int:
+    if found > known:
+        raise NotSupportedError(
+            f"the {name!r} tables of {path} have version {found}, and this walpool knows versions up to {known}: "
+            f"upgrade walpool, or use another file"
+        )
+    return known - found

@@ -1,0 +1,52 @@
+//! An online copy to a file. Must not know pools.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+
+use crate::caller::Call;
+use crate::connection::{BUSY_RETRY, Connection};
+use crate::error::{Error, Kind, Result};
+
+/// Pages copied in one step: 4 MiB, so that an interrupt is heard between two steps.
+const PAGES: std::ffi::c_int = 1_024;
+
+/// Copy the whole database, as one snapshot sees it, into a new file.
+///
+/// # Errors
+/// `Storage` if the file exists or cannot be written; `Interrupted`; the half-made copy is removed.
+///
+/// # Blocking
+/// For the length of the copy. Nobody else waits for it.
+pub fn copy(source: &Connection, dest: &Path, call: &Call) -> Result<()> {
+    if dest.exists() {
+        let text = format!("the backup's file {} exists; give a name that is free", dest.display());
+        return Err(Error::new(Kind::Storage, text));
+    }
+    let copied = copy_into(source, dest, call);
+    if copied.is_err() {
+        // The error of the copy is the one to tell.
+        let _ = std::fs::remove_file(dest);
+    }
+    copied
+}
+
+fn copy_into(source: &Connection, dest: &Path, call: &Call) -> Result<()> {
+    #[allow(clippy::disallowed_methods)] // the copy's own connection, which no pool knows
+    let mut target = rusqlite::Connection::open(dest)?;
+    {
+        let backup = Backup::new(source.raw(), &mut target)?;
+        loop {
+            match backup.step(PAGES)? {
+                StepResult::Done => break,
+                StepResult::More => {}
+                _ => std::thread::sleep(BUSY_RETRY.max(Duration::from_millis(1))),
+            }
+            if call.caller.can_be_interrupted() && call.caller.is_interrupted() {
+                return Err(Error::new(Kind::Interrupted, "the backup was interrupted; its file was removed"));
+            }
+        }
+    }
+    target.close().map_err(|(_, error)| error.into())
+}

@@ -1,0 +1,123 @@
+//! The GIL, given up lazily: once a call, when the engine says that it waits or that its budget is used up.
+//!
+//! ```text
+//! bindings                      engine
+//! lazily: GIL held
+//!                               short statement: nothing is said, the GIL is never given up
+//!                               about_to_wait / budget_used  -> PyEval_SaveThread
+//!                               ... waits, reads, commits; locks are taken and given back
+//! lazily returns: takes it back -> PyEval_RestoreThread
+//! ```
+//!
+//! Two rules make it safe. Nobody blocks on an engine lock while holding the GIL: the engine tries, else tells first. Nobody
+//! asks for the GIL while holding an engine lock or the writer: it is taken back here, when the engine has returned, or in
+//! `is_interrupted`, which the engine asks only with empty hands.
+//!
+//! PyO3's `Python::detach` gives the GIL up for a whole closure; a wait that only shows in the middle of a statement needs
+//! the two C functions themselves. This file is the one place that calls them.
+
+use std::cell::{Cell, RefCell};
+use std::ptr;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::caller::Caller;
+
+thread_local! {
+    /// What PyEval_SaveThread returned on this thread; null while the GIL is held.
+    static SAVED: Cell<*mut ffi::PyThreadState> = const { Cell::new(ptr::null_mut()) };
+    /// What a signal handler raised while the engine was asked to go on.
+    static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+    static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// The Python thread that called into the engine.
+pub struct PythonThread;
+
+/// The one caller that the bindings hand down.
+pub static PYTHON: PythonThread = PythonThread;
+
+impl Caller for PythonThread {
+    fn about_to_wait(&self) -> bool {
+        give_up()
+    }
+
+    fn budget_used(&self) -> bool {
+        give_up()
+    }
+
+    /// Python runs signal handlers on its main thread alone.
+    fn can_be_interrupted(&self) -> bool {
+        IS_MAIN.get().unwrap_or(false)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        let had_given_up = take_back();
+        // SAFETY: the GIL is held: it was, or it has just been taken back.
+        #[allow(unsafe_code)]
+        let raised = Python::attach(|py| py.check_signals().err());
+        let is_raised = raised.is_some();
+        if is_raised {
+            RAISED.replace(raised);
+        }
+        if had_given_up {
+            give_up();
+        }
+        is_raised
+    }
+}
+
+/// Run the engine's work on this thread, the GIL held until the engine gives it up, and held again afterwards.
+pub fn lazily<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
+    if IS_MAIN.get().is_none() {
+        IS_MAIN.set(Some(is_main_thread(py)));
+    }
+    let _back = TakeBack; // also when `work` unwinds
+    work()
+}
+
+/// The exception that a signal handler raised during the last call, if one did.
+pub fn take_raised() -> Option<PyErr> {
+    RAISED.take()
+}
+
+struct TakeBack;
+
+impl Drop for TakeBack {
+    fn drop(&mut self) {
+        take_back();
+    }
+}
+
+fn is_main_thread(py: Python<'_>) -> bool {
+    let ask = || -> PyResult<bool> {
+        let threading = py.import("threading")?;
+        let main = threading.call_method0("main_thread")?.getattr("ident")?;
+        threading.call_method0("get_ident")?.eq(main)
+    };
+    ask().unwrap_or(false) // an interpreter without `threading` has no Ctrl-C to hear either
+}
+
+fn give_up() -> bool {
+    if !SAVED.get().is_null() {
+        return false;
+    }
+    // SAFETY: inside `lazily`, which was given the token of the GIL, and it has not been given up since.
+    #[allow(unsafe_code)]
+    SAVED.set(unsafe { ffi::PyEval_SaveThread() });
+    true
+}
+
+fn take_back() -> bool {
+    let saved = SAVED.replace(ptr::null_mut());
+    if saved.is_null() {
+        return false;
+    }
+    // SAFETY: `saved` came from PyEval_SaveThread on this thread, and is restored once.
+    #[allow(unsafe_code)]
+    unsafe {
+        ffi::PyEval_RestoreThread(saved);
+    }
+    true
+}

@@ -1,0 +1,561 @@
+//! The classes that Python holds: an engine handle, an open transaction, a snapshot, a stream.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::ThreadId;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::convert::{self, RowAs};
+use super::errors::{raise, wrong};
+use super::gil::{self, PYTHON};
+use crate::caller::Call;
+use crate::config::{Config, SettingValue};
+use crate::connection::{CheckpointMode, Ran, Want};
+use crate::engine::{self, only};
+use crate::error::{self, Error, Kind};
+use crate::group_commit::{Job, Work};
+use crate::log::Level;
+use crate::reader;
+use crate::stats::Figure;
+use crate::value::{Params, Rows};
+use crate::writer::Lease;
+
+/// A counted handle on the engine of one file.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct Engine {
+    engine: Arc<engine::Engine>,
+}
+
+/// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell.
+fn call<T: Send>(
+    py: Python<'_>,
+    engine: &engine::Engine,
+    timeout: Option<f64>,
+    work: impl FnOnce(&Call) -> error::Result<T> + Send,
+) -> PyResult<T> {
+    let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
+    let done = gil::lazily(py, || work(&call));
+    log_messages(py, engine)?;
+    match done {
+        Err(error) => Err(raise(py, &error)),
+        // A handler raised although the work had come to its end: that must not be lost.
+        Ok(done) => gil::take_raised().map_or(Ok(done), Err),
+    }
+}
+
+fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
+    let messages = engine.take_messages();
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let logger = py.import("logging")?.call_method1("getLogger", ("walpool",))?;
+    for message in messages {
+        let method = match message.level {
+            Level::Info => "info",
+            Level::Warning => "warning",
+        };
+        logger.call_method1(method, ("%s [%s]", message.text, engine.path().display().to_string()))?;
+    }
+    Ok(())
+}
+
+/// `walpool.Result` for what a statement did.
+fn result<'py>(py: Python<'py>, ran: &Ran) -> PyResult<Bound<'py, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || py.import("walpool.types")?.getattr("Result").map(Bound::unbind))?;
+    let rows = convert::list(py, &ran.rows, &RowAs::Tuple)?;
+    let columns = convert::columns(py, &ran.rows)?;
+    class.bind(py).call1((ran.rowcount, ran.lastrowid, rows, columns))
+}
+
+#[pymethods]
+impl Engine {
+    /// Open a file with these settings; only those named in `given` are compared with an engine that has it open already.
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, settings: &Bound<'_, PyDict>, given: Vec<String>) -> PyResult<Engine> {
+        let config = config(py, settings)?;
+        let opened = gil::lazily(py, || {
+            let given: Vec<&str> = given.iter().map(String::as_str).collect();
+            engine::Engine::open(&Call::new(&PYTHON, None), &path, &config, &given)
+        });
+        let engine = opened.map_err(|error| raise(py, &error))?;
+        Ok(Engine { engine: Arc::new(engine) })
+    }
+
+    /// The real path of the file.
+    #[getter]
+    fn path(&self) -> PathBuf {
+        self.engine.path().to_owned()
+    }
+
+    /// Whether this handle was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.engine.is_closed()
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn execute<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let work = Work::Execute(sql.into(), convert::params(params)?);
+        self.submit_one(py, work, timeout)
+    }
+
+    #[pyo3(signature = (sql, rows, timeout))]
+    fn executemany<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        rows: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let work = Work::Many(sql.into(), convert::rows_of_params(rows)?);
+        self.submit_one(py, work, timeout)
+    }
+
+    #[pyo3(signature = (statements, timeout))]
+    fn batch<'py>(
+        &self,
+        py: Python<'py>,
+        statements: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let work = Work::Batch(batch_parts(statements)?);
+        let answer = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)))?;
+        let results: Vec<_> = answer.iter().map(|ran| result(py, ran)).collect::<PyResult<_>>()?;
+        PyList::new(py, results)
+    }
+
+    #[pyo3(signature = (sql, timeout))]
+    fn script(&self, py: Python<'_>, sql: &str, timeout: Option<f64>) -> PyResult<()> {
+        let work = Work::Script(sql.into());
+        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work))).map(drop)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
+        convert::list(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
+        convert::first(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
+        convert::first_value(py, &rows)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn stream<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Stream> {
+        RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
+        let params = convert::params(params)?;
+        let stream = call(py, &self.engine, timeout, |call| self.engine.stream(call, sql, &params))?;
+        Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
+    }
+
+    #[pyo3(signature = (timeout))]
+    fn snapshot(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Snapshot> {
+        let snapshot = call(py, &self.engine, timeout, |call| self.engine.snapshot(call))?;
+        Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
+    }
+
+    #[pyo3(signature = (timeout))]
+    fn lease(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Transaction> {
+        let lease = call(py, &self.engine, timeout, |call| self.engine.lease(call))?;
+        Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
+    }
+
+    /// (was_busy, frames in the WAL, frames that are in the file now)
+    fn checkpoint(&self, py: Python<'_>, mode: &str) -> PyResult<(bool, u32, u32)> {
+        let mode = match mode {
+            "passive" => CheckpointMode::Passive,
+            "full" => CheckpointMode::Full,
+            "restart" => CheckpointMode::Restart,
+            "truncate" => CheckpointMode::Truncate,
+            _ => {
+                let text = "mode must be passive, full, restart or truncate".to_owned();
+                return Err(wrong(py, Kind::Programming, text));
+            }
+        };
+        let done = call(py, &self.engine, None, |call| self.engine.checkpoint(call, mode))?;
+        Ok((done.was_busy, done.wal_frames, done.moved_frames))
+    }
+
+    fn backup(&self, py: Python<'_>, dest: PathBuf) -> PyResult<()> {
+        call(py, &self.engine, None, |call| self.engine.backup(call, &dest))
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        call(py, &self.engine, None, |call| self.engine.check(call))
+    }
+
+    fn vacuum(&self, py: Python<'_>) -> PyResult<()> {
+        call(py, &self.engine, None, |call| self.engine.vacuum(call))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
+        let stats = PyDict::new(py);
+        for (key, figure) in self.engine.stats(pop) {
+            match figure {
+                Figure::Count(count) => stats.set_item(key, count)?,
+                Figure::Milliseconds(milliseconds) => stats.set_item(key, milliseconds)?,
+            }
+        }
+        log_messages(py, &self.engine)?;
+        Ok(stats)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        call(py, &self.engine, None, |call| self.engine.close(call))
+    }
+}
+
+impl Engine {
+    fn submit_one<'py>(&self, py: Python<'py>, work: Work, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let ran = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only))?;
+        result(py, &ran)
+    }
+
+    fn read(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        want: Want,
+    ) -> PyResult<Rows> {
+        let params = convert::params(params)?;
+        call(py, &self.engine, timeout, |call| self.engine.fetch(call, sql, &params, want))
+    }
+}
+
+/// An open transaction, on the thread that began it.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct Transaction {
+    lease: Option<Lease>, // None only while it is dropped
+    engine: Arc<engine::Engine>,
+    thread: ThreadId,
+}
+
+#[pymethods]
+impl Transaction {
+    #[pyo3(signature = (sql, params, timeout))]
+    fn execute<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let params = convert::params(params)?;
+        let ran = self.call(py, timeout, |call, lease| lease.execute(call, sql, &params))?;
+        result(py, &ran)
+    }
+
+    #[pyo3(signature = (sql, rows, timeout))]
+    fn executemany<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        rows: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = convert::rows_of_params(rows)?;
+        let ran = self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows))?;
+        result(py, &ran)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
+        convert::list(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
+        convert::first(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
+        convert::first_value(py, &rows)
+    }
+
+    fn mark(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, None, |call, lease| lease.mark(call))
+    }
+
+    fn keep_mark(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, None, |call, lease| lease.keep_mark(call))
+    }
+
+    fn undo_to_mark(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, None, |call, lease| lease.undo_to_mark(call))
+    }
+
+    fn commit(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, None, |call, lease| lease.commit(call))
+    }
+
+    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, None, |_, lease| lease.rollback())
+    }
+}
+
+impl Transaction {
+    fn call<T: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
+    ) -> PyResult<T> {
+        if self.thread != std::thread::current().id() {
+            let text = "a transaction belongs to the thread that began it; begin another one in this thread".to_owned();
+            return Err(wrong(py, Kind::Interface, text));
+        }
+        let Some(lease) = &self.lease else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
+        call(py, &self.engine, timeout, |call| work(call, lease).map_err(|error| self.engine.told(error)))
+    }
+
+    fn read(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        want: Want,
+    ) -> PyResult<Rows> {
+        let params = convert::params(params)?;
+        self.call(py, timeout, |call, lease| lease.fetch(call, sql, &params, want))
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            Python::attach(|py| gil::lazily(py, || drop(lease))); // it may have to roll back
+        }
+    }
+}
+
+/// Several reads of one snapshot.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct Snapshot {
+    snapshot: Option<reader::Snapshot>, // None only while it is dropped
+    engine: Arc<engine::Engine>,
+}
+
+#[pymethods]
+impl Snapshot {
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
+        convert::list(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let row_as = RowAs::from_argument(row)?;
+        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
+        convert::first(py, &rows, &row_as)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
+        convert::first_value(py, &rows)
+    }
+
+    /// Check the reader in. Safe to call twice.
+    fn close(&self, py: Python<'_>) {
+        if let Some(snapshot) = &self.snapshot {
+            gil::lazily(py, || snapshot.end());
+        }
+    }
+}
+
+impl Snapshot {
+    fn read(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        want: Want,
+    ) -> PyResult<Rows> {
+        let params: Params = convert::params(params)?;
+        let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
+        call(py, &self.engine, timeout, |call| {
+            snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
+        })
+    }
+}
+
+/// The rows of one statement, piece by piece, from one snapshot.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct Stream {
+    stream: Option<reader::Stream>, // None only while it is dropped
+    engine: Arc<engine::Engine>,
+    row: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Stream {
+    /// The next rows, fewer than `chunk` only at the end.
+    fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Bound<'py, PyList>> {
+        let row_as = RowAs::from_argument(self.row.as_ref().map(|row| row.bind(py).clone()))?;
+        let Some(stream) = &self.stream else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
+        let want = Want { columns: row_as.wants_columns(), most: chunk };
+        let rows =
+            call(py, &self.engine, None, |call| stream.next_rows(call, want).map_err(|error| self.engine.told(error)))?;
+        convert::list(py, &rows, &row_as)
+    }
+
+    /// Check the reader in. Safe to call twice.
+    fn close(&self, py: Python<'_>) {
+        if let Some(stream) = &self.stream {
+            gil::lazily(py, || stream.end());
+        }
+    }
+}
+
+const ENDED: &str = "it has ended";
+
+/// The statements of a batch: pairs of SQL and parameters, or SQL alone.
+fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
+    let mut parts = Vec::new();
+    for statement in statements.try_iter()? {
+        let statement = statement?;
+        if let Ok(sql) = statement.extract::<&str>() {
+            parts.push((sql.into(), Params::NONE));
+            continue;
+        }
+        let Ok(pair) = statement.cast::<PyTuple>() else {
+            let text = "batch() takes pairs of SQL and parameters".to_owned();
+            return Err(wrong(statement.py(), Kind::Programming, text));
+        };
+        let (sql, params): (String, Bound<'_, PyAny>) = pair.extract()?;
+        parts.push((sql.into(), convert::params(&params)?));
+    }
+    Ok(parts)
+}
+
+fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {
+    let mut config = Config::default();
+    for (name, value) in settings.iter() {
+        let name: String = name.extract()?;
+        let Some(value) = setting_value(&value)? else { continue };
+        config.set(&name, &value).map_err(|error: Error| raise(py, &error))?;
+    }
+    Ok(config)
+}
+
+fn setting_value(value: &Bound<'_, PyAny>) -> PyResult<Option<SettingValue>> {
+    Ok(if value.is_none() {
+        None
+    } else if convert::is_bool(value) {
+        Some(SettingValue::Switch(value.extract()?))
+    } else if let Ok(count) = value.extract::<u64>() {
+        Some(SettingValue::Count(count))
+    } else if let Ok(seconds) = value.extract::<f64>() {
+        Some(SettingValue::Seconds(seconds))
+    } else {
+        Some(SettingValue::Text(value.extract()?))
+    })
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The file of a pool that nobody closed: Python has warned about it, and what was accepted is answered.
+        let engine = &self.engine;
+        let closed = Python::attach(|py| gil::lazily(py, || engine.close(&Call::new(&PYTHON, None))));
+        drop(closed); // nobody is left to tell
+    }
+}

@@ -1,0 +1,466 @@
+//! Opening ONE connection in a role; every PRAGMA and transaction verb; running a statement. Must not know pools or threads.
+
+mod guard;
+mod statement;
+mod watch;
+
+use std::cell::Cell;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::{OpenFlags, Statement, ffi};
+
+use self::guard::Guard;
+pub use self::statement::{Cursor, Ran, Want};
+pub use self::watch::{Limit, Watch};
+use crate::caller::Lately;
+use crate::config::{Config, Synchronous};
+use crate::error::{Error, Kind, Result};
+use crate::functions;
+use crate::stats::Stats;
+use crate::value::{Params, Rows};
+
+/// The connection type of the reader pool, under the name by which `reader` may know it.
+pub type Raw = rusqlite::Connection;
+
+/// How long to sleep between two tries for a lock of another process: constant, because SQLite's growing back-off
+/// starves those who wait longest.
+pub const BUSY_RETRY: Duration = Duration::from_millis(1);
+
+/// Marks walpool's own statements in the statement cache, so that a caller's `COMMIT` never meets ours.
+const OWN: &str = "/* walpool */";
+const BEGIN: &str = "/* walpool */ BEGIN IMMEDIATE";
+const BEGIN_SNAPSHOT: &str = "/* walpool */ BEGIN";
+const FIRST_READ: &str = "/* walpool */ SELECT 1 FROM sqlite_schema LIMIT 1";
+const COMMIT: &str = "/* walpool */ COMMIT";
+const ROLLBACK: &str = "/* walpool */ ROLLBACK";
+const SAVEPOINT: &str = "/* walpool */ SAVEPOINT walpool_job";
+const RELEASE: &str = "/* walpool */ RELEASE walpool_job";
+const ROLLBACK_TO: &str = "/* walpool */ ROLLBACK TO walpool_job";
+const OWN_STATEMENTS: usize = 8; // the texts above: walpool's own never push a caller's statement out of the cache
+
+const NO_ROWID: i64 = i64::MIN; // no sane table has it; 0 is one that people do use
+
+thread_local! {
+    /// Frames in the WAL after this thread's last commit: SQLite tells it to a hook that can carry no state of its own.
+    static WAL_FRAMES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// SQLite's checkpoint modes. <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointMode {
+    /// As much as goes without waiting for anybody.
+    Passive,
+    /// All of it, where no other writer is at work.
+    Full,
+    /// As Full, and the next writer starts the WAL anew.
+    Restart,
+    /// As Restart, and the WAL file is cut to nothing.
+    Truncate,
+}
+
+/// What a checkpoint brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpointed {
+    /// Another connection kept it from running or from finishing.
+    pub was_busy: bool,
+    /// Frames in the WAL.
+    pub wal_frames: u32,
+    /// Frames of these that are in the file now.
+    pub moved_frames: u32,
+}
+
+impl Checkpointed {
+    /// Whether every frame is in the file now.
+    pub fn is_complete(self) -> bool {
+        !self.was_busy && self.wal_frames == self.moved_frames
+    }
+}
+
+/// A connection in a role, with what watches over it.
+pub struct Connection {
+    raw: Raw,
+    guard: Guard,
+    watch: Watch,
+    lately: Arc<Lately>,
+}
+
+/// The flags with which readers are opened.
+pub fn reader_flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// What every reader is told once, after it was opened.
+pub fn init_reader(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
+    init_both(raw, config)?;
+    raw.pragma_update(None, "query_only", true)
+}
+
+fn init_both(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
+    raw.busy_timeout(Duration::ZERO)?; // waiting is done above, where the caller and the clock are known
+    raw.set_prepared_statement_cache_capacity(config.statement_cache as usize + OWN_STATEMENTS);
+    let cache_kib = i64::try_from(config.cache_size / 1024).unwrap_or(i64::MAX);
+    raw.pragma_update(None, "cache_size", -cache_kib)?; // negative: KiB rather than pages
+    raw.pragma_update(None, "foreign_keys", config.foreign_keys)?;
+    functions::register(raw)
+}
+
+/// Open the writer, creating the file if it is not there, and switch WAL on.
+///
+/// # Errors
+/// `Storage` for a path that cannot be opened, `Corrupt` for a file that is no database, `NotSupported` where WAL does not
+/// take, `Busy` when another process keeps the file locked for `busy_timeout`.
+///
+/// # Blocking
+/// Waits for another process's lock for up to `busy_timeout`.
+pub fn open_writer(path: &Path, config: &Config, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
+    create_file(path, config.file_mode)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    #[allow(clippy::disallowed_methods)] // this is the one place
+    let raw = Raw::open_with_flags(path, flags)?;
+    raw.busy_timeout(Duration::ZERO)?;
+    retry_busy(config.busy_timeout, || switch_wal_on(&raw))?;
+    init_writer(&raw, config)?;
+    Connection::adopt(raw, stats, lately)
+}
+
+fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
+    init_both(raw, config)?;
+    let is_full = config.synchronous == Synchronous::Full;
+    raw.pragma_update(None, "synchronous", if is_full { "FULL" } else { "NORMAL" })?;
+    if cfg!(target_os = "macos") {
+        // There fsync() leaves the data in the drive's cache. https://www.sqlite.org/pragma.html#pragma_fullfsync
+        raw.pragma_update(None, "fullfsync", is_full)?;
+        raw.pragma_update(None, "checkpoint_fullfsync", is_full)?;
+    }
+    let wal_limit = i64::try_from(config.wal_limit).unwrap_or(i64::MAX);
+    raw.pragma_update_and_check(None, "journal_size_limit", wal_limit, |_| Ok(()))?;
+    // This hook also takes the place of SQLite's own checkpoint inside COMMIT.
+    raw.wal_hook(Some(|_, frames| {
+        WAL_FRAMES.set(u32::try_from(frames).unwrap_or(0));
+        Ok(())
+    }));
+    Ok(())
+}
+
+/// Create the file with its permissions before SQLite does: the WAL and its index get the same ones. Does nothing to a file
+/// that exists.
+pub fn create_file(path: &Path, mode: u32) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode; // permissions come from the folder there
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        // Found out without opening the file: closing a descriptor would drop the locks of others on it.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::new(Kind::Storage, format!("the file cannot be created: {error}"))),
+    }
+}
+
+fn switch_wal_on(raw: &Raw) -> Result<()> {
+    let mode: String = raw.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::NotSupported,
+        format!(
+            "WAL could not be switched on: the journal mode stayed {mode:?}; network file systems and some containers lack \
+             the shared memory it needs, so put the file on a local disk"
+        ),
+    ))
+}
+
+/// Try again while another process holds the lock, for `patience` at most.
+pub fn retry_busy<T>(patience: Duration, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match work() {
+            Err(error) if error.is_busy() && Instant::now() < deadline => std::thread::sleep(BUSY_RETRY),
+            done => return done,
+        }
+    }
+}
+
+impl Connection {
+    /// Take over a connection that was opened and told its PRAGMAs.
+    pub fn adopt(raw: Raw, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
+        let guard = Guard::install(&raw)?;
+        let watch = Watch::install(&raw, stats)?;
+        Ok(Connection { raw, guard, watch, lately })
+    }
+
+    /// The watch over what runs here.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The error with walpool's reason in place of SQLite's "interrupted" and "not authorized".
+    fn explain(&self, error: Error) -> Error {
+        self.watch.explain(self.guard.explain(error))
+    }
+
+    fn own(&self, sql: &str) -> Result<()> {
+        self.guard.own(|| {
+            let mut stmt = self.raw.prepare_cached(sql)?;
+            let mut rows = stmt.raw_query();
+            while rows.next()?.is_some() {}
+            Ok(())
+        })
+    }
+
+    /// Begin a write transaction; `Busy` at once where another process has one.
+    pub fn begin(&self) -> Result<()> {
+        self.own(BEGIN)
+    }
+
+    /// Begin a read transaction and take its snapshot.
+    ///
+    /// A deferred transaction takes its snapshot at its first read, not at BEGIN, so it reads once here
+    /// (<https://www.sqlite.org/isolation.html>):
+    ///
+    /// ```text
+    /// reader            writer
+    /// BEGIN
+    ///                   COMMIT (a)     visible to the reader
+    /// SELECT
+    ///                   COMMIT (b)     not visible
+    /// ```
+    pub fn begin_snapshot(&self) -> Result<()> {
+        self.own(BEGIN_SNAPSHOT)?;
+        self.own(FIRST_READ).inspect_err(|_| {
+            // The error of the first read is the one to tell; check-in rolls back once more should this fail.
+            let _ = self.rollback();
+        })
+    }
+
+    /// Commit, and say how many frames the WAL has now.
+    pub fn commit(&self) -> Result<u32> {
+        self.own(COMMIT)?;
+        Ok(WAL_FRAMES.get())
+    }
+
+    /// Roll back what is open; does nothing outside a transaction.
+    pub fn rollback(&self) -> Result<()> {
+        if self.raw.is_autocommit() { Ok(()) } else { self.own(ROLLBACK) }
+    }
+
+    /// Set a mark to which `undo_to_mark` returns. Marks nest.
+    pub fn mark(&self) -> Result<()> {
+        self.own(SAVEPOINT)
+    }
+
+    /// Keep what was done since the mark, and forget the mark.
+    pub fn keep_mark(&self) -> Result<()> {
+        self.own(RELEASE)
+    }
+
+    /// Undo what was done since the mark, and forget the mark.
+    pub fn undo_to_mark(&self) -> Result<()> {
+        self.own(ROLLBACK_TO)?;
+        self.own(RELEASE)
+    }
+
+    /// Whether no transaction is open.
+    pub fn is_autocommit(&self) -> bool {
+        self.raw.is_autocommit()
+    }
+
+    /// Rows changed since the connection was opened, triggers and foreign-key actions included.
+    pub fn total_changes(&self) -> u64 {
+        self.raw.total_changes()
+    }
+
+    /// Whether a deferred foreign key stands violated, so that a COMMIT now would fail.
+    pub fn has_deferred_violation(&self) -> bool {
+        let (mut now, mut highest) = (0, 0);
+        // SAFETY: the handle lives as long as `self`; both out-parameters are valid for the call.
+        #[allow(unsafe_code)]
+        let code = unsafe {
+            ffi::sqlite3_db_status(self.raw.handle(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut now, &mut highest, 0)
+        };
+        code == ffi::SQLITE_OK && now != 0
+    }
+
+    /// An insert that is ignored leaves the last rowid at a neighbour's: set it to one that no insert gives.
+    pub fn forget_last_rowid(&self) {
+        // SAFETY: the handle lives as long as `self`; the call only stores a number.
+        #[allow(unsafe_code)]
+        unsafe {
+            ffi::sqlite3_set_last_insert_rowid(self.raw.handle(), NO_ROWID);
+        }
+    }
+
+    fn last_rowid(&self) -> Option<i64> {
+        Some(self.raw.last_insert_rowid()).filter(|rowid| *rowid != NO_ROWID)
+    }
+
+    fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>> {
+        if sql.trim_start().starts_with(OWN) {
+            // The cache would hand out ours without asking the guard. This prepares it anew, and so asks.
+            self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
+        }
+        self.raw.prepare_cached(sql).map_err(|error| self.explain(error.into()))
+    }
+
+    /// Prepare a statement that only reads, outside the cache.
+    ///
+    /// # Errors
+    /// `Programming` for bad SQL, and for a statement that writes.
+    fn prepare_read(&self, sql: &str) -> Result<Statement<'_>> {
+        let stmt = self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
+        if stmt.readonly() { Ok(stmt) } else { Err(write_on_reader()) }
+    }
+
+    /// Run one statement as a write: all of it, or nothing of it unless its SQL says otherwise (`OR FAIL`).
+    pub fn run(&self, sql: &str, params: &Params) -> Result<Ran> {
+        self.timed(sql, Instant::now(), || {
+            let mut stmt = self.prepare(sql)?;
+            self.run_prepared(&mut stmt, sql, params)
+        })
+    }
+
+    /// Run one statement for each row of parameters; `rowcount` is the sum, `lastrowid` the last.
+    pub fn run_many(&self, sql: &str, rows: &[Params]) -> Result<Ran> {
+        self.timed(sql, Instant::now(), || {
+            let mut stmt = self.prepare(sql)?;
+            if stmt.column_count() > 0 {
+                return Err(Error::new(Kind::Programming, "executemany() takes no statement that returns rows"));
+            }
+            let mut total = Ran { rowcount: -1, ..Ran::default() };
+            for (index, params) in rows.iter().enumerate() {
+                let ran = self
+                    .run_prepared(&mut stmt, sql, params)
+                    .map_err(|error| error.context(format_args!("in row {} of executemany", index + 1)))?;
+                total.rowcount = if ran.rowcount < 0 { -1 } else { total.rowcount.max(0) + ran.rowcount };
+                total.lastrowid = ran.lastrowid;
+            }
+            Ok(total)
+        })
+    }
+
+    /// Run several statements without parameters, one after the other.
+    pub fn run_script(&self, sql: &str) -> Result<Ran> {
+        let mut statements = rusqlite::Batch::new(&self.raw, sql);
+        while let Some(mut stmt) = statements.next().map_err(|error| self.explain(error.into()))? {
+            let mut rows = stmt.raw_query();
+            while rows.next().map_err(|error| self.explain(error.into()))?.is_some() {}
+        }
+        Ok(Ran { rowcount: -1, ..Ran::default() })
+    }
+
+    fn run_prepared(&self, stmt: &mut Statement<'_>, sql: &str, params: &Params) -> Result<Ran> {
+        statement::bind(stmt, params)?;
+        let want = Want { columns: stmt.column_count() > 0, most: usize::MAX };
+        let rows = statement::collect(stmt, want).map_err(|error| self.explain(error))?;
+        let rowcount = if statement::counts_rows(sql, stmt.readonly()) {
+            i64::try_from(self.raw.changes()).unwrap_or(i64::MAX)
+        } else {
+            -1
+        };
+        Ok(Ran { rowcount, lastrowid: self.last_rowid(), rows })
+    }
+
+    /// Run one statement that only reads, and buffer its rows. Its time counts from `since`.
+    ///
+    /// # Errors
+    /// `Programming` for bad SQL, wrong parameters or a statement that writes; `StatementTimeout`, `TransactionTimeout` or
+    /// `Interrupted` where the armed limit or the caller stopped it; `Busy` where another process has the file.
+    pub fn fetch(&self, sql: &str, params: &Params, want: Want, since: Instant) -> Result<Rows> {
+        self.timed(sql, since, || {
+            let mut stmt = self.prepare(sql)?;
+            if !stmt.readonly() {
+                return Err(write_on_reader());
+            }
+            statement::bind(&mut stmt, params)?;
+            statement::collect(&mut stmt, want).map_err(|error| self.explain(error))
+        })
+    }
+
+    /// Run, giving the caller's thread up at the start where the statement was long lately, and remember how long it took.
+    fn timed<T>(&self, sql: &str, since: Instant, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let place = Lately::place(sql);
+        if self.lately.is_long(place) {
+            self.watch.expect_long();
+        }
+        let done = work().map_err(|error| name_empty(sql, error));
+        self.lately.ran(place, since.elapsed());
+        done
+    }
+
+    /// Move frames from the WAL into the file.
+    pub fn checkpoint(&self, mode: CheckpointMode) -> Result<Checkpointed> {
+        let sql = match mode {
+            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            CheckpointMode::Full => "PRAGMA wal_checkpoint(FULL)",
+            CheckpointMode::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let frames = |number: i64| u32::try_from(number).unwrap_or(0); // -1 where there is no WAL
+        self.guard.own(|| {
+            let done = self.raw.query_row(sql, [], |row| {
+                Ok(Checkpointed {
+                    was_busy: row.get::<_, i64>(0)? != 0,
+                    wal_frames: frames(row.get(1)?),
+                    moved_frames: frames(row.get(2)?),
+                })
+            })?;
+            Ok(done)
+        })
+    }
+
+    /// Rewrite the whole file without its holes. Not inside a transaction.
+    pub fn vacuum(&self) -> Result<()> {
+        self.guard.own(|| Ok(self.raw.execute_batch("VACUUM")?))
+    }
+
+    /// Every problem that SQLite finds in the file; empty where it finds none.
+    pub fn integrity_problems(&self) -> Result<Vec<String>> {
+        let found: rusqlite::Result<Vec<String>> = self.guard.own(|| {
+            let mut stmt = self.raw.prepare("PRAGMA integrity_check")?;
+            stmt.query_map([], |row| row.get(0))?.collect()
+        });
+        let found = found.map_err(|error| self.explain(error.into()))?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// The connection itself, for `backup`.
+    pub(crate) fn raw(&self) -> &Raw {
+        &self.raw
+    }
+
+    /// Close the file.
+    pub fn close(self) -> Result<()> {
+        self.raw.flush_prepared_statement_cache();
+        self.raw.close().map_err(|(_, error)| error.into())
+    }
+}
+
+fn write_on_reader() -> Error {
+    Error::new(Kind::Programming, "the statement writes, and this is a read: use execute(), batch() or transaction()")
+}
+
+/// SQLite answers "misuse" to a text without a statement in it.
+fn name_empty(sql: &str, error: Error) -> Error {
+    if error.kind == Kind::Interface && statement::is_empty(sql) {
+        return Error::new(Kind::Programming, "the SQL holds no statement");
+    }
+    error
+}
+
+/// The version of the SQLite that is compiled in.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
+/// Whether this SQLite is free of the bug by which two connections that write and checkpoint at once lose data.
+/// <https://www.sqlite.org/wal.html#walresetbug>
+pub fn has_wal_reset_fix() -> bool {
+    rusqlite::version_number() >= 3_051_003
+}

@@ -1,0 +1,171 @@
+//! Watching a statement while it runs, from SQLite's progress handler: its caller's budget, its deadline, an interrupt.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::caller::{BUDGET, Call, Caller, Unhurried, WAIT_SLICE};
+use crate::error::{Error, Kind, Result};
+use crate::stats::Stats;
+
+/// Virtual-machine steps between two looks at the clock: 10 to 30 µs of the usual statements, under half of the budget.
+const STEPS: std::ffi::c_int = 500;
+
+/// What ends a statement before its own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The caller's `timeout`.
+    Timeout(Instant),
+    /// The end of the snapshot or lease that it runs in.
+    Tenure(Instant),
+}
+
+impl Limit {
+    fn instant(self) -> Instant {
+        match self {
+            Limit::Timeout(instant) | Limit::Tenure(instant) => instant,
+        }
+    }
+
+    fn error(self) -> Error {
+        match self {
+            Limit::Timeout(_) => Error::new(
+                Kind::StatementTimeout,
+                "the statement ran past its timeout and was interrupted; give it a longer timeout, or an index",
+            ),
+            Limit::Tenure(_) => Error::new(
+                Kind::TransactionTimeout,
+                "the statement ran past transaction_timeout; its transaction was rolled back and taken back",
+            ),
+        }
+    }
+}
+
+struct State {
+    caller: &'static dyn Caller,
+    started: Instant,
+    limit: Option<Limit>,
+    /// Whether the caller may interrupt what runs: reads yes, a write in a group never.
+    is_interruptible: bool,
+    next_poll: Instant,
+    has_yielded: bool,
+    stopped_by: Option<Error>,
+}
+
+/// The watch of one connection.
+#[derive(Clone)]
+pub struct Watch {
+    // Never contended: the connection is used by one thread at a time. A mutex, because SQLite's callback must be `Send`.
+    state: Arc<Mutex<State>>,
+    stats: Arc<Stats>,
+}
+
+impl Watch {
+    /// A watch that is installed on a connection for as long as it is open.
+    pub fn install(raw: &rusqlite::Connection, stats: Arc<Stats>) -> rusqlite::Result<Watch> {
+        let now = Instant::now();
+        let state = State {
+            caller: &Unhurried,
+            started: now,
+            limit: None,
+            is_interruptible: false,
+            next_poll: now,
+            has_yielded: true,
+            stopped_by: None,
+        };
+        let watch = Watch { state: Arc::new(Mutex::new(state)), stats };
+        let handler = watch.clone();
+        raw.progress_handler(STEPS, Some(move || handler.look()))?;
+        Ok(watch)
+    }
+
+    /// From here on, what runs is run for this call; the budget counts from `since`.
+    pub fn arm(&self, call: &Call, since: Instant, limit: Option<Limit>, is_interruptible: bool) {
+        let mut state = self.state.lock();
+        state.caller = call.caller;
+        state.started = since;
+        state.limit = limit;
+        state.is_interruptible = is_interruptible && call.caller.can_be_interrupted();
+        state.next_poll = since + WAIT_SLICE;
+        state.has_yielded = false;
+        state.stopped_by = None;
+    }
+
+    /// What runs next is known to be long: give the caller's thread up before it starts.
+    pub fn expect_long(&self) {
+        self.yield_now();
+    }
+
+    /// Between two statements of a group: give up if together they have used the budget.
+    pub fn look_between(&self) {
+        if self.has_used_budget() {
+            self.yield_now();
+        }
+    }
+
+    fn has_used_budget(&self) -> bool {
+        let state = self.state.lock();
+        !state.has_yielded && state.started.elapsed() > BUDGET
+    }
+
+    fn yield_now(&self) {
+        let caller = {
+            let mut state = self.state.lock();
+            state.has_yielded = true;
+            state.caller
+        };
+        if caller.budget_used() {
+            self.stats.yields_over_budget.one();
+        }
+    }
+
+    /// SQLite's progress callback; true interrupts the statement.
+    ///
+    /// SQLite counts a cached statement's steps over all its runs, so that a short statement comes here now and then too:
+    /// the clock decides, not the count.
+    fn look(&self) -> bool {
+        let now = Instant::now();
+        let (caller, must_yield, must_poll) = {
+            let mut state = self.state.lock();
+            if let Some(limit) = state.limit
+                && now >= limit.instant()
+            {
+                state.stopped_by = Some(limit.error());
+                return true;
+            }
+            let must_yield = !state.has_yielded && now.duration_since(state.started) > BUDGET;
+            let must_poll = state.is_interruptible && now >= state.next_poll;
+            if must_poll {
+                state.next_poll = now + WAIT_SLICE;
+            }
+            (state.caller, must_yield, must_poll)
+        };
+        if must_yield {
+            self.yield_now();
+        }
+        // The question may block and may run Python: the state is not locked here.
+        if must_poll && caller.is_interrupted() {
+            self.state.lock().stopped_by =
+                Some(Error::new(Kind::Interrupted, "the read was interrupted; nothing was changed"));
+            return true;
+        }
+        false
+    }
+
+    /// The reason why a statement that SQLite calls interrupted was stopped, in place of SQLite's own error.
+    pub fn explain(&self, error: Error) -> Error {
+        match error.kind {
+            Kind::Interrupted => self.state.lock().stopped_by.take().unwrap_or(error),
+            _ => error,
+        }
+    }
+
+    /// Fail now if the limit has already passed, so that a short statement does not slip past it.
+    pub fn check_limit(limit: Option<Limit>) -> Result<()> {
+        match limit {
+            Some(limit) if Instant::now() >= limit.instant() => Err(limit.error()),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Who is opened and closed in which order; the one type through which all work enters. Must not know Python.
+//!
+//! One engine a file: handles on the same (device, inode) in a process share it, so that there are never two writers.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::backup;
+use crate::caller::{Call, Lately};
+use crate::checkpoint::Checkpointer;
+use crate::config::Config;
+use crate::connection::{CheckpointMode, Checkpointed, Ran, Want, has_wal_reset_fix, open_writer, sqlite_version};
+use crate::error::{Error, Kind, Result};
+use crate::group_commit::{Answer, Job};
+use crate::locking;
+use crate::log::{Level, Log, Message, excerpt};
+use crate::reader::{ReaderPool, Snapshot, Stream};
+use crate::revocable::Tenure;
+use crate::stats::{Figure, Stats};
+use crate::value::{Params, Rows};
+use crate::workers::{Bell, Keeper};
+use crate::writer::{Lease, Writer};
+
+/// The file a path leads to: device and inode, or the real path where there are no inodes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum FileId {
+    #[cfg(unix)]
+    Inode(u64, u64),
+    #[cfg(not(unix))]
+    Path(PathBuf),
+}
+
+/// A place in the engine table. Its lock is held while the engine opens and while it closes, so that whoever asks for the
+/// same file meanwhile waits for the outcome.
+type Place = Arc<Mutex<Option<Arc<Shared>>>>;
+
+/// One of the two process-wide tables; empty until the first open.
+static ENGINES: Mutex<Option<HashMap<FileId, Place>>> = Mutex::new(None);
+
+struct Shared {
+    path: PathBuf,
+    config: Config,
+    generation: u32,
+    handles: Mutex<usize>,
+    writer: Arc<Writer>,
+    readers: Arc<ReaderPool>,
+    keeper: Keeper,
+    bell: Arc<Bell>,
+    stats: Arc<Stats>,
+    log: Arc<Log>,
+}
+
+/// A counted handle on the engine of one file; the last one to close closes the file.
+pub struct Engine {
+    shared: Arc<Shared>,
+    place: Place,
+    file: FileId,
+    is_closed: AtomicBool,
+    /// The folder of a private temporary database, removed at close.
+    folder: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Open a file, or join the engine that has it open. `given` names the settings that were set explicitly: only these are
+    /// compared with the engine's.
+    ///
+    /// # Errors
+    /// `Config` where an explicit setting differs from the open engine's; those of the writer and the readers.
+    ///
+    /// # Blocking
+    /// On another process's lock, for `busy_timeout`; on another thread that opens or closes the same file.
+    pub fn open(call: &Call, path: &Path, config: &Config, given: &[&str]) -> Result<Engine> {
+        config.validate()?;
+        locking::watch_forks();
+        if !has_wal_reset_fix() {
+            return Err(Error::new(
+                Kind::NotSupported,
+                format!(
+                    "SQLite {} can lose committed data (wal.html#walresetbug); 3.51.3 or newer is needed",
+                    sqlite_version()
+                ),
+            ));
+        }
+        call.caller.about_to_wait(); // opening reads the disk
+        if path == Path::new(":memory:") {
+            return Self::open_private(config, given);
+        }
+        Self::open_file(path, config, given, None).map_err(|error| on_file(error, path))
+    }
+
+    /// `:memory:` is a private temporary file, so that every guarantee holds for it too.
+    fn open_private(config: &Config, given: &[&str]) -> Result<Engine> {
+        let folder = make_private_folder()?;
+        let opened = Self::open_file(&folder.join("memory.db"), config, given, Some(folder.clone()));
+        opened.inspect_err(|_| remove_folder(&folder))
+    }
+
+    fn open_file(path: &Path, config: &Config, given: &[&str], folder: Option<PathBuf>) -> Result<Engine> {
+        let path = real_path(path)?;
+        loop {
+            // Asked before the engine is opened where the file exists, and after where it does not yet.
+            let file = match file_id(&path)? {
+                Some(file) => file,
+                None => create(&path, config)?,
+            };
+            let place = Arc::clone(ENGINES.lock().get_or_insert_default().entry(file.clone()).or_default());
+            let mut seat = place.lock();
+            if file_id(&path)?.as_ref() != Some(&file) {
+                continue; // replaced while this thread waited
+            }
+            let shared = match seat.as_ref() {
+                Some(shared) if shared.generation == locking::generation() => {
+                    shared.compare(config, given)?;
+                    Arc::clone(shared)
+                }
+                _ => {
+                    let shared = Shared::open(&path, config)?;
+                    *seat = Some(Arc::clone(&shared));
+                    shared
+                }
+            };
+            *shared.handles.lock() += 1;
+            drop(seat);
+            return Ok(Engine { shared, place, file, is_closed: AtomicBool::new(false), folder });
+        }
+    }
+
+    /// Another handle on the same engine.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The settings that the engine runs with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Whether this handle was closed.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Run a write job; see `Writer::submit`.
+    pub fn submit(&self, call: &Call, job: Job) -> Answer {
+        self.guarded(|shared| shared.writer.submit(call, job))
+    }
+
+    /// Begin a transaction; see `Writer::lease`.
+    pub fn lease(&self, call: &Call) -> Result<Lease> {
+        self.guarded(|shared| {
+            let lease = shared.writer.lease(call)?;
+            let tenure: Arc<dyn Tenure> = Arc::clone(lease.transaction()) as Arc<dyn Tenure>;
+            shared.bell.watch(&tenure);
+            Ok(lease)
+        })
+    }
+
+    /// Read; see `ReaderPool::fetch`.
+    pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
+        self.guarded(|shared| shared.readers.fetch(call, sql, params, want))
+    }
+
+    /// Take a snapshot; see `ReaderPool::snapshot`.
+    pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
+        self.guarded(|shared| {
+            let snapshot = shared.readers.snapshot(call)?;
+            shared.bell.watch(&snapshot.tenure());
+            Ok(snapshot)
+        })
+    }
+
+    /// Read piece by piece; see `ReaderPool::stream`.
+    pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
+        self.guarded(|shared| {
+            let stream = shared.readers.stream(call, sql, params)?;
+            shared.bell.watch(&stream.tenure());
+            Ok(stream)
+        })
+    }
+
+    /// Move the WAL into the file. It waits for nobody: `was_busy` says that a reader or another process was in the way.
+    pub fn checkpoint(&self, call: &Call, mode: CheckpointMode) -> Result<Checkpointed> {
+        self.guarded(|shared| {
+            call.caller.about_to_wait();
+            shared.writer.turn(call)?.run(|conn| conn.checkpoint(mode))
+        })
+    }
+
+    /// Rewrite the file without its holes.
+    pub fn vacuum(&self, call: &Call) -> Result<()> {
+        self.guarded(|shared| {
+            call.caller.about_to_wait();
+            shared.writer.turn(call)?.run(|conn| conn.vacuum())
+        })
+    }
+
+    /// Copy the database, as one snapshot sees it, into a new file.
+    pub fn backup(&self, call: &Call, dest: &Path) -> Result<()> {
+        self.guarded(|shared| {
+            call.caller.about_to_wait();
+            let snapshot = shared.readers.snapshot(call)?;
+            snapshot.with_connection(call, |conn| backup::copy(conn, dest, call))
+        })
+    }
+
+    /// What SQLite finds wrong with the file; empty where it finds nothing.
+    pub fn check(&self, call: &Call) -> Result<Vec<String>> {
+        self.guarded(|shared| {
+            call.caller.about_to_wait();
+            let snapshot = shared.readers.snapshot(call)?;
+            snapshot.with_connection(call, |conn| conn.integrity_problems())
+        })
+    }
+
+    /// The figures of this engine; `pop` starts those that add up anew.
+    pub fn stats(&self, pop: bool) -> Vec<(String, Figure)> {
+        self.shared.stats.read(pop)
+    }
+
+    /// Messages for the log, which the engine cannot write itself.
+    pub fn take_messages(&self) -> Vec<Message> {
+        self.shared.log.take()
+    }
+
+    /// Finish an error: count it, and say on which file it was.
+    pub fn told(&self, error: Error) -> Error {
+        self.shared.stats.error(&error);
+        on_file(error, &self.shared.path)
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
+        if self.is_closed() {
+            return Err(self.told(Error::new(Kind::Closed, "the pool is closed")));
+        }
+        if self.shared.generation != locking::generation() {
+            let text = "the pool was opened before a fork, by the parent process; open one in the child";
+            return Err(self.told(Error::new(Kind::Interface, text)));
+        }
+        work(&self.shared).map_err(|error| self.told(error))
+    }
+
+    /// Give the handle back. The last one refuses new work, answers all that was accepted, joins its thread and closes the
+    /// file. Safe to call twice; the second caller may return before the first is done.
+    pub fn close(&self, call: &Call) -> Result<()> {
+        if self.is_closed.swap(true, Ordering::AcqRel) || self.shared.generation != locking::generation() {
+            return Ok(()); // what a child inherited is its parent's to close
+        }
+        call.caller.about_to_wait();
+        let mut seat = self.place.lock();
+        let is_last = {
+            let mut handles = self.shared.handles.lock();
+            *handles -= 1;
+            *handles == 0
+        };
+        if !is_last {
+            return Ok(());
+        }
+        *seat = None;
+        let closed = self.shared.close(call);
+        drop(seat);
+        forget_place(&self.file, &self.place);
+        if let Some(folder) = &self.folder {
+            remove_folder(folder);
+        }
+        closed.map_err(|error| self.told(error))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Nobody is left to tell; the writer's own close has answered everybody either way.
+        let _ = self.close(&Call::internal());
+    }
+}
+
+impl Shared {
+    fn open(path: &Path, config: &Config) -> Result<Arc<Shared>> {
+        let (stats, lately, bell) = (Arc::<Stats>::default(), Arc::<Lately>::default(), Arc::<Bell>::default());
+        let log = Arc::new(Log::new(Arc::clone(&stats)));
+        let checkpointer = Arc::new(Checkpointer::new(config.wal_limit, Arc::clone(&stats)));
+        // The writer first: it fails at once on a bad path, and turns WAL on.
+        let conn = open_writer(path, config, Arc::clone(&stats), Arc::clone(&lately))?;
+        let after_commit = {
+            let (bell, checkpointer) = (Arc::clone(&bell), Arc::clone(&checkpointer));
+            Box::new(move |frames| {
+                if checkpointer.is_due(frames) {
+                    bell.ring();
+                }
+            })
+        };
+        let writer = Writer::new(conn, config, after_commit, Arc::clone(&stats), Arc::clone(&log));
+        let readers = ReaderPool::open(path, config, Arc::clone(&stats), lately, Arc::clone(&log));
+        let readers = match readers {
+            Ok(readers) => Arc::new(readers),
+            Err(error) => {
+                // The reader's error is the one to tell.
+                let _ = writer.close(&Call::internal());
+                return Err(error);
+            }
+        };
+        let chore = {
+            let (writer, readers, log) = (Arc::clone(&writer), Arc::clone(&readers), Arc::clone(&log));
+            Box::new(move || keep_wal_small(&writer, &readers, &checkpointer, &log))
+        };
+        let keeper = Keeper::start(Arc::clone(&bell), chore)?;
+        Ok(Arc::new(Shared {
+            path: path.to_owned(),
+            config: config.clone(),
+            generation: locking::generation(),
+            handles: Mutex::new(0),
+            writer,
+            readers,
+            keeper,
+            bell,
+            stats,
+            log,
+        }))
+    }
+
+    fn compare(&self, config: &Config, given: &[&str]) -> Result<()> {
+        match self.config.first_difference(config, given) {
+            None => Ok(()),
+            Some((name, open, wanted)) => Err(Error::new(
+                Kind::Config,
+                format!("{name}={wanted} was given, but the file is open in this process with {name}={open}"),
+            )),
+        }
+    }
+
+    /// Readers first, the writer last: the last connection to close checkpoints, and a reader cannot. The keeper goes between
+    /// them, since it takes back the snapshots and leases that are still held.
+    fn close(&self, call: &Call) -> Result<()> {
+        self.readers.close(call);
+        let closed = self.writer.close(call);
+        self.keeper.close();
+        closed
+    }
+}
+
+/// The keeper's chore: checkpoint between two groups, and warn about a WAL that a reader keeps from shrinking.
+fn keep_wal_small(
+    writer: &Arc<Writer>,
+    readers: &ReaderPool,
+    checkpointer: &Checkpointer,
+    log: &Log,
+) -> Option<Duration> {
+    let Ok(turn) = writer.turn(&Call::internal()) else { return None }; // closing: the last close checkpoints
+    let next = match turn.run(|conn| checkpointer.run(conn)) {
+        Ok(next) => next,
+        Err(error) => {
+            log.add(
+                Level::Warning,
+                format!("a checkpoint failed, and will be tried again after the next commits: {error}"),
+            );
+            return None;
+        }
+    };
+    drop(turn);
+    if let Some(bytes) = next.bytes_past_limit {
+        log.add(Level::Warning, wal_warning(bytes, readers.longest_read()));
+    }
+    next.retry
+}
+
+fn wal_warning(bytes: u64, reader: Option<(Duration, String)>) -> String {
+    let size = bytes as f64 / (1024.0 * 1024.0);
+    let who = match reader {
+        Some((age, sql)) => format!("a reader has pinned it for {:.1} s: {}", age.as_secs_f64(), excerpt(&sql)),
+        None => "another process pins it".to_owned(),
+    };
+    format!("the WAL has {size:.0} MiB, past wal_limit; {who}")
+}
+
+fn on_file(error: Error, path: &Path) -> Error {
+    let message = format!("{} [{}]", error.message, path.display());
+    Error { message, ..error }
+}
+
+/// The path with its folder's links resolved, and its own if it exists: what SQLite and every other process will use.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    if let Ok(real) = path.canonicalize() {
+        if real.is_dir() {
+            return Err(Error::new(Kind::Storage, "the path is a folder; name a file in it"));
+        }
+        return Ok(real);
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().ok_or_else(|| Error::new(Kind::Storage, "the path names no file"))?;
+    let folder = folder.canonicalize().map_err(|error| {
+        Error::new(Kind::Storage, format!("the folder {} cannot be used: {error}; make it first", folder.display()))
+    })?;
+    Ok(folder.join(name))
+}
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> Result<Option<FileId>> {
+    use std::os::unix::fs::MetadataExt;
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(FileId::Inode(metadata.dev(), metadata.ino()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::new(Kind::Storage, format!("the file cannot be looked at: {error}"))),
+    }
+}
+
+#[cfg(not(unix))]
+fn file_id(path: &Path) -> Result<Option<FileId>> {
+    Ok(path.canonicalize().ok().map(FileId::Path))
+}
+
+fn create(path: &Path, config: &Config) -> Result<FileId> {
+    crate::connection::create_file(path, config.file_mode)?;
+    file_id(path)?.ok_or_else(|| Error::new(Kind::Storage, "the file was removed while it was opened"))
+}
+
+fn forget_place(file: &FileId, place: &Place) {
+    let mut engines = ENGINES.lock();
+    if let Some(table) = engines.as_mut() {
+        // Two owners are the table and the closing handle: somebody else who holds it is about to open the file again.
+        let is_unused = table.get(file).is_some_and(|known| Arc::ptr_eq(known, place)) && Arc::strong_count(place) == 2;
+        if is_unused {
+            table.remove(file);
+        }
+    }
+}
+
+/// A new folder that only this user may enter.
+fn make_private_folder() -> Result<PathBuf> {
+    for attempt in 0..100_u32 {
+        let nanos =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+        let folder = std::env::temp_dir().join(format!("walpool-{}-{nanos:x}-{attempt}", std::process::id()));
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(Error::new(Kind::Storage, format!("no temporary folder could be made: {error}")));
+            }
+        }
+    }
+    Err(Error::new(Kind::Storage, "no temporary folder could be made: every name was taken"))
+}
+
+fn remove_folder(folder: &Path) {
+    // It is ours alone, and the system clears its temporary folder too.
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// What a job's single statement did.
+pub fn only(mut answer: Vec<Ran>) -> Result<Ran> {
+    answer.pop().ok_or_else(|| Error::new(Kind::Interface, "an empty job has no result"))
+}

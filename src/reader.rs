@@ -1,0 +1,499 @@
+//! The pool of readers: checkout, the snapshot, the clean check-in. Must not know the writer.
+//!
+//! r2d2 gives the pool its life cycle and r2d2_sqlite's manager opens the readers. A thin manager around it rolls back what
+//! a reader brings home, since the next caller would read its stale snapshot.
+
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use r2d2::{ManageConnection, PooledConnection};
+use r2d2_sqlite::SqliteConnectionManager;
+use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
+
+use crate::caller::{Call, Lately, WAIT_SLICE};
+use crate::config::Config;
+use crate::connection::{BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags};
+use crate::error::{Error, Kind, Result};
+use crate::log::{Level, Log, excerpt};
+use crate::revocable::{Refused, Revocable, Tenure};
+use crate::stats::Stats;
+use crate::value::{Params, Rows};
+
+/// What a reader is doing, for the one who wonders who holds it.
+#[derive(Default)]
+struct Activity(Mutex<(Option<Instant>, String)>);
+
+impl Activity {
+    fn begin(&self, sql: &str, now: Instant) {
+        let mut doing = self.0.lock();
+        doing.0.get_or_insert(now);
+        doing.1.clear();
+        doing.1.push_str(sql);
+    }
+
+    fn end(&self) {
+        self.0.lock().0 = None;
+    }
+}
+
+/// All readers that are open, busy or idle.
+#[derive(Default)]
+struct Books {
+    open: Mutex<Vec<Weak<Activity>>>,
+    closed: Condvar,
+    last_error: Mutex<Option<Error>>,
+    stats: Arc<Stats>,
+}
+
+/// Takes a reader off the books when its file has been closed.
+struct Entry(Arc<Books>);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.0.open.lock();
+        open.retain(|activity| activity.strong_count() > 0);
+        self.0.stats.readers.set(open.len() as u64);
+        self.0.closed.notify_all();
+    }
+}
+
+/// A reader in the pool. Fields are dropped in this order: the file is closed, and the activity gone, before the books
+/// count who is left.
+struct Reader {
+    conn: Connection,
+    activity: Arc<Activity>,
+    _entry: Entry,
+}
+
+struct Manager {
+    opener: SqliteConnectionManager,
+    books: Arc<Books>,
+    lately: Arc<Lately>,
+}
+
+impl Manager {
+    fn open(&self) -> Result<Reader> {
+        let raw: Raw = self.opener.connect()?;
+        let conn = Connection::adopt(raw, Arc::clone(&self.books.stats), Arc::clone(&self.lately))?;
+        let activity = Arc::new(Activity::default());
+        let mut open = self.books.open.lock();
+        open.push(Arc::downgrade(&activity));
+        self.books.stats.readers.set(open.len() as u64);
+        drop(open);
+        Ok(Reader { conn, activity, _entry: Entry(Arc::clone(&self.books)) })
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Reader;
+    type Error = Error;
+
+    fn connect(&self) -> Result<Reader> {
+        let opened = self.open();
+        // r2d2 tells the reason to nobody who could act on it, and tries again by itself.
+        *self.books.last_error.lock() = opened.as_ref().err().cloned();
+        opened
+    }
+
+    fn is_valid(&self, _: &mut Reader) -> Result<()> {
+        Ok(()) // a file does not go away as a server does: no test query
+    }
+
+    /// The clean check-in. A reader that cannot be rolled back is thrown away.
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        reader.activity.end();
+        reader.conn.rollback().is_err() || !reader.conn.is_autocommit()
+    }
+}
+
+/// The readers of one file.
+pub struct ReaderPool {
+    pool: RwLock<Option<r2d2::Pool<Manager>>>,
+    books: Arc<Books>,
+    size: u32,
+    rules: Rules,
+    log: Arc<Log>,
+}
+
+/// The settings that reads go by.
+#[derive(Clone, Copy)]
+struct Rules {
+    checkout_timeout: Duration,
+    busy_timeout: Duration,
+    transaction_timeout: Duration,
+    slow_threshold: Duration,
+}
+
+/// A reader out of the pool; dropping it checks it in.
+struct Checkout {
+    reader: PooledConnection<Manager>,
+    stats: Arc<Stats>,
+}
+
+impl AsRef<Connection> for Checkout {
+    fn as_ref(&self) -> &Connection {
+        &self.reader.conn
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        self.stats.readers_out.down();
+    }
+}
+
+impl ReaderPool {
+    /// A pool of readers on a file that the writer has open already. The first reader is opened now, the others when they
+    /// are needed.
+    ///
+    /// # Errors
+    /// What opening the first reader says.
+    pub fn open(path: &Path, config: &Config, stats: Arc<Stats>, lately: Arc<Lately>, log: Arc<Log>) -> Result<Self> {
+        let books = Arc::new(Books { stats, ..Books::default() });
+        let settings = config.clone();
+        let opener = SqliteConnectionManager::file(path)
+            .with_flags(reader_flags())
+            .with_init(move |raw| init_reader(raw, &settings));
+        // One thread, and only while readers are being opened; r2d2 would start three for each pool.
+        let threads = ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("walpool-opener")
+            .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
+            .build();
+        let pool = r2d2::Pool::builder()
+            .max_size(config.readers)
+            .min_idle(Some(0))
+            .max_lifetime(None) // expiring a reader would close the file, which drops other libraries' locks on it
+            .idle_timeout(None)
+            .test_on_check_out(false)
+            .thread_pool(Arc::new(threads))
+            .build_unchecked(Manager { opener, books: Arc::clone(&books), lately });
+        let rules = Rules {
+            checkout_timeout: config.checkout_timeout,
+            busy_timeout: config.busy_timeout,
+            transaction_timeout: config.transaction_timeout,
+            slow_threshold: config.slow_threshold,
+        };
+        let readers = ReaderPool { pool: RwLock::new(Some(pool)), books, size: config.readers, rules, log };
+        readers.checkout(&Call::internal())?;
+        Ok(readers)
+    }
+
+    /// Run one statement in a snapshot of its own.
+    ///
+    /// # Errors
+    /// `CheckoutTimeout`, `StatementTimeout`, `Interrupted`, `Busy`, `Closed`, and the statement's own.
+    ///
+    /// # Guarantees
+    /// Isolated reads, read-only readers.
+    pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
+        let (checkout, started) = self.checkout(call)?;
+        self.books.stats.reads.one();
+        let limit = call.deadline().map(Limit::Timeout);
+        checkout.reader.activity.begin(sql, started);
+        let rows = self.patiently(call, || {
+            Watch::check_limit(limit)?;
+            checkout.reader.conn.watch().arm(call, started, limit, true);
+            checkout.reader.conn.fetch(sql, params, want, started)
+        });
+        drop(checkout);
+        self.tell_slow("read", started, sql);
+        rows
+    }
+
+    /// Take a snapshot and hold it for several reads.
+    pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
+        let checkout = self.snapshot_checkout(call, "(a snapshot, nothing read yet)")?;
+        Ok(Snapshot(self.hold(checkout)))
+    }
+
+    /// Take a snapshot and read one statement's rows from it piece by piece.
+    pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
+        let checkout = self.snapshot_checkout(call, sql)?;
+        Ok(Stream(self.hold(Cursor::open(Box::new(checkout), sql, params)?)))
+    }
+
+    fn snapshot_checkout(&self, call: &Call, sql: &str) -> Result<Checkout> {
+        let (checkout, started) = self.checkout(call)?;
+        self.books.stats.reads.one();
+        checkout.reader.activity.begin(sql, started);
+        self.patiently(call, || checkout.reader.conn.begin_snapshot())?;
+        Ok(checkout)
+    }
+
+    fn hold<T>(&self, thing: T) -> Arc<Held<T>> {
+        let began = Instant::now();
+        Arc::new(Held {
+            thing: Revocable::new(thing),
+            began,
+            deadline: began + self.rules.transaction_timeout,
+            rules: self.rules,
+            stats: Arc::clone(&self.books.stats),
+            log: Arc::clone(&self.log),
+        })
+    }
+
+    /// Take a reader out, without waiting where one is free; with the instant from which the reader's own time counts.
+    fn checkout(&self, call: &Call) -> Result<(Checkout, Instant)> {
+        let Some(pool) = self.pool.read().clone() else { return Err(closed()) };
+        let (reader, started) = match pool.try_get() {
+            Some(reader) => (reader, call.started), // the clock is not worth asking again
+            None => (self.wait_for_reader(call, &pool)?, Instant::now()),
+        };
+        self.books.stats.checkout_wait.record_duration(started - call.started);
+        self.books.stats.readers_out.up();
+        Ok((Checkout { reader, stats: Arc::clone(&self.books.stats) }, started))
+    }
+
+    fn wait_for_reader(&self, call: &Call, pool: &r2d2::Pool<Manager>) -> Result<PooledConnection<Manager>> {
+        self.tell_waiting(call);
+        let deadline = call.wait_deadline(self.rules.checkout_timeout);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // r2d2 waits on a condition variable; the slice is for the deadline's and the caller's sake only.
+            if let Ok(reader) = pool.get_timeout(left.min(WAIT_SLICE)) {
+                return Ok(reader);
+            }
+            if self.pool.read().is_none() {
+                return Err(closed());
+            }
+            if pool.state().connections == 0
+                && let Some(error) = self.books.last_error.lock().clone()
+            {
+                return Err(error.context("no reader could be opened"));
+            }
+            if Instant::now() >= deadline {
+                return Err(self.checkout_timeout(call));
+            }
+            if call.caller.can_be_interrupted() && call.caller.is_interrupted() {
+                return Err(Error::new(Kind::Interrupted, "interrupted while waiting for a reader"));
+            }
+        }
+    }
+
+    fn checkout_timeout(&self, call: &Call) -> Error {
+        let waited = call.started.elapsed().as_secs_f64();
+        let mut text = format!("no reader came free within {waited:.1} s: all {} are out", self.size);
+        if let Some((age, sql)) = self.longest_read() {
+            text += &format!(", one for {:.1} s with: {}", age.as_secs_f64(), excerpt(&sql));
+        }
+        if let Some(error) = self.books.last_error.lock().as_ref() {
+            text += &format!("; another could not be opened: {error}");
+        }
+        Error::new(Kind::CheckoutTimeout, text + "; end snapshots and streams sooner, or raise readers")
+    }
+
+    /// Try again while another process keeps the file, as when it recovers the WAL after a crash.
+    fn patiently<T>(&self, call: &Call, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut busy_since = None;
+        loop {
+            let done = work();
+            match &done {
+                Err(error) if error.is_busy() => {}
+                _ => return done,
+            }
+            let since = *busy_since.get_or_insert_with(|| {
+                self.tell_waiting(call);
+                self.books.stats.busy_waits.one();
+                Instant::now()
+            });
+            if since.elapsed() >= self.rules.busy_timeout {
+                return done;
+            }
+            std::thread::sleep(BUSY_RETRY);
+        }
+    }
+
+    fn tell_waiting(&self, call: &Call) {
+        if call.caller.about_to_wait() {
+            self.books.stats.yields_to_wait.one();
+        }
+    }
+
+    fn tell_slow(&self, what: &str, began: Instant, sql: &str) {
+        self.rules.tell_slow(&self.books.stats, &self.log, what, began, sql);
+    }
+
+    /// The read that has gone on for longest, with its SQL: the one that pins the WAL.
+    pub fn longest_read(&self) -> Option<(Duration, String)> {
+        let open = self.books.open.lock();
+        let doing = open.iter().filter_map(Weak::upgrade).filter_map(|activity| {
+            let doing = activity.0.lock();
+            doing.0.map(|since| (since.elapsed(), doing.1.clone()))
+        });
+        doing.max_by_key(|(age, _)| *age)
+    }
+
+    /// Refuse new checkouts, and return when every reader has come home and its file is closed.
+    ///
+    /// # Blocking
+    /// For as long as a read lasts: a snapshot is taken back after `transaction_timeout`, a fetch by its `timeout`.
+    pub fn close(&self, call: &Call) {
+        let pool = self.pool.write().take();
+        drop(pool);
+        let mut open = self.books.open.lock();
+        if !open.is_empty() {
+            self.tell_waiting(call);
+        }
+        while !open.is_empty() {
+            self.books.closed.wait(&mut open);
+        }
+    }
+}
+
+impl Rules {
+    fn tell_slow(self, stats: &Stats, log: &Log, what: &str, began: Instant, sql: &str) {
+        let took = began.elapsed();
+        if took > self.slow_threshold {
+            stats.slow.one();
+            log.add(Level::Warning, format!("slow {what}: {:.3} s: {}", took.as_secs_f64(), excerpt(sql)));
+        }
+    }
+}
+
+/// A reader, or a cursor on one, that the engine takes back after `transaction_timeout`.
+pub struct Held<T> {
+    thing: Revocable<T>,
+    began: Instant,
+    deadline: Instant,
+    rules: Rules,
+    stats: Arc<Stats>,
+    log: Arc<Log>,
+}
+
+impl<T: Send> Held<T> {
+    fn with<R>(&self, call: &Call, work: impl FnOnce(&mut T, Limit) -> Result<R>) -> Result<R> {
+        let limit = match call.deadline() {
+            Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
+            _ => Limit::Tenure(self.deadline),
+        };
+        let used = self.thing.use_it(
+            |thing| {
+                Watch::check_limit(Some(limit))?;
+                work(thing, limit)
+            },
+            |thing| self.take_back(thing),
+        );
+        used.map_err(|refused| self.refusal(refused))?
+    }
+
+    fn refusal(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::Revoked => Error::new(
+                Kind::TransactionTimeout,
+                format!(
+                    "the snapshot was held for longer than transaction_timeout ({} s) and was taken back, since it kept the \
+                     WAL from shrinking; read in shorter pieces, or raise transaction_timeout",
+                    self.rules.transaction_timeout.as_secs_f64()
+                ),
+            ),
+            Refused::InUse => Error::new(Kind::Interface, "the snapshot is in use by another thread"),
+            Refused::Ended => Error::new(Kind::Interface, "the snapshot has ended"),
+        }
+    }
+
+    fn take_back(&self, thing: T) {
+        drop(thing);
+        self.stats.leases_revoked.one();
+        let held = self.began.elapsed().as_secs_f64();
+        self.log.add(Level::Warning, format!("a snapshot was taken back after {held:.1} s (transaction_timeout)"));
+    }
+
+    fn end(&self) {
+        if let Ok(thing) = self.thing.end() {
+            drop(thing);
+        }
+    }
+}
+
+impl<T: Send> Tenure for Held<T> {
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn revoke(&self) {
+        if let Some(thing) = self.thing.revoke() {
+            self.take_back(thing);
+        }
+    }
+}
+
+/// Several reads of one snapshot; dropping it checks the reader in.
+pub struct Snapshot(Arc<Held<Checkout>>);
+
+impl Snapshot {
+    /// What the engine watches.
+    pub fn tenure(&self) -> Arc<dyn Tenure> {
+        Arc::clone(&self.0) as Arc<dyn Tenure>
+    }
+
+    /// Run one statement in this snapshot.
+    pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
+        let started = call.started;
+        let rows = self.0.with(call, |checkout, limit| {
+            checkout.reader.activity.begin(sql, started);
+            checkout.reader.conn.watch().arm(call, started, Some(limit), true);
+            checkout.reader.conn.fetch(sql, params, want, started)
+        });
+        self.0.rules.tell_slow(&self.0.stats, &self.0.log, "read", started, sql);
+        rows
+    }
+
+    /// Use the reader's connection itself, for a backup or a check.
+    pub fn with_connection<R>(&self, call: &Call, work: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
+        self.0.with(call, |checkout, limit| {
+            checkout.reader.conn.watch().arm(call, Instant::now(), Some(limit), true);
+            work(&checkout.reader.conn)
+        })
+    }
+}
+
+impl Snapshot {
+    /// Check the reader in. Safe to call twice.
+    pub fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The rows of one statement, piece by piece, from one snapshot; dropping it checks the reader in.
+pub struct Stream(Arc<Held<Cursor>>);
+
+impl Stream {
+    /// What the engine watches.
+    pub fn tenure(&self) -> Arc<dyn Tenure> {
+        Arc::clone(&self.0) as Arc<dyn Tenure>
+    }
+
+    /// The next rows, fewer than `want.most` only at the end.
+    pub fn next_rows(&self, call: &Call, want: Want) -> Result<Rows> {
+        self.0.with(call, |cursor, limit| {
+            cursor.connection().watch().arm(call, Instant::now(), Some(limit), true);
+            cursor.next_rows(want)
+        })
+    }
+}
+
+impl Stream {
+    /// Check the reader in. Safe to call twice.
+    pub fn end(&self) {
+        self.0.end();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Closed, "the pool is closed")
+}

@@ -1,0 +1,243 @@
+//! A caller's hold on the writer while its transaction is open.
+//!
+//! ```text
+//! holder                        engine's keeper
+//! lease: BEGIN, watched
+//! execute                       deadline passes: revoke
+//!   in use -> its statement     marks it
+//!   is stopped by its limit
+//! sees the mark: rolls back,
+//! passes the seat on
+//! commit -> TransactionTimeout
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::queue::{Ticket, Wish};
+use super::{Begun, Turn, Writer};
+use crate::caller::Call;
+use crate::connection::{Connection, Limit, Ran, Want, Watch};
+use crate::error::{Error, Kind, Result};
+use crate::group_commit::commit_outcome;
+use crate::log::Level;
+use crate::revocable::{Refused, Revocable, Tenure};
+use crate::value::{Params, Rows};
+
+/// The part of a lease that the engine can take back.
+pub struct Transaction {
+    turn: Revocable<Turn>,
+    writer: Arc<Writer>,
+    began: Instant,
+    deadline: Instant,
+}
+
+/// An open transaction; dropping it rolls back.
+pub struct Lease(Arc<Transaction>);
+
+impl Writer {
+    /// Begin a transaction when the turn in the queue comes.
+    ///
+    /// # Errors
+    /// `WriteTimeout`, `Busy`, `QueueFull`, `Closed`, `Interrupted`.
+    pub fn lease(self: &Arc<Self>, call: &Call) -> Result<Lease> {
+        let ticket = Ticket::new(Wish::Turn, call);
+        let mut turn = self.turn_of(call, &ticket)?;
+        while let Begun::MustAsk = self.begin(call, &turn, &ticket)? {
+            // Back to the front of the queue while the caller is asked: asking may block, and blocks nobody so.
+            self.queue.lock().push_front(&ticket);
+            ticket.go_away();
+            drop(turn);
+            let conn = match self.ask_caller(call, &ticket)? {
+                Some(conn) => conn,
+                None => self.wait_for_turn(call, &ticket)?,
+            };
+            turn = Turn { writer: Arc::clone(self), conn: Some(conn) };
+        }
+        self.stats.leases.one();
+        let began = Instant::now();
+        let deadline = began + self.rules.transaction_timeout;
+        Ok(Lease(Arc::new(Transaction { turn: Revocable::new(turn), writer: Arc::clone(self), began, deadline })))
+    }
+}
+
+impl Lease {
+    /// What the engine watches: revoked when its deadline passes.
+    pub fn transaction(&self) -> &Arc<Transaction> {
+        &self.0
+    }
+
+    /// Run one statement.
+    pub fn execute(&self, call: &Call, sql: &str, params: &Params) -> Result<Ran> {
+        self.0.with(call, |conn| {
+            conn.forget_last_rowid();
+            conn.run(sql, params)
+        })
+    }
+
+    /// Run one statement for each row of parameters: all of them or none.
+    pub fn execute_many(&self, call: &Call, sql: &str, rows: &[Params]) -> Result<Ran> {
+        self.0.with(call, |conn| {
+            conn.mark()?;
+            conn.forget_last_rowid();
+            match conn.run_many(sql, rows) {
+                Ok(ran) => conn.keep_mark().map(|()| ran),
+                Err(error) if conn.is_autocommit() => Err(error),
+                Err(error) => conn.undo_to_mark().and(Err(error)),
+            }
+        })
+    }
+
+    /// Read inside the transaction: its own writes are seen.
+    pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
+        self.0.with(call, |conn| conn.fetch(sql, params, want, call.started))
+    }
+
+    /// Begin a savepoint inside.
+    pub fn mark(&self, call: &Call) -> Result<()> {
+        self.0.with(call, Connection::mark)
+    }
+
+    /// End the innermost savepoint and keep what it did.
+    pub fn keep_mark(&self, call: &Call) -> Result<()> {
+        self.0.with(call, Connection::keep_mark)
+    }
+
+    /// End the innermost savepoint and undo what it did.
+    pub fn undo_to_mark(&self, call: &Call) -> Result<()> {
+        self.0.with(call, Connection::undo_to_mark)
+    }
+
+    /// Commit, and give the writer back.
+    ///
+    /// # Errors
+    /// `TransactionTimeout` if it was revoked; `Integrity` for a deferred foreign key; what COMMIT says otherwise, with its
+    /// outcome. The transaction is over in every case.
+    pub fn commit(&self, call: &Call) -> Result<()> {
+        let turn = self.0.turn.end().map_err(|refused| self.0.refusal(refused))?;
+        self.0.writer.tell_waiting_for_disk(call);
+        let committed = turn.run(|conn| {
+            if conn.is_autocommit() {
+                return Err(ended_by_statement());
+            }
+            conn.commit().map_err(|error| {
+                let outcome = commit_outcome(&error);
+                // A failed COMMIT may leave the transaction open; should this fail too, the next BEGIN says so.
+                let _ = conn.rollback();
+                error.with_outcome(outcome)
+            })
+        });
+        self.0.tell_end();
+        let frames = committed?;
+        self.0.writer.stats.wal_frames.set(u64::from(frames));
+        drop(turn);
+        (self.0.writer.after_commit)(frames);
+        Ok(())
+    }
+
+    /// Roll back, and give the writer back. Nothing is wrong with rolling back what was revoked.
+    pub fn rollback(&self) -> Result<()> {
+        match self.0.turn.end() {
+            Ok(turn) => {
+                self.0.tell_end();
+                turn.run(Connection::rollback)
+            }
+            Err(Refused::Revoked | Refused::Ended) => Ok(()),
+            Err(refused) => Err(self.0.refusal(refused)),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Ok(turn) = self.0.turn.end() {
+            self.0.tell_end();
+            // The turn is passed on either way; should this fail, the next BEGIN says so.
+            let _ = turn.run(Connection::rollback);
+        }
+    }
+}
+
+impl Transaction {
+    fn with<T>(&self, call: &Call, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let limit = Some(match call.deadline() {
+            Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
+            _ => Limit::Tenure(self.deadline),
+        });
+        Watch::check_limit(limit)?;
+        let used = self.turn.use_it(
+            |turn| {
+                turn.run(|conn| {
+                    if conn.is_autocommit() {
+                        return Err(ended_by_statement());
+                    }
+                    conn.watch().arm(call, Instant::now(), limit, true);
+                    work(conn)
+                })
+            },
+            |turn| self.take_back(turn),
+        );
+        used.map_err(|refused| self.refusal(refused))?
+    }
+
+    fn refusal(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::Revoked => Error::new(
+                Kind::TransactionTimeout,
+                format!(
+                    "the transaction was open for longer than transaction_timeout ({} s), was rolled back and the writer \
+                     given to others; do slow work before transaction(), or raise transaction_timeout",
+                    self.writer.rules.transaction_timeout.as_secs_f64()
+                ),
+            ),
+            Refused::InUse => Error::new(Kind::Interface, "the transaction is in use by another thread"),
+            Refused::Ended => Error::new(Kind::Interface, "the transaction has ended"),
+        }
+    }
+
+    fn take_back(&self, turn: Turn) {
+        // Should the rollback fail, the next BEGIN says so.
+        let _ = turn.run(Connection::rollback);
+        drop(turn);
+        self.writer.stats.leases_revoked.one();
+        self.tell_end();
+        self.writer.log.add(
+            Level::Warning,
+            format!(
+                "a transaction was rolled back after {:.1} s (transaction_timeout)",
+                self.began.elapsed().as_secs_f64()
+            ),
+        );
+    }
+
+    fn tell_end(&self) {
+        let held = self.began.elapsed();
+        self.writer.stats.lease.record_duration(held);
+        if held > self.writer.rules.slow_threshold {
+            self.writer.stats.slow.one();
+            self.writer.log.add(
+                Level::Warning,
+                format!("slow lease: the writer was held for {:.3} s by one transaction", held.as_secs_f64()),
+            );
+        }
+    }
+}
+
+impl Tenure for Transaction {
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn revoke(&self) {
+        if let Some(turn) = self.turn.revoke() {
+            self.take_back(turn);
+        }
+    }
+}
+
+fn ended_by_statement() -> Error {
+    Error::new(
+        Kind::Operational,
+        "a statement (OR ROLLBACK, or RAISE(ROLLBACK) in a trigger) has rolled the transaction back; nothing of it is applied",
+    )
+}

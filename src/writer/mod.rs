@@ -1,0 +1,489 @@
+//! The one writer: its queue, who leads, the lease of an open transaction. Must not know readers.
+//!
+//! Leading is a role, not a mutex: the connection lies in the seat, and whoever takes it out leads. A caller who finds the
+//! seat free leads at once, on its own thread; the others queue and sleep.
+//!
+//! ```text
+//! A                         B                     C
+//! join: seat free, takes it
+//! BEGIN                     join: queued          join: queued
+//! takes A, B, C from the queue, runs them
+//! COMMIT returns
+//! answers B and C           returns               returns
+//! passes the seat on, returns
+//! ```
+//!
+//! A leader gives way after one group: it passes the seat to one who waits, or leaves it free. A caller who must ask Python
+//! something (was there a Ctrl-C?) may block on the GIL, so it has gone away meanwhile and is offered no turn.
+
+mod lease;
+mod queue;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+pub use self::lease::{Lease, Transaction};
+use self::queue::{Queue, Ticket, Wish, Woken};
+use crate::caller::{Call, WAIT_SLICE, lock_telling};
+use crate::config::{Config, Synchronous};
+use crate::connection::{BUSY_RETRY, Connection};
+use crate::error::{Error, Kind, Outcome, Result};
+use crate::group_commit::{Answer, Ended, Group, Job};
+use crate::grouping::{Bounds, Load};
+use crate::log::{Level, Log, excerpt};
+use crate::stats::Stats;
+
+/// The settings that the writer goes by.
+struct Rules {
+    waits_for_disk: bool,
+    write_timeout: Duration,
+    busy_timeout: Duration,
+    transaction_timeout: Duration,
+    max_waiting: u64,
+    max_waiting_bytes: u64,
+    bounds: Bounds,
+    slow_threshold: Duration,
+}
+
+/// The writer of one file.
+pub struct Writer {
+    queue: Mutex<Queue>, // never held while SQLite runs, nor while a caller is asked
+    room: Condvar,       // bytes have left the queue, or it was closed
+    at_rest: Condvar,    // nobody waits and nobody has the seat
+    rules: Rules,
+    after_commit: Box<dyn Fn(u32) + Send + Sync>, // gets the frames in the WAL
+    stats: Arc<Stats>,
+    log: Arc<Log>,
+}
+
+/// Whether a transaction was begun.
+enum Begun {
+    Yes,
+    /// Another process keeps the lock, and it is time to ask the caller whether it still wants to wait.
+    MustAsk,
+}
+
+/// The writer connection in somebody's hands; dropping it passes the seat on.
+pub struct Turn {
+    writer: Arc<Writer>,
+    conn: Option<Connection>,
+}
+
+impl Turn {
+    /// Run on the writer connection, outside any transaction.
+    pub fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.conn.as_ref().map_or_else(|| Err(stopped()), work)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.writer.pass_on(conn);
+        }
+    }
+}
+
+/// The tickets of a group; those still unanswered when it is dropped, as by a panic, are told that nobody knows.
+#[derive(Default)]
+struct Taken(Vec<Arc<Ticket>>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for ticket in &self.0 {
+            ticket.answer(Err(stopped().with_outcome(Outcome::Unknown)));
+        }
+    }
+}
+
+impl Writer {
+    /// A writer over its connection. `after_commit` is told the frames in the WAL, on the leader's thread.
+    pub fn new(
+        conn: Connection,
+        config: &Config,
+        after_commit: Box<dyn Fn(u32) + Send + Sync>,
+        stats: Arc<Stats>,
+        log: Arc<Log>,
+    ) -> Arc<Self> {
+        let rules = Rules {
+            waits_for_disk: config.synchronous == Synchronous::Full,
+            write_timeout: config.write_timeout,
+            busy_timeout: config.busy_timeout,
+            transaction_timeout: config.transaction_timeout,
+            max_waiting: config.max_waiting,
+            max_waiting_bytes: config.max_waiting_bytes,
+            bounds: Bounds { jobs: config.max_group as usize, bytes: config.max_group_bytes },
+            slow_threshold: config.slow_threshold,
+        };
+        let (room, at_rest) = (Condvar::new(), Condvar::new());
+        Arc::new(Writer { queue: Mutex::new(Queue::new(conn)), room, at_rest, rules, after_commit, stats, log })
+    }
+
+    /// Run a job and return when it is committed.
+    ///
+    /// # Errors
+    /// The job's own; `WriteTimeout`, `Busy`, `QueueFull` and `Closed` with nothing applied; `Interrupted` with the outcome
+    /// that it says.
+    ///
+    /// # Guarantees
+    /// Serialized writes, whole jobs, answer after commit.
+    pub fn submit(self: &Arc<Self>, call: &Call, job: Job) -> Answer {
+        let job = Arc::new(job);
+        let ticket = Ticket::new(Wish::Job(Arc::clone(&job)), call);
+        let answer = self.see_through(call, &ticket);
+        let took = call.started.elapsed();
+        if took > self.rules.slow_threshold {
+            self.stats.slow.one();
+            self.log.add(Level::Warning, format!("slow job: {:.3} s: {}", took.as_secs_f64(), excerpt(job.sql())));
+        }
+        answer
+    }
+
+    /// Wait and lead until the ticket is answered.
+    fn see_through(self: &Arc<Self>, call: &Call, ticket: &Arc<Ticket>) -> Answer {
+        let mut seat = self.join(call, ticket)?;
+        loop {
+            let conn = match seat.take() {
+                Some(conn) => conn,
+                None => match self.wait(call, ticket)? {
+                    Woken::Answer(answer) => return answer,
+                    Woken::Turn(conn) => conn,
+                },
+            };
+            let turn = Turn { writer: Arc::clone(self), conn: Some(conn) };
+            match self.begin(call, &turn, ticket) {
+                Ok(Begun::Yes) => turn.run(|conn| Ok(self.lead(conn)))?,
+                Ok(Begun::MustAsk) => {
+                    ticket.go_away();
+                    drop(turn);
+                    seat = self.ask_caller(call, ticket)?;
+                    continue;
+                }
+                Err(error) => {
+                    self.withdraw(ticket); // it is in the queue still: nothing is taken from it before BEGIN
+                    return Err(error);
+                }
+            }
+            drop(turn); // the next leader starts before this caller goes on
+            match ticket.take_news() {
+                Some(Woken::Answer(answer)) => return answer,
+                Some(Woken::Turn(conn)) => seat = Some(conn), // the group was full: one more
+                None => {}                                    // a lease, or another leader, comes first
+            }
+        }
+    }
+
+    /// Take the writer connection, with nothing begun on it, when the turn comes.
+    pub fn turn(self: &Arc<Self>, call: &Call) -> Result<Turn> {
+        self.turn_of(call, &Ticket::new(Wish::Turn, call))
+    }
+
+    fn turn_of(self: &Arc<Self>, call: &Call, ticket: &Arc<Ticket>) -> Result<Turn> {
+        let conn = match self.join(call, ticket)? {
+            Some(conn) => conn,
+            None => self.wait_for_turn(call, ticket)?,
+        };
+        Ok(Turn { writer: Arc::clone(self), conn: Some(conn) })
+    }
+
+    fn wait_for_turn(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Connection> {
+        match self.wait(call, ticket)? {
+            Woken::Turn(conn) => Ok(conn),
+            Woken::Answer(_) => Err(stopped()), // only jobs are answered
+        }
+    }
+
+    /// Stand in the queue, and take the seat if it is free.
+    fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Connection>> {
+        let mut queue = lock_telling(&self.queue, call.caller);
+        self.make_room(call, ticket, &mut queue)?;
+        queue.push(ticket);
+        let seat = queue.take_seat(ticket);
+        self.tell_levels(&queue);
+        Ok(seat)
+    }
+
+    fn tell_levels(&self, queue: &Queue) {
+        self.stats.jobs_waiting.set(queue.len() as u64);
+        self.stats.bytes_waiting.set(queue.bytes());
+    }
+
+    fn tell_waiting_for_disk(&self, call: &Call) {
+        if self.rules.waits_for_disk {
+            self.tell_waiting(call); // the others may run Python meanwhile
+        }
+    }
+
+    fn tell_waiting(&self, call: &Call) {
+        if call.caller.about_to_wait() {
+            self.stats.yields_to_wait.one();
+        }
+    }
+
+    /// Refuse the ticket where the queue has its number of jobs; hold it back while the queue has its bytes.
+    fn make_room(&self, call: &Call, ticket: &Ticket, queue: &mut MutexGuard<'_, Queue>) -> Result<()> {
+        let deadline = call.wait_deadline(self.rules.write_timeout);
+        loop {
+            if queue.is_closed {
+                return Err(Error::new(Kind::Closed, "the pool is closed"));
+            }
+            if self.rules.max_waiting > 0 && queue.len() as u64 >= self.rules.max_waiting {
+                return Err(queue_full(self.rules.max_waiting));
+            }
+            if queue.len() == 0 || queue.bytes() + ticket.bytes() <= self.rules.max_waiting_bytes {
+                return Ok(());
+            }
+            self.tell_waiting(call);
+            let slice = Instant::now() + WAIT_SLICE;
+            if !self.room.wait_until(queue, deadline.min(slice)).timed_out() {
+                continue;
+            }
+            if Instant::now() >= deadline {
+                return Err(write_timeout("the queue stayed over max_waiting_bytes"));
+            }
+            if MutexGuard::unlocked(queue, || is_interrupted(call)) {
+                return Err(interrupted(Outcome::NotApplied));
+            }
+        }
+    }
+
+    /// Sleep until the job is answered or a turn is offered.
+    fn wait(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Woken> {
+        self.tell_waiting(call);
+        let deadline = call.wait_deadline(self.rules.write_timeout);
+        loop {
+            if let Some(woken) = ticket.sleep(deadline) {
+                return Ok(woken);
+            }
+            if let Some(error) = self.overdue(call, ticket)
+                && self.withdraw(ticket)
+            {
+                return Err(error);
+            }
+            if call.caller.can_be_interrupted() {
+                ticket.go_away();
+                if let Some(conn) = self.ask_caller(call, ticket)? {
+                    return Ok(Woken::Turn(conn));
+                }
+            }
+        }
+    }
+
+    /// Ask the caller, which has gone away, whether it was interrupted; back again, it takes a seat that lies free.
+    fn ask_caller(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Connection>> {
+        let was_interrupted = is_interrupted(call);
+        if was_interrupted {
+            return Err(self.abandon(ticket));
+        }
+        let mut queue = self.queue.lock();
+        ticket.come_back();
+        Ok(queue.take_seat(ticket))
+    }
+
+    /// The interrupt of a caller: its job is withdrawn, or, if a group has it already, ends as it would have.
+    fn abandon(&self, ticket: &Arc<Ticket>) -> Error {
+        if self.withdraw(ticket) {
+            return interrupted(Outcome::NotApplied);
+        }
+        match ticket.take_news() {
+            Some(Woken::Answer(Ok(_))) => interrupted(Outcome::Applied),
+            Some(Woken::Answer(Err(error))) => interrupted(error.outcome),
+            Some(Woken::Turn(conn)) => {
+                self.pass_on(conn);
+                interrupted(Outcome::NotApplied)
+            }
+            None => interrupted(Outcome::Unknown),
+        }
+    }
+
+    /// The error of a ticket that has waited too long, each by its own clock.
+    fn overdue(&self, call: &Call, ticket: &Ticket) -> Option<Error> {
+        let busy_since = self.queue.lock().busy_since;
+        if busy_since.is_some() && ticket.waited(busy_since) >= self.rules.busy_timeout {
+            return Some(busy(self.rules.busy_timeout));
+        }
+        if Instant::now() < call.wait_deadline(self.rules.write_timeout) {
+            return None;
+        }
+        Some(write_timeout(match busy_since {
+            Some(_) => "another process has the file's write lock",
+            None => "the writer was not free; a transaction() that stays open keeps everybody waiting",
+        }))
+    }
+
+    /// Leave the queue. False if a group has taken the ticket, or a turn was offered to it.
+    fn withdraw(&self, ticket: &Arc<Ticket>) -> bool {
+        let mut queue = self.queue.lock();
+        if !queue.remove(ticket) {
+            return false;
+        }
+        self.stats.jobs_withdrawn.one();
+        queue.pass_on_free_seat(); // it may have been the one for whom the seat lay free
+        self.after_leaving(&queue);
+        true
+    }
+
+    fn after_leaving(&self, queue: &Queue) {
+        self.tell_levels(queue);
+        self.room.notify_all();
+        if queue.is_at_rest() {
+            self.at_rest.notify_all();
+        }
+    }
+
+    fn pass_on(&self, conn: Connection) {
+        // One who waits is offered the seat, so somebody is always responsible for those in the queue.
+        let mut queue = self.queue.lock();
+        queue.pass_on(conn);
+        if queue.is_at_rest() {
+            self.at_rest.notify_all();
+        }
+    }
+
+    /// Begin the write transaction, waiting for another process's lock.
+    fn begin(&self, call: &Call, turn: &Turn, ticket: &Ticket) -> Result<Begun> {
+        self.tell_waiting_for_disk(call); // COMMIT will wait, so from here on
+        let started = Instant::now();
+        turn.run(|conn| {
+            conn.watch().arm(call, started, None, false);
+            conn.rollback()?; // what a failed COMMIT may have left open
+            let begun = self.begin_patiently(call, conn, ticket, started);
+            let mut queue = self.queue.lock();
+            if let Some(since) = queue.busy_since.take() {
+                self.stats.busy_waits.one();
+                self.stats.busy_wait.record_duration(since.elapsed());
+                if matches!(begun, Ok(Begun::MustAsk)) {
+                    queue.busy_since = Some(since); // it goes on being busy while the caller is asked
+                }
+            }
+            begun
+        })
+    }
+
+    fn begin_patiently(&self, call: &Call, conn: &Connection, ticket: &Ticket, started: Instant) -> Result<Begun> {
+        loop {
+            match conn.begin() {
+                Err(error) if error.is_busy() => {}
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(Begun::Yes),
+            }
+            self.tell_waiting(call);
+            self.queue.lock().busy_since.get_or_insert(started);
+            if let Some(error) = self.overdue(call, ticket) {
+                return Err(error);
+            }
+            if call.caller.can_be_interrupted() && started.elapsed() >= WAIT_SLICE {
+                return Ok(Begun::MustAsk);
+            }
+            std::thread::sleep(BUSY_RETRY);
+        }
+    }
+
+    /// Lead one group: run those who wait now, commit once, answer them all.
+    fn lead(&self, conn: &Connection) {
+        let started = Instant::now();
+        let mut group = Group::new(conn, self.rules.busy_timeout);
+        let mut taken = Taken::default();
+        let mut load = Load::default();
+        let mut last = started;
+        while let Some(ticket) = self.next_job(load) {
+            let Some(job) = ticket.job().map(Arc::clone) else { break };
+            self.stats.job_wait.record_duration(ticket.waited(None));
+            taken.0.push(ticket);
+            let bytes = job.bytes;
+            let goes_on = group.run(job);
+            let now = Instant::now();
+            load.add(bytes, now - last);
+            last = now;
+            if !goes_on {
+                break;
+            }
+        }
+        let ended = group.commit();
+        self.stats.group.record_duration(started.elapsed());
+        self.tell_group(&ended);
+        for (ticket, answer) in std::mem::take(&mut taken.0).into_iter().zip(ended.answers) {
+            ticket.answer(answer);
+        }
+    }
+
+    fn next_job(&self, load: Load) -> Option<Arc<Ticket>> {
+        let mut queue = self.queue.lock();
+        let ticket = queue.next_job(load, self.rules.bounds)?;
+        self.after_leaving(&queue);
+        Some(ticket)
+    }
+
+    fn tell_group(&self, ended: &Ended) {
+        let failed = ended.answers.iter().filter(|answer| answer.is_err()).count() as u64;
+        self.stats.jobs.add(ended.answers.len() as u64 - failed);
+        self.stats.jobs_failed.add(failed);
+        self.stats.group_replays.add(ended.replays);
+        if let Some(frames) = ended.wal_frames {
+            self.stats.groups.one();
+            self.stats.jobs_per_group.record(ended.answers.len() as u64);
+            self.stats.commit.record_duration(ended.commit_took);
+            self.stats.wal_frames.set(u64::from(frames));
+            (self.after_commit)(frames);
+        }
+    }
+
+    /// Refuse new work, wait until all that was accepted is answered, and close the connection. Safe to call twice.
+    ///
+    /// # Blocking
+    /// For as long as an open lease lasts, `transaction_timeout` at most, and the jobs behind it.
+    pub fn close(&self, call: &Call) -> Result<()> {
+        let mut queue = lock_telling(&self.queue, call.caller);
+        queue.is_closed = true;
+        self.room.notify_all();
+        if !queue.is_at_rest() {
+            self.tell_waiting(call);
+        }
+        while !queue.is_at_rest() {
+            self.at_rest.wait(&mut queue);
+        }
+        let conn = queue.remove_seat();
+        drop(queue);
+        conn.map_or(Ok(()), Connection::close)
+    }
+}
+
+fn is_interrupted(call: &Call) -> bool {
+    call.caller.can_be_interrupted() && call.caller.is_interrupted()
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::WriterStopped, "the writer stopped in the middle of a group; open the pool anew")
+}
+
+fn interrupted(outcome: Outcome) -> Error {
+    let text = match outcome {
+        Outcome::NotApplied => "interrupted; the job was withdrawn",
+        Outcome::Applied => "interrupted; the job had been committed",
+        Outcome::Unknown => "interrupted; the job was in a group by then, which goes on without its caller",
+    };
+    Error::new(Kind::Interrupted, text).with_outcome(outcome)
+}
+
+fn busy(busy_timeout: Duration) -> Error {
+    let seconds = busy_timeout.as_secs_f64();
+    Error::new(
+        Kind::Busy,
+        format!(
+            "another process has kept the file locked for {seconds} s (busy_timeout); nothing was written, try again"
+        ),
+    )
+}
+
+fn write_timeout(why: &str) -> Error {
+    Error::new(Kind::WriteTimeout, format!("the job's turn did not come in time: {why}; nothing was written"))
+}
+
+fn queue_full(max_waiting: u64) -> Error {
+    Error::new(
+        Kind::QueueFull,
+        format!("{max_waiting} jobs are waiting already (max_waiting); nothing was written, try again later"),
+    )
+}

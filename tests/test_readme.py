@@ -1,0 +1,65 @@
+"""The ```python blocks of README.md and docs/ run: each page is one program, in a folder of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HAS_CREWAI = importlib.util.find_spec("crewai") is not None
+TIME_LIMIT = 120  # seconds; to import crewai for the first time compiles all of it
+
+
+def program(page: Path, folder: Path) -> str:
+    """Return the page with every line blank that is no Python, so that a traceback names the page's own lines.
+
+    Absolute paths in examples (`/srv/agents.db`) are moved into `folder`. Blocks on CrewAI are left out where it is not
+    installed.
+    """
+    lines, block = [], None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if block is not None and line.startswith("```"):
+            runs = HAS_CREWAI or not any("crewai" in code for code in block)
+            lines += [*(block if runs else [""] * len(block)), ""]
+            block = None
+        elif block is not None:
+            block.append(re.sub(r"(?<![\w.])/srv/", f"{folder}/", line))
+        elif line.startswith("```python"):
+            lines, block = [*lines, ""], []
+        else:
+            lines.append("")
+    assert block is None, f"{page.name}: a block of code has no end"
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.timeout(TIME_LIMIT + 10)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page: Path, tmp_path: Path) -> None:
+    script = tmp_path / page.with_suffix(".py").name
+    script.write_text(program(page, tmp_path), encoding="utf-8")
+    settings = {name for name in os.environ if name.startswith("WALPOOL_")}
+    environment = {name: value for name, value in os.environ.items() if name not in settings}
+    environment |= {"HOME": str(tmp_path), "CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false"}
+    done = subprocess.run(
+        # The second filter is pyproject.toml's, with its reason.
+        [sys.executable, "-W", "error", "-W", "ignore:Cannot set an attribute on:ImportWarning", str(script)],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_have_code() -> None:
+    assert all(program(page, ROOT).strip() for page in PAGES)
