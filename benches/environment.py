@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import sqlite3
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
 
 PROBES = 200
 PROBE_BYTES = 4_096  # a page
@@ -47,6 +49,36 @@ def measure_fsync_ms(folder: Path, probes: int = PROBES) -> float:
             times.append(time.perf_counter_ns() - begun)
     path.unlink()
     return statistics.median(times) / 1e6
+
+
+class OthersCpu:
+    """How many cores other processes used while a block ran: noise that a reader should know of.
+
+    `cores` is NaN until the block has ended, and where psutil is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.cores = math.nan
+
+    def __enter__(self) -> None:
+        self._begun = _cpu_times()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        elapsed, everybody, ours = (after - before for after, before in zip(_cpu_times(), self._begun, strict=True))
+        self.cores = max(0.0, everybody - ours) / elapsed
+
+
+def _cpu_times() -> tuple[float, float, float]:
+    """Return the clock, and the CPU seconds that all processes together and this one have used so far."""
+    ours = time.process_time()
+    try:
+        psutil = importlib.import_module("psutil")
+    except ImportError:
+        return time.perf_counter(), math.nan, ours
+    times = psutil.cpu_times()
+    return time.perf_counter(), sum(times) - times.idle - getattr(times, "iowait", 0.0), ours
 
 
 def _commit() -> str:

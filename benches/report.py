@@ -50,6 +50,7 @@ class Report:
         self._lines(verdict_line(verdict) for verdict in result.verdicts(fsync_ms))
         self._lines(f"  skipped  {name}: {reason}" for name, reason in result.skipped.items())
         self._lines(error_lines(result))
+        self._lines(noise_lines(result))
         self._lines(f"  WRONG    {text}" for text in result.wrong())
 
     def summary(self, results: Sequence[Result], fsync_ms: float) -> None:
@@ -119,6 +120,15 @@ def verdict_line(verdict: Verdict) -> str:
     """Return a verdict in one line, with what became of it."""
     word = {True: "met", False: "MISSED", None: "beside"}[verdict.met]
     return f"  {word:8} {verdict_text(verdict)}"
+
+
+def noise_lines(result: Result) -> list[str]:
+    """Return a warning if other processes were at work during the runs."""
+    disturbed = result.disturbed()
+    if disturbed is None:
+        return []
+    runs, most = disturbed
+    return [f"  noise    other processes were at work in {runs} of {len(result.noise)} runs, on up to {most:.1f} cores"]
 
 
 def error_lines(result: Result) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from benches.harness import Sample, Workload
 from benches.targets import OURS, Medians, Verdict
 
+NOISE_CORES = 0.2  # more than this, used by other processes, is reported: it moves figures, not only their spread
 _WORST = ("max ms", "query max ms", "save max ms")  # over all runs; a median would hide them
 
 
@@ -22,10 +23,18 @@ class Result:
     workload: Workload
     samples: dict[str, list[Sample]] = field(default_factory=dict)  # by contender
     skipped: dict[str, str] = field(default_factory=dict)  # the reason, by contender
+    noise: list[float] = field(default_factory=list)  # how many cores other processes used, of each run
 
-    def add(self, contender: str, sample: Sample) -> None:
-        """Keep one more run."""
+    def add(self, contender: str, sample: Sample, others_cores: float = math.nan) -> None:
+        """Keep one more run, during which other processes used `others_cores`; NaN where that is not known."""
         self.samples.setdefault(contender, []).append(sample)
+        if not math.isnan(others_cores):
+            self.noise.append(others_cores)
+
+    def disturbed(self) -> tuple[int, float] | None:
+        """Return how many runs other processes took part of a core from, and the most; None if there were none."""
+        disturbed = [cores for cores in self.noise if cores > NOISE_CORES]
+        return (len(disturbed), max(disturbed)) if disturbed else None
 
     def throughput(self) -> str | None:
         """Return the name of the figure that stands for throughput; None if nothing ran."""
@@ -80,6 +89,7 @@ class Result:
             "errors": {name: dict(errors) for name, errors in self.errors().items()},
             "wrong": self.wrong(),
             "skipped": self.skipped,
+            "noise_cores": self.noise,
             "targets": [vars(verdict) for verdict in self.verdicts(fsync_ms)],
         }
 

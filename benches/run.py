@@ -86,7 +86,9 @@ def measure(
     for run in range(runs):
         for name in able:
             tick(f"{workload.name}, {name}, run {run + 1}")
-            result.add(name, _once(workload, name, folder, scale))
+            with environment.OthersCpu() as others:
+                sample = _once(workload, name, folder, scale)
+            result.add(name, sample, others.cores)
     for _ in range(runs * (len(workload.contenders) - len(able))):
         tick(workload.name)
     return result

@@ -1,7 +1,9 @@
 """walpool: a pooled, WAL-mode SQLite engine. Many readers, one writer, one fsync for everybody who is waiting."""
 
+from importlib.metadata import version
+
 from walpool import errors
-from walpool._core import sqlite_version
+from walpool._core import Result, sqlite_version
 from walpool.errors import (
     BusyError,
     CheckoutTimeout,
@@ -28,7 +30,8 @@ from walpool.errors import (
 from walpool.pool import Pool, Snapshot, Stream, Transaction
 from walpool.registry import get_pool
 from walpool.settings import Settings
-from walpool.types import Result
+
+__version__ = version("walpool")
 
 __all__ = [
     "BusyError",
@@ -58,6 +61,7 @@ __all__ = [
     "TransactionTimeout",
     "WriteTimeout",
     "WriterStopped",
+    "__version__",
     "errors",
     "get_pool",
     "sqlite_version",

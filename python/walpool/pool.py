@@ -6,21 +6,21 @@ A handle on the engine of a file: pools of one process on one file share it. Kno
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walpool import _core
-from walpool.errors import ConfigError, Error, InterfaceError, ReentrantError
+from walpool.errors import ConfigError, Error, ReentrantError
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from walpool.types import Params, Result, Row, RowFactory
+    from walpool._core import Result
+    from walpool.types import Params, RowFactory
 
 __all__ = ["Pool", "Snapshot", "Stream", "Transaction"]
 
@@ -30,16 +30,23 @@ T = TypeVar("T")
 _open_here: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("walpool_open_here", default=())
 
 
+def _public(cls: type[T]) -> type[T]:
+    """Give a class the home from which people import it."""
+    cls.__module__ = "walpool"
+    return cls
+
+
+@_public
 class Pool:
     """A pooled SQLite file in WAL mode: reads run side by side, writes share one writer and one fsync.
 
-    Pools on the same file in one process share one engine, whatever name leads to it (a symbolic link, a relative path).
-    The pool may be used by any number of threads. It is closed by `close()` or at the end of a `with` block; a copy or a
-    pickle of a pool is a new handle that opens the same path with the same settings.
+    Pools on the same file in one process share one engine, whatever name leads to it (a symbolic link, a relative
+    path). The pool may be used by any number of threads. It is closed by `close()` or at the end of a `with` block; a
+    copy or a pickle of a pool is a new handle that opens the same path with the same settings.
 
     Args:
-        path: the file, made if it is not there; `:memory:` is a private temporary file. A `walpool://` or `sqlite://` URL
-            may carry settings in its query.
+        path: the file, made if it is not there; `:memory:` is a private temporary file. A `walpool://` or `sqlite://`
+            URL may carry settings in its query.
         **settings: see `walpool.Settings`; a setting that is not given comes from the URL, then the environment.
 
     Raises:
@@ -52,7 +59,7 @@ class Pool:
 
     __slots__ = ("__weakref__", "_engine", "_settings", "_target")
 
-    def __init__(self, path: str | os.PathLike[str], /, **settings: object) -> None:
+    def __init__(self, path: str | os.PathLike[str], /, **settings: Any) -> None:
         loaded = Settings.load(path, **settings)
         if loaded.path is None:
             msg = "Pool() opens SQLite files; use walpool.get_pool() for other URLs"
@@ -113,9 +120,7 @@ class Pool:
             self._refuse_reentry("executemany")
         return self._engine.executemany(sql, rows, timeout)
 
-    def batch(
-        self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None
-    ) -> list[Result]:
+    def batch(self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None) -> list[Result]:
         """Run several statements as one job: all of them or none.
 
         Args:
@@ -155,7 +160,7 @@ class Pool:
             sql: one statement that only reads.
             params: a sequence for `?` and `?1`, a mapping for `:name`.
             row: `tuple` (the default), `dict`, or a callable of (column names, values).
-            timeout: seconds for the whole call; None waits `checkout_timeout` for a reader and lets the statement run on.
+            timeout: seconds for the whole call; None waits `checkout_timeout` for a reader and lets the statement run.
 
         Raises:
             CheckoutTimeout: no reader came free in time (retryable).
@@ -199,7 +204,8 @@ class Pool:
     ) -> Iterator[Stream]:
         """Iterate over the rows of a query, `chunk` at a time in memory, from one snapshot.
 
-        A stream keeps a reader and pins the WAL: it is taken back after `transaction_timeout`. The pool may be used meanwhile.
+        A stream keeps a reader and pins the WAL: it is taken back after `transaction_timeout`. The pool may be used
+        meanwhile.
 
         Args:
             sql: one statement that only reads.
@@ -244,8 +250,8 @@ class Pool:
     def transaction(self, *, timeout: float | None = None) -> Iterator[Transaction]:
         """Hold the writer for an interactive transaction; commit at the end of the block, roll back on an exception.
 
-        It begins (BEGIN IMMEDIATE) when its turn in the queue comes, and keeps everybody else's writes waiting until it ends:
-        do slow work before it. After `transaction_timeout` it is rolled back and the writer goes to the next.
+        It begins (BEGIN IMMEDIATE) when its turn in the queue comes, and keeps everybody else's writes waiting until it
+        ends: do slow work before it. After `transaction_timeout` it is rolled back and the writer goes to the next.
 
         Args:
             timeout: seconds to wait for the turn; None uses `write_timeout`.
@@ -305,11 +311,11 @@ class Pool:
         self._engine.vacuum()
 
     def close(self) -> None:
-        """Give this handle back; the last one on a file answers all that was accepted and closes the file. Safe twice."""
+        """Give this handle back; the last one answers all that was accepted and closes the file. Safe to call twice."""
         self._refuse_reentry("close")
         self._engine.close()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Pool:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
         return self
 
     def __exit__(
@@ -363,6 +369,7 @@ def _ended(lease: _core.Transaction) -> Iterator[None]:
     lease.commit()
 
 
+@_public
 class Snapshot:
     """Several reads of one snapshot, from `Pool.read`: what others commit meanwhile is not seen."""
 
@@ -388,6 +395,7 @@ class Snapshot:
         return self._snapshot.fetchval(sql, params, timeout)
 
 
+@_public
 class Stream:
     """The rows of one query, read piece by piece; from `Pool.stream`. An iterator that may be used once."""
 
@@ -412,6 +420,7 @@ class Stream:
                 return
 
 
+@_public
 class Transaction:
     """An open transaction, from `Pool.transaction`: its reads see its own writes. For the thread that began it."""
 

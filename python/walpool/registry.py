@@ -11,13 +11,11 @@ from walpool.settings import Settings
 
 __all__ = ["get_pool"]
 
-_SERVERS = ("postgresql://", "postgres://")
-
 
 def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> Pool:
     """Return a pool on a path or URL; None takes it from `WALPOOL_URL`.
 
-    Each call returns a handle of its own, to be closed by whoever asked for it; the handles of one file share one engine.
+    Each call returns a handle of its own, to be closed by whoever asked for it; those of one file share one engine.
 
     Raises:
         ConfigError: neither a path nor `WALPOOL_URL` was given, or a setting is wrong.
@@ -28,7 +26,10 @@ def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: A
     if target is None:
         msg = "no database was named: give a path or a URL, or set WALPOOL_URL"
         raise ConfigError(msg)
-    if target.startswith(_SERVERS):
+    if loaded.path is None:
         msg = "PostgreSQL is not served by this version of walpool; give the path of an SQLite file"
         raise NotSupportedError(msg)
     return Pool(target, **settings)
+
+
+get_pool.__module__ = "walpool"

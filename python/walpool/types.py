@@ -1,13 +1,12 @@
-"""The types that walpool's signatures speak in: aliases, and what a write gives back.
+"""The types that walpool's signatures speak in: aliases.
 
 Knows no pool, no settings and no compiled module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Outcome", "Params", "Result", "Row", "RowFactory", "Value"]
+__all__ = ["Outcome", "Params", "Row", "RowFactory", "Value"]
 
 Value: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview | None
 """What may be a parameter: an integer has 64 bits; a bool is stored as 0 or 1, any bytes-like object as a BLOB."""
@@ -23,25 +22,3 @@ RowFactory: TypeAlias = type[Row] | type[dict[str, Any]] | Callable[[tuple[str, 
 
 Outcome: TypeAlias = Literal["not_applied", "applied", "unknown"]
 """The answer to "was the write applied?"; see `walpool.errors.Error.outcome`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one write statement did; it is committed by the time that the caller has it."""
-
-    __module__ = "walpool"  # where users import it from; so its annotations are objects here, not text to look up there
-
-    rowcount: int
-    """Rows that the statement itself inserted, updated or deleted (not its triggers); the sum over `executemany`.
-
-    -1, as in `sqlite3`, for any other statement.
-    """
-
-    lastrowid: int | None
-    """The rowid of the last row that the statement inserted; None if it inserted none."""
-
-    rows: list[Row]
-    """The rows of a RETURNING clause, in SQLite's order; empty without one."""
-
-    columns: tuple[str, ...]
-    """The names of the columns of `rows`; empty without RETURNING."""

@@ -4,6 +4,7 @@ mod convert;
 mod errors;
 mod gil;
 mod pool;
+mod result;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -18,6 +19,8 @@ mod _core {
 
     #[pymodule_export]
     use super::pool::{Engine, Snapshot, Stream, Transaction};
+    #[pymodule_export]
+    use super::result::Result;
     use crate::{config, connection, stats};
 
     #[pymodule_init]

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::convert::{self, RowAs};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
+use super::result::Result;
 use crate::caller::Call;
 use crate::config::{Config, SettingValue};
-use crate::connection::{CheckpointMode, Ran, Want};
+use crate::connection::{CheckpointMode, Want};
 use crate::engine::{self, only};
 use crate::error::{self, Error, Kind};
 use crate::group_commit::{Job, Work};
@@ -62,15 +62,6 @@ fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
     Ok(())
 }
 
-/// `walpool.Result` for what a statement did.
-fn result<'py>(py: Python<'py>, ran: &Ran) -> PyResult<Bound<'py, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let class = CLASS.get_or_try_init(py, || py.import("walpool.types")?.getattr("Result").map(Bound::unbind))?;
-    let rows = convert::list(py, &ran.rows, &RowAs::Tuple)?;
-    let columns = convert::columns(py, &ran.rows)?;
-    class.bind(py).call1((ran.rowcount, ran.lastrowid, rows, columns))
-}
-
 #[pymethods]
 impl Engine {
     /// Open a file with these settings; only those named in `given` are compared with an engine that has it open already.
@@ -98,40 +89,28 @@ impl Engine {
     }
 
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
         let work = Work::Execute(sql.into(), convert::params(params)?);
         self.submit_one(py, work, timeout)
     }
 
     #[pyo3(signature = (sql, rows, timeout))]
-    fn executemany<'py>(
+    fn executemany(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         sql: &str,
-        rows: &Bound<'py, PyAny>,
+        rows: &Bound<'_, PyAny>,
         timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Result> {
         let work = Work::Many(sql.into(), convert::rows_of_params(rows)?);
         self.submit_one(py, work, timeout)
     }
 
     #[pyo3(signature = (statements, timeout))]
-    fn batch<'py>(
-        &self,
-        py: Python<'py>,
-        statements: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Vec<Result>> {
         let work = Work::Batch(batch_parts(statements)?);
         let answer = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)))?;
-        let results: Vec<_> = answer.iter().map(|ran| result(py, ran)).collect::<PyResult<_>>()?;
-        PyList::new(py, results)
+        Ok(answer.into_iter().map(Result::new).collect())
     }
 
     #[pyo3(signature = (sql, timeout))]
@@ -253,9 +232,8 @@ impl Engine {
 }
 
 impl Engine {
-    fn submit_one<'py>(&self, py: Python<'py>, work: Work, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let ran = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only))?;
-        result(py, &ran)
+    fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<f64>) -> PyResult<Result> {
+        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only)).map(Result::new)
     }
 
     fn read(
@@ -282,29 +260,21 @@ pub struct Transaction {
 #[pymethods]
 impl Transaction {
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
         let params = convert::params(params)?;
-        let ran = self.call(py, timeout, |call, lease| lease.execute(call, sql, &params))?;
-        result(py, &ran)
+        self.call(py, timeout, |call, lease| lease.execute(call, sql, &params)).map(Result::new)
     }
 
     #[pyo3(signature = (sql, rows, timeout))]
-    fn executemany<'py>(
+    fn executemany(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         sql: &str,
-        rows: &Bound<'py, PyAny>,
+        rows: &Bound<'_, PyAny>,
         timeout: Option<f64>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Result> {
         let rows = convert::rows_of_params(rows)?;
-        let ran = self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows))?;
-        result(py, &ran)
+        self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows)).map(Result::new)
     }
 
     #[pyo3(signature = (sql, params, row, timeout))]

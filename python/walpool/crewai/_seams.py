@@ -79,6 +79,7 @@ def put_in_memory(plan: Plan) -> str:
     from walpool.crewai.memory import WalpoolStorage
 
     storages = _Storages(lambda url: WalpoolStorage(url, score=plan.score, **plan.settings), plan.url)
+    storages("lancedb")  # opens nothing, but checks the score
     plan.undo.append(storages.close)
     plan.rebind(factory, "_factory", storages, factory.set_memory_storage_factory)
     return "set_memory_storage_factory"

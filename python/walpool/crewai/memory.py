@@ -13,6 +13,7 @@ from crewai.memory.types import MemoryRecord, ScopeInfo
 from pydantic_core import SchemaSerializer, core_schema
 
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
+from walpool.errors import ConfigError
 from walpool.memory import DimsError, Metric, Query, Record, SqliteMemoryStore, normalize_scope, pack, unpack
 
 __all__ = ["Score", "WalpoolStorage"]
@@ -57,7 +58,7 @@ class WalpoolStorage:
 
     def __init__(self, url: str | None = None, *, score: Score = "lance", **settings: Any) -> None:
         if score not in _METRICS:
-            raise ValueError(f"score={score!r} is not accepted: use {' or '.join(map(repr, _METRICS))}")
+            raise ConfigError(f"score={score!r} is not accepted: use {' or '.join(map(repr, _METRICS))}")
         self.url: Final = canonical_url(url)
         """The database, as a `walpool://` URL with an absolute path."""
         self._score: Final[Score] = score
