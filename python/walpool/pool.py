@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -348,7 +348,9 @@ class Pool:
         try:
             yield
         finally:
-            _open_here.reset(token)
+            # A web framework may leave the block in another context than it entered; nothing was set there.
+            with suppress(ValueError):
+                _open_here.reset(token)
 
 
 def _reopen(path: str, settings: Mapping[str, object]) -> Pool:

@@ -1,0 +1,239 @@
+"""`WalpoolCheckpointProvider` and what `install()` does to CrewAI's own: same file format, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.events.event_bus import crewai_event_bus
+from crewai.flow.flow import Flow, FlowState, listen, start
+from crewai.state.checkpoint_config import CheckpointConfig
+from crewai.state.provider.json_provider import JsonProvider
+from crewai.state.provider.sqlite_provider import SqliteProvider
+from pydantic import Field
+
+import walpool
+import walpool.crewai
+from examples.offline import ScriptedLLM
+from walpool.crewai import Installation, WalpoolCheckpointProvider, WalpoolFlowPersistence
+from walpool.crewai.checkpoint import CheckpointFiles, is_checkpoint_location
+
+
+@pytest.fixture
+def files() -> Iterator[CheckpointFiles]:
+    opened = CheckpointFiles()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def provider(files: CheckpointFiles) -> WalpoolCheckpointProvider:
+    return WalpoolCheckpointProvider.on(files)
+
+
+def written_by_crewai(location: Path, checkpoint_id: str, data: str, as_jsonb: bool) -> None:
+    """Write a checkpoint as CrewAI's provider does, in a process of its own and in either of the two forms."""
+    program = f"""
+import sqlite3, sys
+from crewai.state.provider import sqlite_provider as stock
+conn = sqlite3.connect(sys.argv[1])
+conn.execute(stock._CREATE_TABLE)
+conn.execute(stock._INSERT.replace("jsonb(?)", {"'jsonb(?)'" if as_jsonb else "'?'"}),
+             (sys.argv[2], "20260301T120000", None, "main", sys.argv[3]))
+conn.commit()
+"""
+    subprocess.run([sys.executable, "-c", program, str(location), checkpoint_id, data], check=True, timeout=55)
+
+
+def test_checkpoint_comes_back_as_it_was_stored(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    location = str(tmp_path / "new folder" / "checkpoints.db")
+    stored = provider.checkpoint('{"ключ":  "значение"}', location, parent_id="p1", branch="fork/a")
+    path, _, checkpoint_id = stored.rpartition("#")
+    assert path == location
+    assert provider.extract_id(stored) == checkpoint_id
+    assert is_checkpoint_location(stored)
+    assert provider.from_checkpoint(stored) == '{"ключ":  "значение"}'
+    with walpool.Pool(location) as pool:
+        assert pool.fetch("SELECT id, parent_id, branch, typeof(data) FROM checkpoints") == [
+            (checkpoint_id, "p1", "fork/a", "text")
+        ]
+
+
+def test_what_is_not_there_is_a_value_error_and_makes_no_file(
+    provider: WalpoolCheckpointProvider, tmp_path: Path
+) -> None:
+    location = str(tmp_path / "checkpoints.db")
+    with pytest.raises(ValueError, match="not found"):
+        provider.from_checkpoint(f"{location}#20260301T120000_00000000")
+    assert provider.prune(location, 1) == 0
+    assert not Path(location).exists()
+    provider.checkpoint("{}", location)
+    with pytest.raises(ValueError, match="not found"):
+        provider.from_checkpoint(f"{location}#20260301T120000_00000000")
+
+
+def test_prune_keeps_the_newest_of_the_branch(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    location = str(tmp_path / "checkpoints.db")
+    main = [provider.checkpoint(str(i), location) for i in range(4)]
+    fork = provider.checkpoint("9", location, branch="fork/a")
+    assert provider.prune(location, 2) == 2
+    assert provider.prune(location, 2) == 0
+    assert [provider.from_checkpoint(kept) for kept in (*main[2:], fork)] == ["2", "3", "9"]
+    with pytest.raises(ValueError, match="not found"):
+        provider.from_checkpoint(main[1])
+    assert provider.prune(location, 0) == 2
+
+
+def test_async_twins_do_the_same(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    async def there_and_back() -> str:
+        stored = await provider.acheckpoint("[1]", str(tmp_path / "checkpoints.db"), branch="b", parent_id="p")
+        return await provider.afrom_checkpoint(stored)
+
+    assert asyncio.run(there_and_back()) == "[1]"
+
+
+def test_more_files_than_stay_open_are_all_written_and_read(
+    provider: WalpoolCheckpointProvider, files: CheckpointFiles, tmp_path: Path
+) -> None:
+    stored = [provider.checkpoint(str(i), str(tmp_path / f"{i}.db")) for i in range(12)]
+    assert [provider.from_checkpoint(location) for location in stored] == [str(i) for i in range(12)]
+    assert len(files._open) == 8
+
+
+def test_deleted_file_is_made_anew(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    location = tmp_path / "checkpoints.db"
+    lost = provider.checkpoint("1", str(location))
+    for file in tmp_path.glob("checkpoints.db*"):
+        file.unlink()
+    kept = provider.checkpoint("2", str(location))
+    assert provider.from_checkpoint(kept) == "2"
+    with pytest.raises(ValueError, match="not found"):
+        provider.from_checkpoint(lost)
+
+
+def test_checkpoints_are_read_by_crewai_without_walpool(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    stored = provider.checkpoint('{"a": [1, "é"]}', str(tmp_path / "checkpoints.db"))
+    program = """
+import json, sys
+from crewai.state.provider.utils import detect_provider
+provider = detect_provider(sys.argv[1])
+assert type(provider).__module__ == "crewai.state.provider.sqlite_provider"
+assert json.loads(provider.from_checkpoint(sys.argv[1])) == {"a": [1, "é"]}
+from crewai_cli.checkpoint_cli import _list_sqlite
+assert [entry["name"] for entry in _list_sqlite(sys.argv[1].rpartition("#")[0])] == [sys.argv[1].rpartition("#")[2]]
+"""
+    subprocess.run([sys.executable, "-c", program, stored], check=True, timeout=55)
+
+
+@pytest.mark.parametrize("as_jsonb", [False, True])
+def test_checkpoints_of_crewais_own_are_read(
+    provider: WalpoolCheckpointProvider, tmp_path: Path, as_jsonb: bool
+) -> None:
+    if as_jsonb and sqlite3.sqlite_version_info < (3, 45):
+        pytest.skip("this Python's SQLite cannot write JSONB")
+    location = tmp_path / "checkpoints.db"
+    written_by_crewai(location, "20260301T120000_0123abcd", '{"a": 1}', as_jsonb)
+    assert json.loads(provider.from_checkpoint(f"{location}#20260301T120000_0123abcd")) == {"a": 1}
+
+
+def test_configuration_takes_the_provider_and_keeps_it(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
+    config = CheckpointConfig(location=str(tmp_path / "checkpoints"), provider=provider)
+    assert config.provider is provider
+    assert config.location.endswith("checkpoints.db")
+    assert config.model_dump(mode="json")["provider"] == {"provider_type": "sqlite"}
+    for twin in (copy.deepcopy(provider), pickle.loads(pickle.dumps(WalpoolCheckpointProvider()))):
+        assert isinstance(twin, WalpoolCheckpointProvider)
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("./.checkpoints.db#20260301T120000_0123abcd", True),
+        ("/a#b/c.db#20260301T120000_0123abcd", True),
+        ("./.checkpoints/main/20260301T120000_0123abcd_p-none.json", False),
+        ("./run#1/main/20260301T120000_0123abcd_p-none.json", False),
+        ("#20260301T120000_0123abcd", False),
+        ("checkpoints.db", False),
+    ],
+)
+def test_location_says_by_its_form_whose_it_is(location: str, expected: bool) -> None:
+    assert is_checkpoint_location(location) is expected
+
+
+# While walpool is installed
+
+
+def test_providers_that_were_there_before_store_through_walpool(tmp_path: Path, database: Path) -> None:
+    before = SqliteProvider()
+    location = str(tmp_path / "checkpoints.db")
+    stock = {name: vars(SqliteProvider)[name] for name in ("checkpoint", "from_checkpoint", "prune")}
+    with walpool.crewai.install(database, components=["checkpoint"]):
+        stored = before.checkpoint('{"a":1}', location, branch="b", parent_id="p")
+        assert SqliteProvider().from_checkpoint(stored) == '{"a":1}'
+        assert asyncio.run(SqliteProvider().afrom_checkpoint(stored)) == '{"a":1}'
+        assert before.prune(location, 0, branch="b") == 1
+    assert {name: vars(SqliteProvider)[name] for name in stock} == stock
+
+
+def test_restore_goes_through_walpool_and_json_stays_json(installation: Installation, tmp_path: Path) -> None:
+    from crewai.state.provider.utils import detect_provider
+
+    stored = SqliteProvider().checkpoint("{}", str(tmp_path / "checkpoints.db"))
+    assert type(detect_provider(stored)) is WalpoolCheckpointProvider
+    assert type(detect_provider(str(tmp_path / "checkpoints.db"))) is WalpoolCheckpointProvider
+    assert type(detect_provider(JsonProvider().checkpoint("{}", str(tmp_path / "json")))) is JsonProvider
+    assert type(detect_provider(str(tmp_path / "nothing"))) is JsonProvider
+
+
+class Steps(FlowState):
+    steps: list[str] = Field(default_factory=list)
+
+
+class Stepping(Flow[Steps]):
+    @start()
+    def first(self) -> None:
+        self.state.steps.append("first")
+
+    @listen(first)
+    def second(self) -> None:
+        self.state.steps.append("second")
+
+
+def test_crew_is_checkpointed_and_restored(installation: Installation, tmp_path: Path) -> None:
+    agent = Agent(role="analyst", goal="figures", backstory="counts", llm=ScriptedLLM())
+    tasks = [Task(description=f"task {i}", expected_output="a figure", agent=agent) for i in range(2)]
+    config = CheckpointConfig(location=str(tmp_path / "checkpoints"), provider=SqliteProvider(), max_checkpoints=2)
+    built = Crew(agents=[agent], tasks=tasks, checkpoint=config)
+    result = built.kickoff()
+    crewai_event_bus.flush()
+    with walpool.Pool(config.location) as pool:
+        rows: list[Any] = pool.fetch("SELECT id, data FROM checkpoints ORDER BY rowid")
+    assert len(rows) == 2
+    restored = Crew.from_checkpoint(CheckpointConfig(restore_from=f"{config.location}#{rows[-1][0]}"))
+    assert [task.output.raw for task in restored.tasks if task.output] == [out.raw for out in result.tasks_output]
+
+
+def test_flow_is_checkpointed_with_its_persistence_and_restored(installation: Installation, tmp_path: Path) -> None:
+    persistence = WalpoolFlowPersistence(str(tmp_path / "flows.db"))
+    config = CheckpointConfig(
+        location=str(tmp_path / "checkpoints.db"), provider=SqliteProvider(), on_events=["method_execution_finished"]
+    )
+    flow = Stepping(persistence=persistence, checkpoint=config)
+    flow.kickoff()
+    crewai_event_bus.flush()
+    with walpool.Pool(config.location) as pool:
+        last = pool.fetchval("SELECT id FROM checkpoints ORDER BY rowid DESC")
+    restored = Stepping.from_checkpoint(CheckpointConfig(restore_from=f"{config.location}#{last}"))
+    assert isinstance(restored.persistence, WalpoolFlowPersistence)
+    assert restored.persistence.url == persistence.url
+    persistence.close()
