@@ -11,8 +11,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 PROBES = 200
 PROBE_BYTES = 4_096  # a page
@@ -51,23 +53,21 @@ def measure_fsync_ms(folder: Path, probes: int = PROBES) -> float:
     return statistics.median(times) / 1e6
 
 
+@dataclass
 class OthersCpu:
-    """How many cores other processes used while a block ran: noise that a reader should know of.
+    """What other processes used of the machine."""
 
-    `cores` is NaN until the block has ended, and where psutil is not installed.
-    """
+    cores: float = math.nan  # of CPU time, on average; not known without psutil
 
-    def __init__(self) -> None:
-        self.cores = math.nan
 
-    def __enter__(self) -> None:
-        self._begun = _cpu_times()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        elapsed, everybody, ours = (after - before for after, before in zip(_cpu_times(), self._begun, strict=True))
-        self.cores = max(0.0, everybody - ours) / elapsed
+@contextmanager
+def others_cpu() -> Iterator[OthersCpu]:
+    """Yield what, after the block, says how many cores other processes used: noise that a reader should know of."""
+    others = OthersCpu()
+    begun = _cpu_times()
+    yield others
+    elapsed, everybody, ours = (after - before for after, before in zip(_cpu_times(), begun, strict=True))
+    others.cores = max(0.0, everybody - ours) / elapsed
 
 
 def _cpu_times() -> tuple[float, float, float]:

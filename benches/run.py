@@ -86,7 +86,7 @@ def measure(
     for run in range(runs):
         for name in able:
             tick(f"{workload.name}, {name}, run {run + 1}")
-            with environment.OthersCpu() as others:
+            with environment.others_cpu() as others:
                 sample = _once(workload, name, folder, scale)
             result.add(name, sample, others.cores)
     for _ in range(runs * (len(workload.contenders) - len(able))):

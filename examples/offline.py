@@ -53,8 +53,6 @@ class ScriptedLLM(BaseLLM):
     merges memories, so that the number of records stored can be foretold.
     """
 
-    llm_type: str = "scripted"
-
     def __init__(self, **fields: Any) -> None:
         """Need no name of a model."""
         super().__init__(**{"model": "scripted", "provider": "scripted", **fields})
@@ -73,7 +71,7 @@ class ScriptedLLM(BaseLLM):
         prompt = _text_of(messages)
         if response_model is not None:
             return _ANSWERS[response_model.__name__](prompt)
-        return answer_to(_after("Current Task:", prompt))
+        return answer_to(_after("Current Task:", prompt).split("This is the expected criteria")[0])
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Return what `call` does."""

@@ -22,6 +22,8 @@ pub trait Caller: Sync {
     fn about_to_wait(&self) -> bool;
     /// What runs has used up its budget. True if something was given up by this call.
     fn budget_used(&self) -> bool;
+    /// Whether giving up has lately cost so much that what need not wait had better not: a busy thread stands beside it.
+    fn is_waiting_dear(&self) -> bool;
     /// Whether `is_interrupted` can ever say yes on this thread; asked before anything is handed back for the question.
     fn can_be_interrupted(&self) -> bool;
     /// Whether the caller wants the call to end now. May block: never asked while an engine lock or the writer is held.
@@ -36,6 +38,9 @@ impl Caller for Unhurried {
         false
     }
     fn budget_used(&self) -> bool {
+        false
+    }
+    fn is_waiting_dear(&self) -> bool {
         false
     }
     fn can_be_interrupted(&self) -> bool {

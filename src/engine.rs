@@ -282,7 +282,7 @@ impl Shared {
     fn open(path: &Path, config: &Config) -> Result<Arc<Shared>> {
         let (stats, lately, bell) = (Arc::<Stats>::default(), Arc::<Lately>::default(), Arc::<Bell>::default());
         let log = Arc::new(Log::new(Arc::clone(&stats)));
-        let checkpointer = Arc::new(Checkpointer::new(config.wal_limit, Arc::clone(&stats)));
+        let checkpointer = Arc::new(Checkpointer::new(path, config.wal_limit, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
         let conn = open_writer(path, config, Arc::clone(&stats), Arc::clone(&lately))?;
         let after_commit = {
@@ -349,6 +349,7 @@ fn keep_wal_small(
     checkpointer: &Checkpointer,
     log: &Log,
 ) -> Option<Duration> {
+    checkpointer.sync_wal();
     let Ok(turn) = writer.turn(&Call::internal()) else { return None }; // closing: the last close checkpoints
     let next = match turn.run(|conn| checkpointer.run(conn)) {
         Ok(next) => next,

@@ -28,6 +28,7 @@ RUST_FLOORS = {
     "group_commit": 4,
     "connection": 3,
     "functions": 2,
+    "locking": 2,
     "log": 2,
     "caller": 1,
     "config": 1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +27,19 @@ __all__ = ["Pool", "Snapshot", "Stream", "Transaction"]
 T = TypeVar("T")
 
 # What this thread or task, and the tasks it began, hold open: pools' own verbs would wait for themselves there.
-_open_here: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("walpool_open_here", default=())
+_open_here: ContextVar[tuple[_Hold, ...]] = ContextVar("walpool_open_here", default=())
+
+
+class _Hold:
+    """A `read()` or `transaction()` block, for a verb of its pool that is called inside."""
+
+    __slots__ = ("held", "is_open", "path", "use")
+
+    def __init__(self, path: str, held: str, use: str) -> None:
+        self.path = path
+        self.held = held
+        self.use = use
+        self.is_open = True
 
 
 def _public(cls: type[T]) -> type[T]:
@@ -336,21 +348,25 @@ class Pool:
         return _reopen, self._target
 
     def _refuse_reentry(self, verb: str) -> None:
-        for path, where in _open_here.get():
-            if path == self.path:
-                held, use = where.split("|")
-                msg = f"{verb}() inside {held} of the same pool would wait for itself; use {use} in hand [{path}]"
+        for hold in _open_here.get():
+            if hold.is_open and hold.path == self.path:
+                msg = (
+                    f"{verb}() inside {hold.held} of the same pool would wait for itself; use {hold.use} in hand"
+                    f" [{hold.path}]"
+                )
                 raise ReentrantError(msg)
 
     @contextmanager
     def _open_as(self, held: str, use: str) -> Iterator[None]:
-        token = _open_here.set((*_open_here.get(), (self.path, f"{held}|{use}")))
+        hold = _Hold(self.path, held, use)
+        _open_here.set((*_open_here.get(), hold))
         try:
             yield
         finally:
-            # A web framework may leave the block in another context than it entered; nothing was set there.
-            with suppress(ValueError):
-                _open_here.reset(token)
+            # Generators and tasks end blocks in any order, and in other contexts than those in which they began them:
+            # the flag reaches the copies of the variable that those keep.
+            hold.is_open = False
+            _open_here.set(tuple(other for other in _open_here.get() if other.is_open))
 
 
 def _reopen(path: str, settings: Mapping[str, object]) -> Pool:

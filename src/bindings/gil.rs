@@ -18,6 +18,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::ptr;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -30,6 +33,19 @@ thread_local! {
     /// What a signal handler raised while the engine was asked to go on.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
     static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// Having the GIL back takes up to a switch interval (5 ms) beside a busy Python thread, and well under one among threads
+/// that wait on each other.
+const DEAR: Duration = Duration::from_millis(2);
+/// For how long the last dear wait is remembered; then one call in a hundred milliseconds tries again.
+const DEAR_FOR_MS: u64 = 100;
+
+static DEAR_UNTIL_MS: AtomicU64 = AtomicU64::new(0);
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn now_ms() -> u64 {
+    u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The Python thread that called into the engine.
@@ -47,6 +63,11 @@ impl Caller for PythonThread {
         give_up()
     }
 
+    fn is_waiting_dear(&self) -> bool {
+        let until = DEAR_UNTIL_MS.load(Ordering::Relaxed);
+        until != 0 && now_ms() < until
+    }
+
     /// Python runs signal handlers on its main thread alone.
     fn can_be_interrupted(&self) -> bool {
         IS_MAIN.get().unwrap_or(false)
@@ -54,8 +75,6 @@ impl Caller for PythonThread {
 
     fn is_interrupted(&self) -> bool {
         let had_given_up = take_back();
-        // SAFETY: the GIL is held: it was, or it has just been taken back.
-        #[allow(unsafe_code)]
         let raised = Python::attach(|py| py.check_signals().err());
         let is_raised = raised.is_some();
         if is_raised {
@@ -114,10 +133,14 @@ fn take_back() -> bool {
     if saved.is_null() {
         return false;
     }
+    let asked = Instant::now();
     // SAFETY: `saved` came from PyEval_SaveThread on this thread, and is restored once.
     #[allow(unsafe_code)]
     unsafe {
         ffi::PyEval_RestoreThread(saved);
+    }
+    if asked.elapsed() > DEAR {
+        DEAR_UNTIL_MS.store(now_ms() + DEAR_FOR_MS, Ordering::Relaxed);
     }
     true
 }

@@ -199,6 +199,7 @@ impl Writer {
     fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Connection>> {
         let mut queue = lock_telling(&self.queue, call.caller);
         self.make_room(call, ticket, &mut queue)?;
+        queue.note_caller(call.started);
         queue.push(ticket);
         let seat = queue.take_seat(ticket);
         self.tell_levels(&queue);
@@ -344,7 +345,7 @@ impl Writer {
 
     /// Begin the write transaction, waiting for another process's lock.
     fn begin(&self, call: &Call, turn: &Turn, ticket: &Ticket) -> Result<Begun> {
-        self.tell_waiting_for_disk(call); // COMMIT will wait, so from here on
+        self.let_others_join(call);
         let started = Instant::now();
         turn.run(|conn| {
             conn.watch().arm(call, started, None, false);
@@ -360,6 +361,16 @@ impl Writer {
             }
             begun
         })
+    }
+
+    /// Give up before the group begins, where COMMIT will wait for the disk anyway, or where other threads write too: they
+    /// can only join the group while this one does not keep them from running, and a shared COMMIT is worth the switch.
+    fn let_others_join(&self, call: &Call) {
+        let is_worth_it = self.rules.waits_for_disk
+            || (!call.caller.is_waiting_dear() && self.queue.lock().is_contended(call.started));
+        if is_worth_it {
+            self.tell_waiting(call);
+        }
     }
 
     fn begin_patiently(&self, call: &Call, conn: &Connection, ticket: &Ticket, started: Instant) -> Result<Begun> {

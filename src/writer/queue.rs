@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -163,12 +164,39 @@ pub struct Queue {
     pub is_closed: bool,
     /// Since when another process has kept the writer from beginning.
     pub busy_since: Option<Instant>,
+    last_caller: Option<ThreadId>,
+    contended_until: Option<Instant>,
 }
+
+/// Threads that take turns by the GIL's switch interval (5 ms) must still be seen as writing at the same time.
+const CONTENTION: Duration = Duration::from_millis(20);
 
 impl Queue {
     /// An empty queue before a free seat.
     pub fn new(conn: Connection) -> Self {
-        Queue { seat: Seat::Free(conn), line: VecDeque::new(), bytes: 0, is_closed: false, busy_since: None }
+        Queue {
+            seat: Seat::Free(conn),
+            line: VecDeque::new(),
+            bytes: 0,
+            is_closed: false,
+            busy_since: None,
+            last_caller: None,
+            contended_until: None,
+        }
+    }
+
+    /// Remember that this thread writes; two threads within a short time contend.
+    pub fn note_caller(&mut self, now: Instant) {
+        let caller = Some(std::thread::current().id());
+        if self.last_caller.is_some() && self.last_caller != caller {
+            self.contended_until = Some(now + CONTENTION);
+        }
+        self.last_caller = caller;
+    }
+
+    /// Whether several threads have written lately.
+    pub fn is_contended(&self, now: Instant) -> bool {
+        self.contended_until.is_some_and(|until| now < until)
     }
 
     /// Tickets in the queue.
