@@ -29,7 +29,7 @@ class Timing:
     """What some threads or tasks measured in one run; their warm-up is in `acknowledged` and `errors` alone."""
 
     latencies_ns: Sequence[int]  # ascending, of successes and failures
-    per_second: float  # successes that ended inside the window
+    per_second: float  # successes of each worker over the time that it took, added up
     acknowledged: int  # every success
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -55,10 +55,11 @@ class _Clock:
 
     def __init__(self, window_s: float) -> None:
         self.window_ns = int(window_s * _NS)
-        self.deadline = 0
+        self.begun = self.deadline = 0
 
     def start(self) -> None:
-        self.deadline = time.perf_counter_ns() + self.window_ns
+        self.begun = time.perf_counter_ns()
+        self.deadline = self.begun + self.window_ns
 
 
 class _Log:
@@ -67,17 +68,19 @@ class _Log:
     def __init__(self, window_s: float) -> None:
         self.latencies = array("q", [0]) * (1_000 + int(window_s * _NS) // _FASTEST_NS)
         self.finished = 0  # operations measured
-        self.in_time = 0  # successes that ended before the deadline
+        self.per_second = 0.0
         self.acknowledged = 0
         self.errors: Counter[str] = Counter()
 
     def note(self, error: Exception) -> None:
         self.errors[_text(error)] += 1
 
-    def close(self, finished: int, failures: int, failures_before_the_last: int) -> None:
+    def close(self, finished: int, failures: int, elapsed_ns: int) -> None:
         self.finished = finished
         self.acknowledged += finished - failures
-        self.in_time = finished - 1 - failures_before_the_last  # the last one ended at the deadline or after it
+        # From the common start to the end of the worker's last operation: where one takes as long as the window, those
+        # that end inside it are a matter of luck.
+        self.per_second = (finished - failures) * _NS / elapsed_ns
 
 
 def run_threads(operations: Sequence[Operation], window_s: float) -> Timing:
@@ -94,7 +97,7 @@ def run_threads(operations: Sequence[Operation], window_s: float) -> Timing:
         running = [threads.submit(_work, operation, log, barrier, clock) for operation, log in pairs]
     for future in running:
         future.result()
-    return _timing(logs, window_s)
+    return _timing(logs)
 
 
 def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _Clock) -> None:
@@ -108,7 +111,6 @@ def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _C
     failures = 0
     start = now()
     for slot in range(len(latencies)):
-        before = failures
         try:
             operation(slot + 1)
         except Exception as error:  # noqa: BLE001 - counted, and the run goes on
@@ -118,7 +120,7 @@ def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _C
         latencies[slot] = end - start
         start = end
         if end >= deadline:
-            return log.close(slot + 1, failures, before)
+            return log.close(slot + 1, failures, end - clock.begun)
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
 
 
@@ -134,7 +136,7 @@ async def run_tasks(operations: Sequence[AsyncOperation], window_s: float) -> Ti
     clock.start()
     gate.open.set()
     await asyncio.gather(*tasks)
-    return _timing(logs, window_s)
+    return _timing(logs)
 
 
 class _Gate:
@@ -157,7 +159,6 @@ async def _work_async(operation: AsyncOperation, log: _Log, gate: _Gate, clock: 
     failures = 0
     start = now()
     for slot in range(len(latencies)):
-        before = failures
         try:
             await operation(slot + 1)
         except Exception as error:  # noqa: BLE001 - counted, and the run goes on
@@ -167,18 +168,18 @@ async def _work_async(operation: AsyncOperation, log: _Log, gate: _Gate, clock: 
         latencies[slot] = end - start
         start = end
         if end >= deadline:
-            return log.close(slot + 1, failures, before)
+            return log.close(slot + 1, failures, end - clock.begun)
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
 
 
-def _timing(logs: Sequence[_Log], window_s: float) -> Timing:
+def _timing(logs: Sequence[_Log]) -> Timing:
     latencies = array("q")
     errors: Counter[str] = Counter()
     for log in logs:
         latencies.extend(log.latencies[: log.finished])
         errors.update(log.errors)
-    in_time = sum(log.in_time for log in logs)
-    return Timing(sorted(latencies), in_time / window_s, sum(log.acknowledged for log in logs), errors)
+    per_second = sum(log.per_second for log in logs)
+    return Timing(sorted(latencies), per_second, sum(log.acknowledged for log in logs), errors)
 
 
 def run_rounds(saves: Sequence[Operation], window_s: float, *, least: int) -> Timing:

@@ -103,7 +103,7 @@ class Exhaustion:
     seconds: float = 10.0
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
-        each = max(2, int(self.seconds * scale.window_s * _upserts_per_second(folder.parent) / self.tasks))
+        each = max(2, int(self.seconds * scale.share * _upserts_per_second(folder.parent) / self.tasks))
         path = place(data.write_items, self.tasks, folder)
         saved = _Tally()
         with opened(self.contenders[contender], path, self.synchronous) as db:

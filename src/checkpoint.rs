@@ -6,14 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::connection::{CheckpointMode, Checkpointed, Connection};
 use crate::error::Result;
 use crate::stats::Stats;
 
-/// Frames between two checkpoints, 16 MiB of the usual pages: one segment of the WAL's index, so that readers search one
-/// hash table. SQLite's own 1 000 writes hot pages four times as often, and took a fifth of a busy writer's time
-/// (benches/README.md, "checkpoints"). <https://www.sqlite.org/walformat.html>
-const FRAMES: u32 = 4_000;
+/// A WAL of fewer frames is left alone: SQLite's own number, 4 MiB of the usual pages. A WAL that grows the file costs twice
+/// the fsync of one that is written over, so a lone writer should not let it grow far.
+const LEAST_FRAMES: u32 = 1_000;
+/// A WAL of more frames is checkpointed at once, 16 MiB: one segment of the WAL's index. A busy writer comes here first, since
+/// checkpoints every thousand frames took a fifth of its time (benches/README.md, "checkpoints").
+const MOST_FRAMES: u32 = 4_000;
+/// Between the two, a checkpoint comes no sooner after the last one than this: a few per cent of the time.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A checkpoint that a reader held up is tried again after this, doubling up to `LONGEST_RETRY`.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -27,7 +33,9 @@ const PAGE: u64 = 4096; // the usual page: the limit is one of order, not of byt
 pub struct Checkpointer {
     wal: PathBuf,
     limit_frames: u32,
-    due_at: AtomicU32,
+    /// Frames that the last checkpoint left behind; 0 if it was complete.
+    left: AtomicU32,
+    last: Mutex<Instant>,
     retry_ms: AtomicU64,
     stats: Arc<Stats>,
 }
@@ -50,7 +58,8 @@ impl Checkpointer {
         Checkpointer {
             wal: wal.into(),
             limit_frames,
-            due_at: AtomicU32::new(FRAMES),
+            left: AtomicU32::new(0),
+            last: Mutex::new(Instant::now()),
             retry_ms: AtomicU64::new(0),
             stats,
         }
@@ -58,7 +67,8 @@ impl Checkpointer {
 
     /// Whether a WAL of so many frames wants a checkpoint.
     pub fn is_due(&self, wal_frames: u32) -> bool {
-        wal_frames >= self.due_at.load(Ordering::Relaxed)
+        let grown = wal_frames.saturating_sub(self.left.load(Ordering::Relaxed));
+        grown >= MOST_FRAMES || (grown >= LEAST_FRAMES && self.last.lock().elapsed() >= INTERVAL)
     }
 
     /// Bring the WAL to the disk while the writer goes on. A checkpoint begins with this, and with `synchronous=normal` it
@@ -79,19 +89,19 @@ impl Checkpointer {
             done = conn.checkpoint(CheckpointMode::Truncate)?;
         }
         self.stats.checkpoint.record_duration(started.elapsed());
+        *self.last.lock() = Instant::now();
         Ok(self.settle(done, frames))
     }
 
     fn settle(&self, done: Checkpointed, frames: u32) -> Next {
         if done.is_complete() {
             self.stats.checkpoints.one();
-            // The next writer starts the WAL anew if no reader is in it; else it goes on growing from here.
-            self.due_at.store(FRAMES, Ordering::Relaxed);
+            self.left.store(0, Ordering::Relaxed); // the next writer starts the WAL anew if no reader is in it
             self.retry_ms.store(0, Ordering::Relaxed);
             return Next { retry: None, bytes_past_limit: None };
         }
         self.stats.checkpoints_incomplete.one();
-        self.due_at.store(frames.saturating_add(FRAMES), Ordering::Relaxed);
+        self.left.store(frames, Ordering::Relaxed);
         let retry = Duration::from_millis(self.retry_ms.load(Ordering::Relaxed) * 2).clamp(FIRST_RETRY, LONGEST_RETRY);
         self.retry_ms.store(retry.as_millis() as u64, Ordering::Relaxed);
         let is_past = frames >= self.limit_frames;
@@ -112,15 +122,22 @@ mod tests {
     }
 
     #[test]
+    fn a_wal_is_due_by_its_frames_and_between_two_bounds_by_the_clock() {
+        let checkpointer = checkpointer();
+        assert!(checkpointer.is_due(MOST_FRAMES) && !checkpointer.is_due(MOST_FRAMES - 1));
+        *checkpointer.last.lock() -= INTERVAL;
+        assert!(checkpointer.is_due(LEAST_FRAMES) && !checkpointer.is_due(LEAST_FRAMES - 1));
+    }
+
+    #[test]
     fn an_incomplete_checkpoint_is_tried_again_ever_later() {
         let checkpointer = checkpointer();
-        assert!(checkpointer.is_due(FRAMES) && !checkpointer.is_due(FRAMES - 1));
         let retries: Vec<_> =
             (0..8).map(|_| checkpointer.settle(done(2_000, 5), 2_000).retry.map(|retry| retry.as_millis())).collect();
         assert_eq!(retries, [20, 40, 80, 160, 320, 640, 1_000, 1_000].map(Some));
         assert!(!checkpointer.is_due(5_999) && checkpointer.is_due(6_000));
         assert_eq!(checkpointer.settle(done(2_000, 2_000), 2_000).retry, None);
-        assert!(checkpointer.is_due(FRAMES));
+        assert!(checkpointer.is_due(MOST_FRAMES));
     }
 
     #[test]

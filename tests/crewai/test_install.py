@@ -16,12 +16,12 @@ import crewai.memory.storage.factory as memory_factory
 import crewai.state.provider.utils as provider_utilities
 import crewai.utilities.task_output_storage_handler as task_output_handler
 import pytest
-from crewai import Crew
 from crewai.flow.flow import Flow, start
 from crewai.flow.persistence import SQLiteFlowPersistence, persist
 from crewai.memory.storage.kickoff_task_outputs_storage import KickoffTaskOutputsSQLiteStorage
 from crewai.memory.unified_memory import Memory
 from crewai.state.provider.sqlite_provider import SqliteProvider
+from crewai.utilities.task_output_storage_handler import TaskOutputStorageHandler
 from crewai_core import lock_store
 
 import walpool
@@ -81,12 +81,12 @@ def test_everything_is_replaced_and_given_back(database: Path) -> None:
         assert installation.installed
         assert isinstance(Memory()._storage, WalpoolStorage)
         assert isinstance(flow_factory.default_flow_persistence(), WalpoolFlowPersistence)
-        assert isinstance(Crew(agents=[], tasks=[])._task_output_handler.storage, WalpoolKickoffStorage)
+        assert isinstance(TaskOutputStorageHandler().storage, WalpoolKickoffStorage)
         assert isinstance(lock_store._backend, WalpoolLock)
     assert state_of_crewai() == before
     assert not installation.installed
     installation.uninstall()  # safe again
-    assert type(Crew(agents=[], tasks=[])._task_output_handler.storage) is KickoffTaskOutputsSQLiteStorage
+    assert type(TaskOutputStorageHandler().storage) is KickoffTaskOutputsSQLiteStorage
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -108,7 +108,7 @@ def test_all_of_them_share_one_database(database: Path) -> None:
     with install(database):
         Memory()._storage.count()
         flow_factory.default_flow_persistence().save_state("f", "m", {})
-        Crew(agents=[], tasks=[])
+        TaskOutputStorageHandler().load()
         with walpool.Pool(database) as pool:
             tables = {name for (name,) in pool.fetch("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     assert {"memory_records", "flow_states", "latest_kickoff_task_outputs", "walpool_schema"} <= tables
@@ -221,13 +221,14 @@ print(auto.installation)
 def test_seam_that_is_missing_costs_its_component_and_no_other(
     database: Path, monkeypatch: pytest.MonkeyPatch, component: str, module: str, name: str
 ) -> None:
-    monkeypatch.delattr(importlib.import_module(module), name)
-    with pytest.warns(InstallWarning, match=f"CrewAI's {component}: not replaced .*{name}"):
-        installation = install(database)
-    assert {surface.component: surface.replaced for surface in installation.report} == {
-        other: other != component for other in COMPONENTS
-    }
-    installation.uninstall()
+    with monkeypatch.context() as older:
+        older.delattr(importlib.import_module(module), name)
+        with pytest.warns(InstallWarning, match=f"CrewAI's {component}: not replaced .*{name}"):
+            installation = install(database)
+        assert {surface.component: surface.replaced for surface in installation.report} == {
+            other: other != component for other in COMPONENTS
+        }
+        installation.uninstall()
 
 
 def test_module_that_is_missing_costs_its_component(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +247,12 @@ def test_provider_that_lacks_a_method_is_left_whole(database: Path, monkeypatch:
         installation = install(database, components=["checkpoint"])
     assert provider_utilities.detect_provider is stock
     installation.uninstall()
+
+
+def test_nothing_is_installed_where_its_warning_is_an_error(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_store, "_redis_available", lambda: True)
+    with pytest.raises(InstallWarning):  # as the settings of this project's pytest have it
+        install(database)
 
 
 def test_redis_lock_is_left_alone(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,10 +310,10 @@ def test_flow_that_was_decorated_before_is_named(database: Path) -> None:
 
 
 def test_crew_that_was_built_before_is_counted(database: Path) -> None:
-    crew = Crew(agents=[], tasks=[])
+    early = TaskOutputStorageHandler()  # as every crew has one
     with pytest.warns(InstallWarning, match=r"\d+ crews were built before"):
         install(database, components=["kickoff"]).uninstall()
-    assert crew.tasks == []
+    assert early.load() == []
 
 
 def test_memory_that_was_built_before_is_counted(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

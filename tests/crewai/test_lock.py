@@ -134,28 +134,30 @@ def test_many_threads_never_hold_one_name_together(lock: WalpoolLock) -> None:
 
 
 def test_one_who_gave_up_does_not_hold_up_those_behind_him(lock: WalpoolLock) -> None:
-    got = threading.Event()
+    got, refused = threading.Event(), threading.Event()
 
     def patient() -> None:
         with lock("name"):
             got.set()
 
+    def impatient_one() -> None:
+        with pytest.raises(LockException), lock("name", timeout=0.2):
+            pass
+        refused.set()
+
     with lock("name"):
-        impatient = threading.Thread(target=lambda: pytest.raises(LockException, _take, lock, 0.05))
+        impatient = threading.Thread(target=impatient_one)
         impatient.start()
         until(lambda: waiting(lock, "name") == 2)
         thread = threading.Thread(target=patient)
         thread.start()
+        until(lambda: refused.is_set() or waiting(lock, "name") == 3)
         impatient.join(20)
-        until(lambda: waiting(lock, "name") == 2)
+        assert refused.is_set()
+        assert waiting(lock, "name") == 2
         assert not got.is_set()
     assert got.wait(20)
     thread.join(20)
-
-
-def _take(lock: WalpoolLock, timeout: float) -> None:
-    with lock("name", timeout=timeout):
-        pass
 
 
 def test_lock_is_released_when_the_block_raises(lock: WalpoolLock) -> None:
@@ -229,8 +231,8 @@ def test_child_that_was_forked_while_the_lock_was_held_holds_nothing(lock: Walpo
     context = multiprocessing.get_context("fork")
 
     def child() -> None:
-        with pytest.raises(LockException):
-            _take(lock, 0.05)  # the parent's, to the child as to any other process
+        with pytest.raises(LockException), lock("name", timeout=0.05):
+            pass  # it is the parent's, to the child as to any other process
 
     with lock("name"):
         process = context.Process(target=child)
@@ -239,9 +241,10 @@ def test_child_that_was_forked_while_the_lock_was_held_holds_nothing(lock: Walpo
         assert process.exitcode == 0
         # The child's end has not taken the lock from the parent.
         other = WalpoolLock(lock._directory)
-        with pytest.raises(LockException):
-            _take(other, 0.0)
-    _take(lock, 0.0)
+        with pytest.raises(LockException), other("name", timeout=0.0):
+            pass
+    with lock("name", timeout=0.0):
+        pass
 
 
 def test_crewai_takes_its_locks_from_it(installation: Installation) -> None:

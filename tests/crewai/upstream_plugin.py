@@ -1,8 +1,8 @@
 """A pytest plugin for CrewAI's own tests: what its root conftest gives them, and walpool under the names they use.
 
 Loaded by `test_upstream.py` into a pytest of its own (`-p upstream_plugin`). `install()` does most of it. It leaves
-alone what a user names explicitly, and the tests name CrewAI's classes: so `LanceDBStorage`, `SQLiteFlowPersistence` and
-`KickoffTaskOutputsSQLiteStorage` become, here only, classes of walpool's with their constructors.
+alone what a user names explicitly, and the tests name CrewAI's classes: so `LanceDBStorage`, `SQLiteFlowPersistence`
+and `KickoffTaskOutputsSQLiteStorage` become, here only, classes of walpool's with their constructors.
 """
 
 from __future__ import annotations

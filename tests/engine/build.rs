@@ -1,16 +1,15 @@
 //! How the bundled SQLite is compiled.
 
-use walpool::connection::{Want, has_wal_reset_fix, sqlite_version};
-use walpool::value::{Out, Params};
+use walpool::caller::Call;
+use walpool::connection::{has_wal_reset_fix, sqlite_version};
+use walpool::value::Out;
 
 use crate::support::*;
 
 fn compile_options() -> Vec<String> {
-    let rows = Database::new()
-        .fetch(&walpool::caller::Call::internal(), "PRAGMA compile_options", &Params::NONE, Want::ALL)
-        .unwrap();
+    let rows = fetch(&Database::new(), &Call::internal(), "PRAGMA compile_options").unwrap();
     let option = |row| match rows.value(row, 0) {
-        Out::Text(option) => option.to_owned(),
+        Out::Text(option) => String::from_utf8_lossy(option).into_owned(),
         other => panic!("no option: {other:?}"),
     };
     (0..rows.len()).map(option).collect()
@@ -36,6 +35,6 @@ fn sqlite_has_the_fix_of_the_wal_reset_bug() {
 #[test]
 fn text_in_double_quotes_is_no_string() {
     let db = Database::new();
-    let error = failure(fetch(&db, &walpool::caller::Call::internal(), r#"SELECT "text""#));
+    let error = failure(fetch(&db, &Call::internal(), r#"SELECT "text""#));
     assert!(error.message.contains("no such column"), "{}", error.message);
 }

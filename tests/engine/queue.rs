@@ -213,13 +213,12 @@ fn job_that_a_group_has_taken_runs_to_its_end_past_its_timeout_while_its_caller_
     let db = Database::with_items(|_| ());
     let (hurried, is_asked, answer) = Asked::new();
     let (leader, is_running, go_on) = Paused::new();
+    let timeout = 6 * SHORT;
+    let (call, leader) = (Call { timeout: Some(timeout), ..call_of(hurried) }, call_of(leader));
     let lease = db.lease(&Call::internal()).unwrap();
     thread::scope(|scope| {
-        let timeout = 6 * SHORT;
-        let call = Call { timeout: Some(timeout), ..call_of(hurried) };
         let hurried = scope.spawn(|| db.submit(&call, insert(1)));
         is_asked.recv().unwrap();
-        let leader = call_of(leader);
         let leader = scope.spawn(|| db.submit(&leader, job(TAKES_MILLISECONDS)));
         until_waiting(&db, 2);
         lease.rollback().unwrap();

@@ -276,6 +276,9 @@ impl Caller for Telling {
     fn budget_used(&self) -> bool {
         tell(&self.runs)
     }
+    fn is_waiting_dear(&self) -> bool {
+        false
+    }
     fn can_be_interrupted(&self) -> bool {
         false
     }
@@ -306,6 +309,9 @@ impl Caller for Paused {
         // Where the test has gone on, there is nobody to wait for.
         self.runs.send(()).is_ok() && self.go_on.lock().recv().is_ok()
     }
+    fn is_waiting_dear(&self) -> bool {
+        false
+    }
     fn can_be_interrupted(&self) -> bool {
         false
     }
@@ -322,6 +328,9 @@ impl Caller for Interrupted {
         false
     }
     fn budget_used(&self) -> bool {
+        false
+    }
+    fn is_waiting_dear(&self) -> bool {
         false
     }
     fn can_be_interrupted(&self) -> bool {
@@ -352,6 +361,9 @@ impl Caller for Asked {
         false
     }
     fn budget_used(&self) -> bool {
+        false
+    }
+    fn is_waiting_dear(&self) -> bool {
         false
     }
     fn can_be_interrupted(&self) -> bool {

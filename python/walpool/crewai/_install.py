@@ -146,8 +146,12 @@ def install(
             plan.take_out()
             raise
         _process.current = installation
-    for message in _not_replaced(installation):
-        warnings.warn(message, InstallWarning, stacklevel=2)
+    try:
+        for message in _not_replaced(installation):
+            warnings.warn(message, InstallWarning, stacklevel=2)
+    except BaseException:  # where warnings are errors, nothing is installed
+        installation.uninstall()
+        raise
     return installation
 
 
