@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -14,7 +14,9 @@ use crate::backup;
 use crate::caller::{Call, Lately};
 use crate::checkpoint::Checkpointer;
 use crate::config::Config;
-use crate::connection::{CheckpointMode, Checkpointed, Ran, Want, has_wal_reset_fix, open_writer, sqlite_version};
+use crate::connection::{
+    CheckpointMode, Checkpointed, Ran, Want, has_wal_reset_fix, open_writer, retry_busy, sqlite_version,
+};
 use crate::error::{Error, Kind, Result};
 use crate::group_commit::{Answer, Job};
 use crate::locking;
@@ -195,7 +197,16 @@ impl Engine {
     pub fn vacuum(&self, call: &Call) -> Result<()> {
         self.guarded(|shared| {
             call.caller.about_to_wait();
-            shared.writer.turn(call)?.run(|conn| conn.vacuum())
+            let turn = shared.writer.turn(call)?;
+            turn.run(|conn| match conn.vacuum() {
+                Err(error) if error.is_busy() => {
+                    shared.stats.busy_waits.one();
+                    let left = call.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                    let patience = shared.config.busy_timeout;
+                    retry_busy(left.map_or(patience, |left| left.min(patience)), || conn.vacuum())
+                }
+                done => done,
+            })
         })
     }
 
@@ -384,12 +395,13 @@ fn on_file(error: Error, path: &Path) -> Error {
 
 /// The path with its folder's links resolved, and its own if it exists: what SQLite and every other process will use.
 fn real_path(path: &Path) -> Result<PathBuf> {
-    if let Ok(real) = path.canonicalize() {
-        if real.is_dir() {
+    let not_found = match path.canonicalize() {
+        Ok(real) if real.is_dir() => {
             return Err(Error::new(Kind::Storage, "the path is a folder; name a file in it"));
         }
-        return Ok(real);
-    }
+        Ok(real) => return Ok(real),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -398,7 +410,11 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     let folder = folder.canonicalize().map_err(|error| {
         Error::new(Kind::Storage, format!("the folder {} cannot be used: {error}; make it first", folder.display()))
     })?;
-    Ok(folder.join(name))
+    let path = folder.join(name);
+    match path.read_link() {
+        Ok(target) if not_found => real_path(&folder.join(target)), // a link to a file that does not exist yet
+        _ => Ok(path),
+    }
 }
 
 #[cfg(unix)]

@@ -108,6 +108,8 @@ pub struct Group<'conn> {
     entries: Vec<Entry>,
     busy_timeout: Duration,
     replays: u64,
+    /// A replay could not begin: every job has its error, and whatever may still be in the transaction is not wanted.
+    is_lost: bool,
 }
 
 /// A group's end.
@@ -125,7 +127,7 @@ pub struct Ended {
 impl<'conn> Group<'conn> {
     /// An empty group in the transaction that was begun on this connection.
     pub fn new(conn: &'conn Connection, busy_timeout: Duration) -> Self {
-        Group { conn, entries: Vec::new(), busy_timeout, replays: 0 }
+        Group { conn, entries: Vec::new(), busy_timeout, replays: 0, is_lost: false }
     }
 
     /// Run a job. False if the group should take no more: it had to be run again, and commits what it has.
@@ -152,6 +154,7 @@ impl<'conn> Group<'conn> {
             // A transaction that SQLite has already ended, or that cannot be rolled back, shows at the BEGIN.
             let begun = self.conn.rollback().and_then(|()| retry_busy(self.busy_timeout, || self.conn.begin()));
             if let Err(error) = begun {
+                self.is_lost = true;
                 return self.fail_all(&error);
             }
             let Some(offender) = self.replay_once() else { return };
@@ -184,11 +187,7 @@ impl<'conn> Group<'conn> {
     /// Commit, and hand out the answers: nobody is answered before COMMIT has returned.
     pub fn commit(mut self) -> Ended {
         let started = Instant::now();
-        let committed = if self.conn.is_autocommit() {
-            None // a replay could not begin: every job has its error already
-        } else {
-            self.commit_or_fail_all()
-        };
+        let committed = if self.is_lost { None } else { self.commit_or_fail_all() };
         Ended {
             answers: self.entries.into_iter().map(|entry| entry.answer).collect(),
             wal_frames: committed,

@@ -1,12 +1,13 @@
 //! Named threads that work for callers who must not block. Must not know asyncio.
 //!
-//! One for each engine, the keeper: it takes back what was held for too long, and does a chore (checkpoints) when rung.
+//! Two for each engine: one takes back what was held for too long, the other does a chore (checkpoints) when rung. The chore
+//! waits for its turn behind whoever holds the writer, so whoever ends that hold must not be the one who waits.
 
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 use crate::revocable::Tenure;
@@ -25,14 +26,15 @@ struct Agenda {
 #[derive(Default)]
 pub struct Bell {
     agenda: Mutex<Agenda>,
-    rung: Condvar,
+    is_wanted: Condvar, // a chore is to be done
+    ends_sooner: Condvar, // a tenure ends before all others
 }
 
 impl Bell {
     /// Ask for the chore, as soon as the keeper is free.
     pub fn ring(&self) {
         self.agenda.lock().chore_at.get_or_insert_with(Instant::now);
-        self.rung.notify_one();
+        self.is_wanted.notify_one();
     }
 
     /// Revoke this when its deadline passes.
@@ -44,77 +46,88 @@ impl Bell {
         agenda.tenures.push((deadline, Arc::downgrade(tenure)));
         drop(agenda);
         if is_first {
-            self.rung.notify_one(); // it sleeps until a later one
+            self.ends_sooner.notify_one(); // its thread sleeps until a later one
         }
     }
 }
 
-/// The keeper's thread.
+/// The two threads.
 pub struct Keeper {
     bell: Arc<Bell>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    /// Start the thread.
+    /// Start the threads.
     pub fn start(bell: Arc<Bell>, chore: Chore) -> Result<Self> {
-        let inside = Arc::clone(&bell);
-        let thread = std::thread::Builder::new()
-            .name("walpool-keeper".into())
-            .spawn(move || keep(&inside, &chore))
-            .map_err(|error| Error::new(Kind::Operational, format!("no thread could be started: {error}")))?;
-        Ok(Keeper { bell, thread: Mutex::new(Some(thread)) })
+        let keeper = Keeper { bell, threads: Mutex::default() };
+        let (for_tenures, for_chores) = (Arc::clone(&keeper.bell), Arc::clone(&keeper.bell));
+        keeper.spawn("walpool-keeper", move || take_back(&for_tenures))?;
+        keeper.spawn("walpool-chores", move || do_chores(&for_chores, &chore))?;
+        Ok(keeper)
     }
 
-    /// End the thread and wait for it. Safe to call twice.
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+        let thread = thread
+            .map_err(|error| Error::new(Kind::Operational, format!("no thread could be started: {error}")))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// End the threads and wait for them. Safe to call twice.
     pub fn close(&self) {
         self.bell.agenda.lock().is_closing = true;
-        self.bell.rung.notify_one();
-        if let Some(thread) = self.thread.lock().take() {
-            // A panic in the keeper has been told on stderr; there is nothing left to do about it here.
+        self.bell.is_wanted.notify_one();
+        self.bell.ends_sooner.notify_one();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A panic in it has been told on stderr; there is nothing left to do about it here.
             let _ = thread.join();
         }
     }
 }
 
-fn keep(bell: &Bell, chore: &Chore) {
-    while let Some(duties) = next_duties(bell) {
-        for tenure in duties.overdue {
-            tenure.revoke();
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Revoke each tenure when its deadline passes, until the engine closes.
+fn take_back(bell: &Bell) {
+    let mut agenda = bell.agenda.lock();
+    while !agenda.is_closing {
+        let overdue = take_overdue(&mut agenda.tenures, Instant::now());
+        if !overdue.is_empty() {
+            MutexGuard::unlocked(&mut agenda, || overdue.iter().for_each(|tenure| tenure.revoke()));
+            continue;
         }
-        if duties.has_chore
-            && let Some(delay) = chore()
-        {
-            bell.agenda.lock().chore_at.get_or_insert(Instant::now() + delay);
+        let next = agenda.tenures.iter().map(|(deadline, _)| *deadline).min();
+        sleep_until(&bell.ends_sooner, &mut agenda, next);
+    }
+}
+
+/// Do the chore whenever it is wanted, until the engine closes.
+fn do_chores(bell: &Bell, chore: &Chore) {
+    let mut agenda = bell.agenda.lock();
+    while !agenda.is_closing {
+        if agenda.chore_at.take_if(|at| *at <= Instant::now()).is_none() {
+            let next = agenda.chore_at;
+            sleep_until(&bell.is_wanted, &mut agenda, next);
+            continue;
+        }
+        if let Some(delay) = MutexGuard::unlocked(&mut agenda, chore) {
+            agenda.chore_at.get_or_insert_with(|| Instant::now() + delay);
         }
     }
 }
 
-struct Duties {
-    overdue: Vec<Arc<dyn Tenure>>,
-    has_chore: bool,
-}
-
-/// Sleep until there is something to do; None when the engine closes.
-fn next_duties(bell: &Bell) -> Option<Duties> {
-    let mut agenda = bell.agenda.lock();
-    loop {
-        if agenda.is_closing {
-            return None;
+fn sleep_until(rung: &Condvar, agenda: &mut MutexGuard<'_, Agenda>, next: Option<Instant>) {
+    match next {
+        Some(next) => {
+            rung.wait_until(agenda, next);
         }
-        let now = Instant::now();
-        let has_chore = agenda.chore_at.take_if(|at| *at <= now).is_some();
-        let overdue = take_overdue(&mut agenda.tenures, now);
-        if has_chore || !overdue.is_empty() {
-            return Some(Duties { overdue, has_chore });
-        }
-        let next = agenda.tenures.iter().map(|(deadline, _)| *deadline).chain(agenda.chore_at).min();
-        match next {
-            Some(next) => {
-                bell.rung.wait_until(&mut agenda, next);
-            }
-            None => bell.rung.wait(&mut agenda),
-        }
+        None => rung.wait(agenda),
     }
 }
 

@@ -1,4 +1,4 @@
-"""No re-entrancy: inside `read()` and `transaction()` the pool's own verbs would wait for themselves, and are refused."""
+"""No re-entrancy: inside `read()` and `transaction()` the pool's own verbs would wait for themselves: refused."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import COUNT_TO, FOREVER, WITHIN, Caller, eventually, queue_up, writer_held
+from helpers import COUNT_TO, FOREVER, WITHIN, Caller, eventually, queue_up, run_queued, writer_held
 
 import walpool
 from walpool import errors
@@ -64,9 +65,14 @@ def test_block_that_ends_commits_and_nobody_sees_it_before(table: walpool.Pool) 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, errors.DataError])
 def test_exception_rolls_back_and_goes_on(table: walpool.Pool, kind: type[BaseException]) -> None:
     raised = kind("from the block")
-    with pytest.raises(kind) as caught, table.transaction() as tx:
-        insert(tx, 1)
-        raise raised
+
+    def block() -> None:
+        with table.transaction() as tx:
+            insert(tx, 1)
+            raise raised
+
+    with pytest.raises(kind) as caught:
+        block()
     assert caught.value is raised
     assert kept(table) == []
     table.execute("INSERT INTO t (a) VALUES (7)")
@@ -157,12 +163,17 @@ def test_statement_that_rolls_back_ends_the_transaction_and_the_commit_says_so(t
     table.script(
         "CREATE TABLE trap (a); CREATE TRIGGER spring BEFORE INSERT ON trap BEGIN SELECT RAISE(ROLLBACK, 'sprung'); END"
     )
-    with pytest.raises(errors.OperationalError, match="nothing of it is applied") as caught, table.transaction() as tx:
-        insert(tx, 1)
-        with pytest.raises(errors.IntegrityError):
-            tx.execute(sql)
-        with pytest.raises(errors.OperationalError, match="nothing of it is applied"):
-            insert(tx, 3)
+
+    def block() -> None:
+        with table.transaction() as tx:
+            insert(tx, 1)
+            with pytest.raises(errors.IntegrityError):
+                tx.execute(sql)
+            with pytest.raises(errors.OperationalError, match="nothing of it is applied"):
+                insert(tx, 3)
+
+    with pytest.raises(errors.OperationalError, match="nothing of it is applied") as caught:
+        block()
     assert caught.value.outcome == "not_applied"
     assert kept(table) == []
     table.execute("INSERT INTO t (a) VALUES (7)")
@@ -170,9 +181,13 @@ def test_statement_that_rolls_back_ends_the_transaction_and_the_commit_says_so(t
 
 
 def test_deferred_foreign_key_fails_at_commit_and_nothing_is_written(table: walpool.Pool) -> None:
-    with pytest.raises(errors.IntegrityError) as caught, table.transaction() as tx:
-        insert(tx, 1)
-        tx.execute("INSERT INTO child VALUES (404)")
+    def block() -> None:
+        with table.transaction() as tx:
+            insert(tx, 1)
+            tx.execute("INSERT INTO child VALUES (404)")
+
+    with pytest.raises(errors.IntegrityError) as caught:
+        block()
     assert (caught.value.outcome, caught.value.sqlite_errorname) == ("not_applied", "SQLITE_CONSTRAINT_FOREIGNKEY")
     assert kept(table) == []
     assert table.fetchval("SELECT count(*) FROM child") == 0
@@ -188,16 +203,30 @@ def test_deferred_foreign_key_may_be_mended_before_commit(table: walpool.Pool) -
 
 
 def test_schema_may_be_changed_and_rolled_back(table: walpool.Pool) -> None:
-    with pytest.raises(ZeroDivisionError), table.transaction() as tx:
-        tx.execute("CREATE TABLE other (a)")
-        tx.execute("INSERT INTO other VALUES (1)")
-        assert tx.fetchval("SELECT a FROM other") == 1
-        raise ZeroDivisionError
+    def block() -> None:
+        with table.transaction() as tx:
+            tx.execute("CREATE TABLE other (a)")
+            tx.execute("INSERT INTO other VALUES (1)")
+            assert tx.fetchval("SELECT a FROM other") == 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
     with pytest.raises(errors.ProgrammingError, match="no such table: other"):
         table.fetch("SELECT a FROM other")
 
 
 # Savepoints
+
+
+def undone(tx: walpool.Transaction, *values: int) -> None:
+    """Insert each value, the later ones in a savepoint inside, and fail."""
+    with tx.transaction():
+        insert(tx, values[0])
+        for a in values[1:]:
+            with tx.transaction():
+                insert(tx, a)
+        raise ZeroDivisionError
 
 
 def test_savepoint_keeps_what_it_did(table: walpool.Pool) -> None:
@@ -213,9 +242,8 @@ def test_savepoint_keeps_what_it_did(table: walpool.Pool) -> None:
 def test_savepoint_undoes_itself_alone(table: walpool.Pool) -> None:
     with table.transaction() as tx:
         insert(tx, 1)
-        with pytest.raises(ZeroDivisionError), tx.transaction():
-            insert(tx, 2)
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            undone(tx, 2)
         insert(tx, 3)
     assert kept(table) == [1, 3]
 
@@ -224,24 +252,24 @@ def test_savepoints_nest(table: walpool.Pool) -> None:
     with table.transaction() as tx:
         with tx.transaction():
             insert(tx, 1)
-            with pytest.raises(ZeroDivisionError), tx.transaction():
-                insert(tx, 2)
-                with tx.transaction():
-                    insert(tx, 3)
-                raise ZeroDivisionError
+            with pytest.raises(ZeroDivisionError):
+                undone(tx, 2, 3)
             insert(tx, 4)
-        with pytest.raises(ZeroDivisionError), tx.transaction():
-            with tx.transaction():
-                insert(tx, 5)
-            raise ZeroDivisionError
-    assert kept(table) == [1, 4]
+        with pytest.raises(ZeroDivisionError):
+            undone(tx, 5, 6)
+        insert(tx, 7)
+    assert kept(table) == [1, 4, 7]
 
 
 def test_savepoint_that_sqlite_rolled_back_lets_the_blocks_own_error_through(table: walpool.Pool) -> None:
-    with pytest.raises(errors.IntegrityError, match="UNIQUE") as caught, table.transaction() as tx:
-        insert(tx, 1)
-        with tx.transaction():
-            tx.execute("INSERT OR ROLLBACK INTO t (a) VALUES (1)")
+    def block() -> None:
+        with table.transaction() as tx:
+            insert(tx, 1)
+            with tx.transaction():
+                tx.execute("INSERT OR ROLLBACK INTO t (a) VALUES (1)")
+
+    with pytest.raises(errors.IntegrityError, match="UNIQUE") as caught:
+        block()
     assert isinstance(caught.value.__context__, errors.OperationalError)
     assert kept(table) == []
 
@@ -272,21 +300,11 @@ def test_transactions_and_jobs_are_served_in_the_order_in_which_they_came(table:
 def test_transaction_begins_only_after_the_group_before_it_is_committed(table: walpool.Pool) -> None:
     def lease() -> list[int]:
         with table.transaction() as tx:
-            seen = tx.fetchval("SELECT count(*) FROM t")
-            return [seen, table.stats()["jobs_waiting"]]
+            return [tx.fetchval("SELECT count(*) FROM t"), Caller(lambda: len(kept(table))).outcome()]
 
-    with writer_held(table):
-        callers = queue_up(
-            table,
-            [
-                lambda: table.execute("INSERT INTO t (a) VALUES (1)"),
-                lambda: table.execute("INSERT INTO t (a) VALUES (2)"),
-                lease,
-                lambda: table.execute("INSERT INTO t (a) VALUES (3)"),
-            ],
-        )
-    assert callers[2].outcome() == [2, 1]
-    assert callers[3].outcome().rowcount == 1
+    insert_one = "INSERT INTO t (b) VALUES (NULL)"
+    jobs = [partial(table.execute, insert_one) for _ in range(3)]
+    assert run_queued(table, [jobs[0], jobs[1], lease, jobs[2]])[2] == [2, 2]
 
 
 def test_counting_in_transactions_from_many_threads_loses_nothing(
@@ -343,15 +361,12 @@ def test_tx_is_refused_in_another_thread(table: walpool.Pool) -> None:
 def test_tx_is_refused_after_its_end(table: walpool.Pool) -> None:
     with table.transaction() as tx:
         insert(tx, 1)
-    with pytest.raises(ZeroDivisionError), table.transaction() as undone:
-        raise ZeroDivisionError
-    for ended in (tx, undone):
-        with pytest.raises(errors.InterfaceError, match="ended"):
-            insert(ended, 2)
-        with pytest.raises(errors.InterfaceError, match="ended"):
-            ended.fetch("SELECT 1")
-        with pytest.raises(errors.InterfaceError, match="ended"), ended.transaction():
-            pass
+    with pytest.raises(errors.InterfaceError, match="ended"):
+        insert(tx, 2)
+    with pytest.raises(errors.InterfaceError, match="ended"):
+        tx.fetch("SELECT 1")
+    with pytest.raises(errors.InterfaceError, match="ended"), tx.transaction():
+        pytest.fail("the block began")
     assert kept(table) == [1]
 
 
@@ -387,7 +402,8 @@ def test_generator_that_is_dropped_in_another_thread_frees_the_writer(table: wal
 
 def test_thread_that_ends_with_a_transaction_open_frees_the_writer(table: walpool.Pool) -> None:
     def begin_and_forget() -> None:
-        insert(table.transaction().__enter__(), 1)
+        block = table.transaction()
+        insert(block.__enter__(), 1)
 
     assert Caller(begin_and_forget).outcome() is None
     table.execute("INSERT INTO t (a) VALUES (7)", timeout=WITHIN)
@@ -397,50 +413,47 @@ def test_thread_that_ends_with_a_transaction_open_frees_the_writer(table: walpoo
 # The deadline
 
 
-def test_idle_transaction_is_taken_back_after_transaction_timeout(impatient: walpool.Pool) -> None:
-    with (
-        pytest.raises(errors.TransactionTimeout, match="open for longer than") as caught,
-        impatient.transaction() as tx,
-    ):
+def overstay(pool: walpool.Pool, then: Callable[[walpool.Transaction], object]) -> None:
+    """Hold a transaction past its deadline, and go on inside the block."""
+    revoked = pool.stats()["leases_revoked"]
+    with pool.transaction() as tx:
         insert(tx, 1)
-        job = Caller(lambda: impatient.execute("INSERT INTO t VALUES (7)"))
-        assert job.outcome().rowcount == 1  # the writer went on although this block has not ended
-        insert(tx, 2)
+        eventually(lambda: pool.stats()["leases_revoked"] > revoked)
+        then(tx)
+
+
+def test_idle_transaction_is_taken_back_and_the_writer_goes_to_the_next(impatient: walpool.Pool) -> None:
+    def block() -> None:
+        with impatient.transaction() as tx:
+            insert(tx, 1)
+            job = Caller(lambda: impatient.execute("INSERT INTO t VALUES (7)"))
+            assert job.outcome().rowcount == 1  # although this block has not ended
+
+    with pytest.raises(errors.TransactionTimeout, match="open for longer than") as caught:
+        block()
     assert (caught.value.outcome, caught.value.retryable) == ("not_applied", False)
     assert kept(impatient) == [7]
     assert impatient.stats()["leases_revoked"] == 1
 
 
-def test_idle_transaction_is_taken_back_although_nobody_waits(impatient: walpool.Pool) -> None:
-    with pytest.raises(errors.TransactionTimeout), impatient.transaction() as tx:
-        insert(tx, 1)
-        eventually(lambda: impatient.stats()["leases_revoked"] == 1)
-    assert kept(impatient) == []
+def test_transaction_that_was_taken_back_is_of_no_use(impatient: walpool.Pool) -> None:
+    def use(tx: walpool.Transaction) -> None:
+        with pytest.raises(errors.TransactionTimeout):
+            insert(tx, 2)
+        with pytest.raises(errors.TransactionTimeout):
+            tx.fetch("SELECT 1")
+        with pytest.raises(errors.TransactionTimeout), tx.transaction():
+            pytest.fail("the block began")
 
-
-def test_commit_after_the_deadline_says_that_nothing_was_written(impatient: walpool.Pool) -> None:
-    with pytest.raises(errors.TransactionTimeout) as caught, impatient.transaction() as tx:
-        insert(tx, 1)
-        eventually(lambda: impatient.stats()["leases_revoked"] == 1)
+    with pytest.raises(errors.TransactionTimeout) as caught:
+        overstay(impatient, use)
     assert caught.value.outcome == "not_applied"
     assert kept(impatient) == []
 
 
-@pytest.mark.parametrize("sql", [f"INSERT INTO t {COUNT_TO}", COUNT_TO], ids=["a write", "a read"])
-def test_statement_that_runs_past_the_deadline_is_stopped(impatient: walpool.Pool, sql: str) -> None:
-    with pytest.raises(errors.TransactionTimeout), impatient.transaction() as tx:
-        insert(tx, 1)
-        with pytest.raises(errors.TransactionTimeout, match="ran past transaction_timeout"):
-            tx.execute(sql, (FOREVER,))
-    impatient.execute("INSERT INTO t VALUES (7)")
-    assert kept(impatient) == [7]
-
-
 def test_exception_in_a_block_that_was_taken_back_is_the_one_to_tell(impatient: walpool.Pool) -> None:
-    with pytest.raises(ZeroDivisionError), impatient.transaction() as tx:
-        insert(tx, 1)
-        eventually(lambda: impatient.stats()["leases_revoked"] == 1)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        overstay(impatient, lambda tx: 1 // 0)
     assert kept(impatient) == []
 
 

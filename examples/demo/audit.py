@@ -52,8 +52,8 @@ def _memories(path: Path) -> list[str]:
     if path.is_dir():
         import lancedb
 
-        rows = lancedb.connect(str(path)).open_table("memories").search().select(["id"]).to_list()
-        return [row["id"] for row in rows]
+        table = lancedb.connect(str(path)).open_table("memories")
+        return [str(record_id) for record_id in table.to_arrow().column("id").to_pylist()]
     return [record_id for (record_id,) in _rows(path, "SELECT id FROM memory_records")]
 
 

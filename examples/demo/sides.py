@@ -40,6 +40,9 @@ class Side(Protocol):
     def synchronous(self, folder: Path) -> str:
         """Return what `PRAGMA synchronous` is for those who write there."""
 
+    def sqlite_version(self) -> str:
+        """Return the version of the SQLite that this side uses."""
+
 
 class Defaults:
     """CrewAI as it comes: LanceDB, and SQLite with a connection an operation, both behind polled file locks."""
@@ -65,6 +68,9 @@ class Defaults:
         with closing(sqlite3.connect(self.files(folder).flow)) as connection:
             connection.execute("SELECT count(*) FROM flow_states").fetchone()
             return _LEVELS[connection.execute("PRAGMA synchronous").fetchone()[0]]
+
+    def sqlite_version(self) -> str:
+        return sqlite3.sqlite_version
 
 
 class Walpool:
@@ -99,6 +105,11 @@ class Walpool:
 
         with walpool.get_pool(self.files(folder).flow) as pool:
             return str(pool.settings.synchronous)
+
+    def sqlite_version(self) -> str:
+        import walpool
+
+        return str(walpool.sqlite_version)
 
 
 _LEVELS = {0: "off", 1: "normal", 2: "full", 3: "extra"}

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,7 +47,7 @@ def _run(name: str, rounds: int, workers: int, limit: float, tell: Callable[[dic
     meter.watch(*side.classes())
     shift = _Shift(workload.run_round, rounds, workers, limit, tell)
     shift.finished.append(workload.run_round("the warm-up"))  # imports what is imported lazily, makes the tables
-    tell({"started": True})
+    tell({"rounds": 0})
     meter.restart()
     seconds = shift.run()
     done = len(shift.finished) - 1
@@ -66,6 +67,9 @@ def _run(name: str, rounds: int, workers: int, limit: float, tell: Callable[[dic
         "errors": dict(meter.errors),
         "failed_rounds": dict(shift.failed),
         "synchronous": side.synchronous(storage),
+        "sqlite": side.sqlite_version(),
+        "versions": {name: version(name) for name in ("crewai", "walpool")},
+        "dims": import_module("offline").DIMS,
         "memories_expected": len(shift.finished) * workload.MEMORIES_PER_ROUND,
         "reports": [report.model_dump() for report in shift.finished],
         "acknowledged": asdict(meter.ledger),

@@ -35,7 +35,7 @@ class ReportFlow(Flow[Report]):
     def write(self) -> None:
         """Run the crew."""
         if not self.state.text:
-            self.state.text = report_crew(self.state.topic).kickoff().raw
+            self.state.text = str(report_crew(self.state.topic).kickoff())
 
     @listen(write)
     def file(self) -> None:

@@ -45,8 +45,9 @@ const OWN_STATEMENTS: usize = 8; // the texts above: walpool's own never push a 
 const NO_ROWID: i64 = i64::MIN; // no sane table has it; 0 is one that people do use
 
 thread_local! {
-    /// Frames in the WAL after this thread's last commit: SQLite tells it to a hook that can carry no state of its own.
-    static WAL_FRAMES: Cell<u32> = const { Cell::new(0) };
+    /// Frames in the WAL after the commit that runs on this thread, if it wrote any: SQLite tells it to a hook that can carry
+    /// no state of its own.
+    static WAL_FRAMES: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// SQLite's checkpoint modes. <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>
@@ -86,6 +87,7 @@ pub struct Connection {
     guard: Guard,
     watch: Watch,
     lately: Arc<Lately>,
+    wal_frames: Cell<u32>,
 }
 
 /// The flags with which readers are opened.
@@ -140,7 +142,7 @@ fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
     raw.pragma_update_and_check(None, "journal_size_limit", wal_limit, |_| Ok(()))?;
     // This hook also takes the place of SQLite's own checkpoint inside COMMIT.
     raw.wal_hook(Some(|_, frames| {
-        WAL_FRAMES.set(u32::try_from(frames).unwrap_or(0));
+        WAL_FRAMES.set(u32::try_from(frames).ok());
         Ok(())
     }));
     Ok(())
@@ -193,7 +195,7 @@ impl Connection {
     pub fn adopt(raw: Raw, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
         let guard = Guard::install(&raw)?;
         let watch = Watch::install(&raw, stats)?;
-        Ok(Connection { raw, guard, watch, lately })
+        Ok(Connection { raw, guard, watch, lately, wal_frames: Cell::new(0) })
     }
 
     /// The watch over what runs here.
@@ -207,12 +209,13 @@ impl Connection {
     }
 
     fn own(&self, sql: &str) -> Result<()> {
-        self.guard.own(|| {
+        let run = || {
             let mut stmt = self.raw.prepare_cached(sql)?;
             let mut rows = stmt.raw_query();
             while rows.next()?.is_some() {}
             Ok(())
-        })
+        };
+        self.watch.shield(|| self.guard.own(run))
     }
 
     /// Begin a write transaction; `Busy` at once where another process has one.
@@ -240,10 +243,14 @@ impl Connection {
         })
     }
 
-    /// Commit, and say how many frames the WAL has now.
+    /// Commit, and say how many frames the WAL has since the last commit that wrote something.
     pub fn commit(&self) -> Result<u32> {
+        WAL_FRAMES.set(None);
         self.own(COMMIT)?;
-        Ok(WAL_FRAMES.get())
+        if let Some(frames) = WAL_FRAMES.get() {
+            self.wal_frames.set(frames);
+        }
+        Ok(self.wal_frames.get())
     }
 
     /// Roll back what is open; does nothing outside a transaction.
@@ -417,7 +424,7 @@ impl Connection {
 
     /// Rewrite the whole file without its holes. Not inside a transaction.
     pub fn vacuum(&self) -> Result<()> {
-        self.guard.own(|| Ok(self.raw.execute_batch("VACUUM")?))
+        self.guard.own(|| self.raw.execute_batch("VACUUM")).map_err(|error| self.explain(error.into()))
     }
 
     /// Every problem that SQLite finds in the file; empty where it finds none.

@@ -141,7 +141,10 @@ self_cell!(
 );
 
 /// A statement that stays in the middle of its rows between calls, together with the connection it runs on.
-pub struct Cursor(Held);
+pub struct Cursor {
+    held: Held,
+    has_ended: bool,
+}
 
 // SAFETY: rusqlite's Statement is not Send because it borrows its connection, which is not Sync. Here both move together, and
 // whoever has the cursor has the only way to either; SQLite itself (THREADSAFE=2) asks for no more than one thread at a time.
@@ -156,15 +159,19 @@ impl Cursor {
             bind(&mut stmt, params)?;
             Ok::<_, Error>(stmt)
         })?;
-        Ok(Cursor(held))
+        Ok(Cursor { held, has_ended: false })
     }
 
-    /// The next rows, `most` at most; fewer, or none, at the end.
+    /// The next rows, `most` at most; fewer, or none, at the end. Behind the end, or an error, there are none.
     pub fn next_rows(&mut self, want: Want) -> Result<Rows> {
-        self.0.with_dependent_mut(|owner, stmt| {
+        let has_ended = &mut self.has_ended;
+        self.held.with_dependent_mut(|owner, stmt| {
             let mut collected = Rows::of_width(stmt.column_count());
             if want.columns {
                 collected.columns = stmt.column_names().into_iter().map(Into::into).collect();
+            }
+            if std::mem::replace(has_ended, true) {
+                return Ok(collected); // a statement that is stepped behind its end begins anew
             }
             let mut rows = stmt.raw_query();
             while collected.len() < want.most {
@@ -176,13 +183,14 @@ impl Cursor {
             }
             // Dropping it would reset the statement; the cursor must stay where it is.
             std::mem::forget(rows);
+            *has_ended = false;
             Ok(collected)
         })
     }
 
     /// The connection that the cursor runs on.
     pub fn connection(&self) -> &super::Connection {
-        (**self.0.borrow_owner()).as_ref()
+        (**self.held.borrow_owner()).as_ref()
     }
 }
 

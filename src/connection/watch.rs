@@ -1,6 +1,7 @@
 //! Watching a statement while it runs, from SQLite's progress handler: its caller's budget, its deadline, an interrupt.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -58,6 +59,7 @@ struct State {
 pub struct Watch {
     // Never contended: the connection is used by one thread at a time. A mutex, because SQLite's callback must be `Send`.
     state: Arc<Mutex<State>>,
+    is_shielded: Arc<AtomicBool>,
     stats: Arc<Stats>,
 }
 
@@ -74,7 +76,7 @@ impl Watch {
             has_yielded: true,
             stopped_by: None,
         };
-        let watch = Watch { state: Arc::new(Mutex::new(state)), stats };
+        let watch = Watch { state: Arc::new(Mutex::new(state)), is_shielded: Arc::default(), stats };
         let handler = watch.clone();
         raw.progress_handler(STEPS, Some(move || handler.look()))?;
         Ok(watch)
@@ -90,6 +92,18 @@ impl Watch {
         state.next_poll = since + WAIT_SLICE;
         state.has_yielded = false;
         state.stopped_by = None;
+    }
+
+    /// Run walpool's own statement: it is stopped by nobody, and asks nobody.
+    ///
+    /// What is armed was meant for a caller's statement: its limit may be long over, and its caller's thread another one,
+    /// as when the keeper rolls back. And SQLite looks here once more behind the last step: a COMMIT that is stopped there
+    /// has been applied, and says that it was not.
+    pub fn shield<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.is_shielded.store(true, Ordering::Relaxed);
+        let done = work();
+        self.is_shielded.store(false, Ordering::Relaxed);
+        done
     }
 
     /// What runs next is known to be long: give the caller's thread up before it starts.
@@ -125,6 +139,9 @@ impl Watch {
     /// SQLite counts a cached statement's steps over all its runs, so that a short statement comes here now and then too:
     /// the clock decides, not the count.
     fn look(&self) -> bool {
+        if self.is_shielded.load(Ordering::Relaxed) {
+            return false;
+        }
         let now = Instant::now();
         let (caller, must_yield, must_poll) = {
             let mut state = self.state.lock();

@@ -16,11 +16,13 @@ use std::time::Instant;
 
 use super::queue::{Ticket, Wish};
 use super::{Begun, Turn, Writer};
+use parking_lot::Mutex;
+
 use crate::caller::Call;
 use crate::connection::{Connection, Limit, Ran, Want, Watch};
 use crate::error::{Error, Kind, Result};
 use crate::group_commit::commit_outcome;
-use crate::log::Level;
+use crate::log::{Level, excerpt};
 use crate::revocable::{Refused, Revocable, Tenure};
 use crate::value::{Params, Rows};
 
@@ -30,6 +32,8 @@ pub struct Transaction {
     writer: Arc<Writer>,
     began: Instant,
     deadline: Instant,
+    /// For the one who wonders who held the writer.
+    last_sql: Mutex<String>,
 }
 
 /// An open transaction; dropping it rolls back.
@@ -57,7 +61,9 @@ impl Writer {
         self.stats.leases.one();
         let began = Instant::now();
         let deadline = began + self.rules.transaction_timeout;
-        Ok(Lease(Arc::new(Transaction { turn: Revocable::new(turn), writer: Arc::clone(self), began, deadline })))
+        let last_sql = Mutex::new("(no statement yet)".to_owned());
+        let writer = Arc::clone(self);
+        Ok(Lease(Arc::new(Transaction { turn: Revocable::new(turn), writer, began, deadline, last_sql })))
     }
 }
 
@@ -69,6 +75,7 @@ impl Lease {
 
     /// Run one statement.
     pub fn execute(&self, call: &Call, sql: &str, params: &Params) -> Result<Ran> {
+        self.0.note(sql);
         self.0.with(call, |conn| {
             conn.forget_last_rowid();
             conn.run(sql, params)
@@ -77,6 +84,7 @@ impl Lease {
 
     /// Run one statement for each row of parameters: all of them or none.
     pub fn execute_many(&self, call: &Call, sql: &str, rows: &[Params]) -> Result<Ran> {
+        self.0.note(sql);
         self.0.with(call, |conn| {
             conn.mark()?;
             conn.forget_last_rowid();
@@ -90,6 +98,7 @@ impl Lease {
 
     /// Read inside the transaction: its own writes are seen.
     pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
+        self.0.note(sql);
         self.0.with(call, |conn| conn.fetch(sql, params, want, call.started))
     }
 
@@ -195,19 +204,25 @@ impl Transaction {
         }
     }
 
+    fn note(&self, sql: &str) {
+        let mut last = self.last_sql.lock();
+        last.clear();
+        last.push_str(sql);
+    }
+
     fn take_back(&self, turn: Turn) {
         // Should the rollback fail, the next BEGIN says so.
         let _ = turn.run(Connection::rollback);
         drop(turn);
         self.writer.stats.leases_revoked.one();
         self.tell_end();
-        self.writer.log.add(
-            Level::Warning,
-            format!(
-                "a transaction was rolled back after {:.1} s (transaction_timeout)",
-                self.began.elapsed().as_secs_f64()
-            ),
-        );
+        self.warn("transaction rolled back (transaction_timeout)");
+    }
+
+    fn warn(&self, what: &str) {
+        let (held, last) = (self.began.elapsed().as_secs_f64(), excerpt(&self.last_sql.lock()));
+        let text = format!("{what}: it held the writer for {held:.3} s; its last statement: {last}");
+        self.writer.log.add(Level::Warning, text);
     }
 
     fn tell_end(&self) {
@@ -215,10 +230,7 @@ impl Transaction {
         self.writer.stats.lease.record_duration(held);
         if held > self.writer.rules.slow_threshold {
             self.writer.stats.slow.one();
-            self.writer.log.add(
-                Level::Warning,
-                format!("slow lease: the writer was held for {:.3} s by one transaction", held.as_secs_f64()),
-            );
+            self.warn("slow lease");
         }
     }
 }

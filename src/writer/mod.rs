@@ -28,7 +28,7 @@ pub use self::lease::{Lease, Transaction};
 use self::queue::{Queue, Ticket, Wish, Woken};
 use crate::caller::{Call, WAIT_SLICE, lock_telling};
 use crate::config::{Config, Synchronous};
-use crate::connection::{BUSY_RETRY, Connection};
+use crate::connection::{BUSY_RETRY, Connection, Limit};
 use crate::error::{Error, Kind, Outcome, Result};
 use crate::group_commit::{Answer, Ended, Group, Job};
 use crate::grouping::{Bounds, Load};
@@ -175,9 +175,14 @@ impl Writer {
         }
     }
 
-    /// Take the writer connection, with nothing begun on it, when the turn comes.
+    /// Take the writer connection, with nothing begun on it, when the turn comes. What runs on it may be interrupted.
     pub fn turn(self: &Arc<Self>, call: &Call) -> Result<Turn> {
-        self.turn_of(call, &Ticket::new(Wish::Turn, call))
+        let turn = self.turn_of(call, &Ticket::new(Wish::Turn, call))?;
+        turn.run(|conn| {
+            conn.watch().arm(call, Instant::now(), call.deadline().map(Limit::Timeout), true);
+            conn.rollback() // what a failed COMMIT may have left open
+        })?;
+        Ok(turn)
     }
 
     fn turn_of(self: &Arc<Self>, call: &Call, ticket: &Arc<Ticket>) -> Result<Turn> {
@@ -226,6 +231,7 @@ impl Writer {
     /// Refuse the ticket where the queue has its number of jobs; hold it back while the queue has its bytes.
     fn make_room(&self, call: &Call, ticket: &Ticket, queue: &mut MutexGuard<'_, Queue>) -> Result<()> {
         let deadline = call.wait_deadline(self.rules.write_timeout);
+        let mut ask_at = Instant::now() + WAIT_SLICE;
         loop {
             if queue.is_closed {
                 return Err(Error::new(Kind::Closed, "the pool is closed"));
@@ -236,32 +242,36 @@ impl Writer {
             if queue.len() == 0 || queue.bytes() + ticket.bytes() <= self.rules.max_waiting_bytes {
                 return Ok(());
             }
-            self.tell_waiting(call);
-            let slice = Instant::now() + WAIT_SLICE;
-            if !self.room.wait_until(queue, deadline.min(slice)).timed_out() {
-                continue;
-            }
-            if Instant::now() >= deadline {
+            // By the clock, not by how the sleep ended: others who come and go may ring all the time.
+            let now = Instant::now();
+            if now >= deadline {
                 return Err(write_timeout("the queue stayed over max_waiting_bytes"));
             }
-            if MutexGuard::unlocked(queue, || is_interrupted(call)) {
-                return Err(interrupted(Outcome::NotApplied));
+            if now >= ask_at {
+                ask_at = now + WAIT_SLICE;
+                if MutexGuard::unlocked(queue, || is_interrupted(call)) {
+                    return Err(interrupted(Outcome::NotApplied));
+                }
+                continue; // there may be room now
             }
+            self.tell_waiting(call);
+            self.room.wait_until(queue, deadline.min(ask_at));
         }
     }
 
     /// Sleep until the job is answered or a turn is offered.
     fn wait(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Woken> {
         self.tell_waiting(call);
-        let deadline = call.wait_deadline(self.rules.write_timeout);
+        let mut deadline = call.wait_deadline(self.rules.write_timeout);
         loop {
             if let Some(woken) = ticket.sleep(deadline) {
                 return Ok(woken);
             }
-            if let Some(error) = self.overdue(call, ticket)
-                && self.withdraw(ticket)
-            {
-                return Err(error);
+            if let Some(error) = self.overdue(call, ticket) {
+                if self.withdraw(ticket) {
+                    return Err(error);
+                }
+                deadline = Instant::now() + WAIT_SLICE; // a group has it, and will answer: there is no other end to this wait
             }
             if call.caller.can_be_interrupted() {
                 ticket.go_away();
@@ -279,8 +289,9 @@ impl Writer {
             return Err(self.abandon(ticket));
         }
         let mut queue = self.queue.lock();
-        ticket.come_back();
-        Ok(queue.take_seat(ticket))
+        // One whose job was run meanwhile leaves a free seat to those who need it.
+        let is_waiting = ticket.come_back();
+        Ok(if is_waiting { queue.take_seat(ticket) } else { None })
     }
 
     /// The interrupt of a caller: its job is withdrawn, or, if a group has it already, ends as it would have.
@@ -314,14 +325,19 @@ impl Writer {
         }))
     }
 
-    /// Leave the queue. False if a group has taken the ticket, or a turn was offered to it.
+    /// Leave the queue. False if it is no longer there: a group has taken the job, or a lease was given its turn.
     fn withdraw(&self, ticket: &Arc<Ticket>) -> bool {
         let mut queue = self.queue.lock();
         if !queue.remove(ticket) {
             return false;
         }
         self.stats.jobs_withdrawn.one();
-        queue.pass_on_free_seat(); // it may have been the one for whom the seat lay free
+        match ticket.take_news() {
+            // A job that is offered the seat stays in the queue. The offer may come between the end of its caller's
+            // patience and here; the connection must not go with the ticket.
+            Some(Woken::Turn(conn)) => queue.pass_on(conn),
+            _ => queue.pass_on_free_seat(), // it may have been the one for whom the seat lay free
+        }
         self.after_leaving(&queue);
         true
     }
@@ -351,16 +367,21 @@ impl Writer {
             conn.watch().arm(call, started, None, false);
             conn.rollback()?; // what a failed COMMIT may have left open
             let begun = self.begin_patiently(call, conn, ticket, started);
-            let mut queue = self.queue.lock();
-            if let Some(since) = queue.busy_since.take() {
-                self.stats.busy_waits.one();
-                self.stats.busy_wait.record_duration(since.elapsed());
-                if matches!(begun, Ok(Begun::MustAsk)) {
-                    queue.busy_since = Some(since); // it goes on being busy while the caller is asked
-                }
+            if !matches!(begun, Ok(Begun::MustAsk)) {
+                self.tell_busy_wait(&begun);
             }
             begun
         })
+    }
+
+    fn tell_busy_wait(&self, begun: &Result<Begun>) {
+        let mut queue = self.queue.lock();
+        let Some(since) = queue.busy_since else { return };
+        self.stats.busy_waits.one();
+        self.stats.busy_wait.record_duration(since.elapsed());
+        if begun.is_ok() {
+            queue.busy_since = None; // else it goes on for those behind: each has its own clock, and it runs from here
+        }
     }
 
     /// Give up before the group begins, where COMMIT will wait for the disk anyway, or where other threads write too: they

@@ -93,10 +93,8 @@ impl Ticket {
         let mut slot = self.slot.lock();
         let until = deadline.min(Instant::now() + WAIT_SLICE);
         loop {
-            match std::mem::replace(&mut *slot, Slot::Taken) {
-                Slot::Answered(answer) => return Some(Woken::Answer(answer)),
-                Slot::Turn(conn) => return Some(Woken::Turn(conn)),
-                other => *slot = other,
+            if let Some(news) = slot.take_news() {
+                return Some(news);
             }
             if self.woken.wait_until(&mut slot, until).timed_out() && !slot.is_news() {
                 return None;
@@ -106,15 +104,7 @@ impl Ticket {
 
     /// What has come in, without sleeping.
     pub fn take_news(&self) -> Option<Woken> {
-        let mut slot = self.slot.lock();
-        match std::mem::replace(&mut *slot, Slot::Taken) {
-            Slot::Answered(answer) => Some(Woken::Answer(answer)),
-            Slot::Turn(conn) => Some(Woken::Turn(conn)),
-            other => {
-                *slot = other;
-                None
-            }
-        }
+        self.slot.lock().take_news()
     }
 
     /// From now on no turn is offered.
@@ -125,12 +115,14 @@ impl Ticket {
         }
     }
 
-    /// From now on a turn may be offered again.
-    pub fn come_back(&self) {
+    /// From now on a turn may be offered again. False if there is nothing to wait for in the queue: a group has taken the
+    /// job, or there is news.
+    pub fn come_back(&self) -> bool {
         let mut slot = self.slot.lock();
         if matches!(*slot, Slot::Away) {
             *slot = Slot::Waiting;
         }
+        matches!(*slot, Slot::Waiting)
     }
 
     fn take(&self) {
@@ -152,6 +144,18 @@ impl Ticket {
 impl Slot {
     fn is_news(&self) -> bool {
         matches!(self, Slot::Turn(_) | Slot::Answered(_))
+    }
+
+    fn take_news(&mut self) -> Option<Woken> {
+        match std::mem::replace(self, Slot::Waiting) {
+            Slot::Answered(answer) => Some(Woken::Answer(answer)),
+            // Its job is still in the queue, and may find no room in the group that it leads: it waits for another turn then.
+            Slot::Turn(conn) => Some(Woken::Turn(conn)),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -303,6 +307,9 @@ impl Queue {
             if is_turn {
                 break; // first come, first served: nobody leads past it
             }
+        }
+        if self.line.is_empty() {
+            self.busy_since = None; // whoever comes next finds out anew
         }
         self.seat = Seat::Free(conn);
     }

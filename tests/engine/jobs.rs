@@ -146,7 +146,7 @@ fn job_that_is_no_sql_or_has_wrong_parameters_fails_alone() {
 
 #[test]
 fn row_that_cannot_be_returned_undoes_the_insert_that_would_return_it() {
-    let offender = job("INSERT INTO item VALUES (2, 'new'), (3, 'newer') RETURNING abs(-9223372036854775807 - id + 2)");
+    let offender = job("INSERT INTO item VALUES (2, 'new'), (3, 'newer') RETURNING abs(-9223372036854775807 + 2 - id)");
     assert_undoes_itself_and_nothing_else(offender, Kind::Programming, 0);
 }
 

@@ -82,7 +82,7 @@ fn transaction_is_taken_back_in_time_while_a_checkpoint_is_due() {
     });
     let first = db.lease(&Call::internal()).unwrap();
     thread::scope(|scope| {
-        let large = scope.spawn(|| submit(&db, insert_bytes(1, 6_000_000)));
+        let large = scope.spawn(|| submit(&db, insert_bytes(1, 20_000_000)));
         until_waiting(&db, 1);
         let held = scope.spawn(|| db.lease(&Call::internal()));
         until_waiting(&db, 2);

@@ -244,37 +244,23 @@ pub fn failure<T: std::fmt::Debug>(done: Result<T>) -> Error {
     done.expect_err("it should have failed")
 }
 
-/// A caller that says when it is told that the engine waits, and when what runs has used up its budget.
-pub struct Telling {
-    waits: Option<Sender<()>>,
-    runs: Option<Sender<()>>,
-}
+/// A caller that says when it is told that the engine waits.
+pub struct Telling(Sender<()>);
 
 impl Telling {
-    /// It tells of every wait.
+    /// The caller, and what tells of every wait.
     pub fn waits() -> (Self, Receiver<()>) {
         let (waits, told) = mpsc::channel();
-        (Telling { waits: Some(waits), runs: None }, told)
+        (Telling(waits), told)
     }
-
-    /// It tells that its statement runs, once it has for 50 µs.
-    pub fn runs() -> (Self, Receiver<()>) {
-        let (runs, told) = mpsc::channel();
-        (Telling { waits: None, runs: Some(runs) }, told)
-    }
-}
-
-fn tell(sender: &Option<Sender<()>>) -> bool {
-    // The test may have heard enough and gone on.
-    sender.as_ref().is_some_and(|sender| sender.send(()).is_ok())
 }
 
 impl Caller for Telling {
     fn about_to_wait(&self) -> bool {
-        tell(&self.waits)
+        self.0.send(()).is_ok() // the test may have heard enough and gone on
     }
     fn budget_used(&self) -> bool {
-        tell(&self.runs)
+        false
     }
     fn is_waiting_dear(&self) -> bool {
         false

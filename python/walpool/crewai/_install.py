@@ -71,9 +71,12 @@ class Installation:
             if _process.current is not self:
                 return
             self._users -= 1
-            if self._users == 0:
-                _process.current = None
-                self._plan.take_out()
+            if self._users > 0:
+                return
+            _process.current = None
+            failed = self._plan.take_out()
+        for message in failed:
+            warnings.warn(message, InstallWarning, stacklevel=2)
 
     def __enter__(self) -> Self:
         return self

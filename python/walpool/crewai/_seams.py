@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,8 +45,8 @@ class Plan:
     url: str
     score: Score = "lance"
     settings: dict[str, Any] = field(default_factory=dict)
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    """Called last first."""
+    undo: list[Callable[[], str | None]] = field(default_factory=list)
+    """Called last first; each returns what it could not undo, if anything."""
 
     def rebind(self, owner: Any, name: str, ours: object, setter: Callable[[Any], None] | None = None) -> None:
         """Point `owner.name` to `ours`, through CrewAI's own `setter` if it has one."""
@@ -56,21 +55,18 @@ class Plan:
         put(ours)
         self.undo.append(partial(_restore, owner, name, ours, before, put))
 
-    def take_out(self, down_to: int = 0) -> None:
-        """Undo what was done after the first `down_to` steps, last first."""
-        while len(self.undo) > down_to:
-            self.undo.pop()()
+    def take_out(self, down_to: int = 0) -> list[str]:
+        """Undo what was done after the first `down_to` steps, last first; return what could not be undone."""
+        failed = [self.undo.pop()() for _ in range(len(self.undo) - down_to)]
+        return [message for message in failed if message is not None]
 
 
-def _restore(owner: Any, name: str, ours: object, before: object, put: Callable[[Any], None]) -> None:
-    if getattr(owner, name) is ours:
-        put(before)
-    else:
-        warnings.warn(
-            f"{getattr(owner, '__name__', owner)}.{name} was replaced by somebody else after walpool, and stays so",
-            InstallWarning,
-            stacklevel=4,
-        )
+def _restore(owner: Any, name: str, ours: object, before: object, put: Callable[[Any], None]) -> str | None:
+    if getattr(owner, name) is not ours:
+        home = getattr(owner, "__name__", owner)
+        return f"{home}.{name} was replaced by somebody else after walpool, and stays so"
+    put(before)
+    return None
 
 
 def put_in_memory(plan: Plan) -> str:
