@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::connection::{CheckpointMode, Checkpointed, Connection};
+use crate::connection::{BUSY_RETRY, CheckpointMode, Checkpointed, Connection};
 use crate::error::Result;
 use crate::stats::Stats;
 
@@ -24,6 +24,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// A checkpoint that a reader held up is tried again after this, doubling up to `LONGEST_RETRY`.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a checkpoint keeps the writers waiting for readers to leave the WAL, for each time that the limit is in it:
+/// several times a short read, and no more than a slow fsync.
+const PATIENCE: Duration = Duration::from_millis(10);
+const LONGEST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A frame's header. <https://www.sqlite.org/fileformat2.html#walformat>
 const FRAME_HEADER: u64 = 24;
@@ -68,7 +73,7 @@ impl Checkpointer {
     /// Whether a WAL of so many frames wants a checkpoint.
     pub fn is_due(&self, wal_frames: u32) -> bool {
         let grown = wal_frames.saturating_sub(self.left.load(Ordering::Relaxed));
-        grown >= MOST_FRAMES || (grown >= LEAST_FRAMES && self.last.lock().elapsed() >= INTERVAL)
+        grown >= MOST_FRAMES.min(self.limit_frames) || (grown >= LEAST_FRAMES && self.last.lock().elapsed() >= INTERVAL)
     }
 
     /// Bring the WAL to the disk while the writer goes on. A checkpoint begins with this, and with `synchronous=normal` it
@@ -80,17 +85,25 @@ impl Checkpointer {
         }
     }
 
-    /// Checkpoint, in the mode that fits: passive, and past the limit truncate, which never waits here.
-    pub fn run(&self, conn: &Connection) -> Result<Next> {
+    /// Checkpoint, in the mode that fits: passive, which waits for nobody; past the limit truncate, with some patience.
+    /// `longest_read` is how long the longest read of this process has gone on.
+    pub fn run(&self, conn: &Connection, longest_read: Duration) -> Result<Next> {
         let started = Instant::now();
         let mut done = conn.checkpoint(CheckpointMode::Passive)?;
         let frames = done.wal_frames;
-        if done.is_complete() && frames >= self.limit_frames {
-            done = conn.checkpoint(CheckpointMode::Truncate)?;
+        if frames >= self.limit_frames {
+            done = truncate(conn, self.patience(frames, longest_read))?;
         }
         self.stats.checkpoint.record_duration(started.elapsed());
         *self.last.lock() = Instant::now();
         Ok(self.settle(done, frames))
+    }
+
+    /// How long the writers may be kept waiting for readers to leave the WAL: longer the further it is past its limit, and
+    /// not at all where a long read would not leave in time.
+    fn patience(&self, frames: u32, longest_read: Duration) -> Duration {
+        let patience = (PATIENCE * (frames / self.limit_frames.max(1))).min(LONGEST_PATIENCE);
+        if longest_read > LONGEST_PATIENCE { Duration::ZERO } else { patience }
     }
 
     fn settle(&self, done: Checkpointed, frames: u32) -> Next {
@@ -106,6 +119,33 @@ impl Checkpointer {
         self.retry_ms.store(retry.as_millis() as u64, Ordering::Relaxed);
         let is_past = frames >= self.limit_frames;
         Next { retry: Some(retry), bytes_past_limit: is_past.then(|| u64::from(frames) * (PAGE + FRAME_HEADER)) }
+    }
+}
+
+/// Truncate as soon as no reader is in the WAL.
+///
+/// ```text
+/// reader 1          reader 2          checkpoint (nobody writes meanwhile)
+/// in the WAL
+///                   in the WAL        moves what neither needs
+/// ends
+/// reads again: the newest snapshot
+///                   ends              moves all
+///                   reads again: from the file
+/// ends                                truncates
+/// ```
+///
+/// With writers at work the reader that ends would be back behind a new commit each time, and the WAL would grow for ever
+/// under readers of microseconds, as long as there are two.
+fn truncate(conn: &Connection, patience: Duration) -> Result<Checkpointed> {
+    let mut waited = Duration::ZERO; // the checkpoints themselves do not count: they may take longer
+    loop {
+        let done = conn.checkpoint(CheckpointMode::Truncate)?;
+        if done.is_complete() || waited >= patience {
+            return Ok(done);
+        }
+        std::thread::sleep(BUSY_RETRY);
+        waited += BUSY_RETRY;
     }
 }
 
@@ -138,6 +178,14 @@ mod tests {
         assert!(!checkpointer.is_due(5_999) && checkpointer.is_due(6_000));
         assert_eq!(checkpointer.settle(done(2_000, 2_000), 2_000).retry, None);
         assert!(checkpointer.is_due(MOST_FRAMES));
+    }
+
+    #[test]
+    fn writers_wait_the_longer_the_further_the_wal_is_past_its_limit_and_never_for_a_long_read() {
+        let checkpointer = checkpointer();
+        let patience = |frames, read_ms| checkpointer.patience(frames, Duration::from_millis(read_ms)).as_millis();
+        assert_eq!((patience(10_000, 0), patience(35_000, 5), patience(500_000, 100)), (10, 30, 100));
+        assert_eq!(patience(500_000, 101), 0);
     }
 
     #[test]

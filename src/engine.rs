@@ -362,7 +362,8 @@ fn keep_wal_small(
 ) -> Option<Duration> {
     checkpointer.sync_wal();
     let Ok(turn) = writer.turn(&Call::internal()) else { return None }; // closing: the last close checkpoints
-    let next = match turn.run(|conn| checkpointer.run(conn)) {
+    let longest_read = readers.longest_read().map_or(Duration::ZERO, |(age, _)| age);
+    let next = match turn.run(|conn| checkpointer.run(conn, longest_read)) {
         Ok(next) => next,
         Err(error) => {
             log.add(

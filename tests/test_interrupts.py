@@ -29,15 +29,28 @@ from functools import partial
 import walpool
 from helpers import COUNT_TO, FOREVER, Caller, eventually, locked_by_another_process, queue_up, writer_held
 
-pool = walpool.Pool(sys.argv[1], readers=1)
+pool = walpool.Pool(sys.argv[1], readers=1, slow_threshold=60)
 pool.script("CREATE TABLE t (a)")
 told = {}
 
-def interrupt_when(condition):
+def is_stuck():
+    # The main thread stands at one place for ten times as long as it could, had it not given the GIL up.
+    def place():
+        frame = sys._current_frames()[threading.main_thread().ident]
+        return frame.f_code.co_filename, frame.f_lasti, id(frame)
+    since, here = time.monotonic(), place()
+    while place() == here and time.monotonic() < since + 10 * sys.getswitchinterval():
+        os.sched_yield()
+    return place() == here and here[0].endswith("pool.py")
+
+def interrupt_when(condition=is_stuck, number=signal.SIGINT):
     def watch():
         eventually(condition)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
     return Caller(watch)
+
+def is_waiting(jobs):
+    return pool.stats()["jobs_waiting"] == jobs
 
 def call(name, work):
     try:
@@ -45,12 +58,6 @@ def call(name, work):
     except KeyboardInterrupt as error:
         told[name] = "KeyboardInterrupt"
         told["outcome"] = getattr(error, "outcome", None)
-
-def is_waiting(jobs=1):
-    return pool.stats()["jobs_waiting"] == jobs
-
-def is_reading():
-    return pool.stats()["yields_over_budget"] > 0
 """
 
 EPILOGUE = """
@@ -86,7 +93,7 @@ def test_job_in_the_queue_is_withdrawn(database: Path, write: str) -> None:
         database,
         f"""
 with writer_held(pool):
-    interrupt_when(is_waiting)
+    interrupt_when()
     call("waiting", lambda: {write})
 """,
     )
@@ -140,8 +147,7 @@ pool.close()
 pool = walpool.Pool(sys.argv[1], readers=1, max_waiting_bytes=1024)
 with writer_held(pool):
     queued = queue_up(pool, [lambda: pool.execute("INSERT INTO t VALUES (?)", ("queued" + 1000 * " ",))])
-    before = pool.stats()["yields_to_wait"]
-    interrupt_when(lambda: pool.stats()["yields_to_wait"] > before)
+    interrupt_when()
     call("waiting", lambda: pool.execute("INSERT INTO t VALUES (?)", (1000 * " ",)))
 queued[0].outcome()
 """,
@@ -156,6 +162,7 @@ queued[0].outcome()
         "pool.fetch('SELECT 1')",
         "pool.read().__enter__()",
         "pool.stream('SELECT 1').__enter__()",
+        "pool.check()",
     ],
 )
 def test_wait_for_a_reader_ends(database: Path, read: str) -> None:
@@ -169,8 +176,7 @@ def hold():
         let_go.wait()
 holder = Caller(hold)
 held.wait()
-before = pool.stats()["yields_to_wait"]
-interrupt_when(lambda: pool.stats()["yields_to_wait"] > before)
+interrupt_when()
 call("waiting", lambda: {read})
 let_go.set()
 holder.outcome()
@@ -184,7 +190,7 @@ def test_long_read_is_interrupted(database: Path, timeout: float | None) -> None
     told = run(
         database,
         f"""
-interrupt_when(is_reading)
+interrupt_when()
 call("reading", lambda: pool.fetch(COUNT_TO, (FOREVER,), timeout={timeout}))
 """,
     )
@@ -196,7 +202,7 @@ def test_long_read_in_a_snapshot_is_interrupted_and_the_snapshot_lives_on(databa
         database,
         """
 with pool.read() as snapshot:
-    interrupt_when(is_reading)
+    interrupt_when()
     call("reading", lambda: snapshot.fetch(COUNT_TO, (FOREVER,)))
     told["snapshot"] = snapshot.fetchval("SELECT count(*) FROM t")
 """,
@@ -208,7 +214,7 @@ def test_long_stream_is_interrupted(database: Path) -> None:
     told = run(
         database,
         """
-interrupt_when(is_reading)
+interrupt_when()
 def read():
     with pool.stream(COUNT_TO, (FOREVER,)) as rows:
         return list(rows)
@@ -225,7 +231,7 @@ def test_long_statement_in_a_transaction_is_interrupted_and_the_transaction_roll
     told = run(
         database,
         f"""
-interrupt_when(is_reading)
+interrupt_when()
 def write():
     with pool.transaction() as tx:
         tx.execute("INSERT INTO t VALUES (1)")
@@ -242,8 +248,7 @@ def test_wait_for_another_process_ends(database: Path, write: str) -> None:
         database,
         f"""
 with locked_by_another_process(sys.argv[1]):
-    before = pool.stats()["yields_to_wait"]
-    interrupt_when(lambda: pool.stats()["yields_to_wait"] > before)
+    interrupt_when()
     call("waiting", lambda: pool.{write})
 """,
     )
@@ -257,7 +262,7 @@ def test_interrupt_while_another_process_holds_the_file_leaves_the_other_threads
 with locked_by_another_process(sys.argv[1]):
     others = [Caller(lambda: pool.execute("INSERT INTO t VALUES ('other')")) for _ in range(3)]
     eventually(partial(is_waiting, 3))
-    interrupt_when(partial(is_waiting, 4))
+    interrupt_when()
     call("waiting", lambda: pool.execute("INSERT INTO t VALUES ('main')"))
     told["alive"] = [other.thread.is_alive() for other in others]
 for other in others:
@@ -281,7 +286,7 @@ signal.signal(signal.SIGINT, lambda number, frame: heard.set())
 holding = writer_held(pool)
 holding.__enter__()
 def interrupt_and_let_go():
-    eventually(is_waiting)
+    eventually(is_stuck)
     os.kill(os.getpid(), signal.SIGINT)
     assert heard.wait(20)  # the handler ran on the main thread, which waits in the queue
     holding.__exit__(None, None, None)
@@ -302,10 +307,7 @@ class Stop(Exception):
 def stop(number, frame):
     raise Stop("now")
 signal.signal(signal.SIGTERM, stop)
-def watch():
-    eventually(is_reading)
-    os.kill(os.getpid(), signal.SIGTERM)
-Caller(watch)
+interrupt_when(number=signal.SIGTERM)
 try:
     pool.fetch(COUNT_TO, (FOREVER,))
 except Stop as error:
@@ -325,7 +327,7 @@ def write(number, frame):
     told["in the handler"] = [pool.fetchval("SELECT 1"), pool.execute("INSERT INTO t VALUES ('handler')").rowcount]
     raise KeyboardInterrupt
 signal.signal(signal.SIGINT, write)
-interrupt_when(is_reading)
+interrupt_when()
 call("reading", lambda: pool.fetch(COUNT_TO, (FOREVER,)))
 """,
     )

@@ -33,7 +33,7 @@ class Options:
     is_json: bool
 
 
-_FULL = {"rounds": 72, "workers": 16, "limit": 45.0}
+_FULL = {"rounds": 64, "workers": 16, "limit": 40.0}
 _QUICK = {"rounds": 8, "workers": 8, "limit": 15.0}
 
 

@@ -20,6 +20,7 @@ SURFACES = ("memory save", "memory search", "flow save", "flow load", "kickoff a
 # What CrewAI calls in a run like this one. It deletes and updates memories only when its model says that two of them
 # are one, which the scripted one never says: so what was saved must be there.
 MEMORY = {
+    "__init__": "memory open",
     "save": "memory save",
     "search": "memory search",
     "touch_records": "memory touch",
@@ -28,7 +29,7 @@ MEMORY = {
     "get_scope_info": "memory scope info",
 }
 FLOW = {"save_state": "flow save", "load_state": "flow load"}
-KICKOFF = {"add": "kickoff add", "load": "kickoff load", "delete_all": "kickoff delete"}
+KICKOFF = {"__init__": "kickoff open", "add": "kickoff add", "load": "kickoff load", "delete_all": "kickoff delete"}
 
 _LOCK_ERRORS = {"LockException", "AlreadyLocked", "BusyError", "WriteTimeout", "CheckoutTimeout", "QueueFull"}
 _LOCK_MESSAGES = ("database is locked", "database table is locked", "Commit conflict")
@@ -71,8 +72,12 @@ class Meter:
             seconds.clear()
 
     def operations(self) -> int:
-        """Return how many calls there were, failed ones included."""
-        return sum(map(len, self._seconds.values()))
+        """Return how many calls there were, failed ones included; opening is left out, since only one side does it."""
+        return sum(len(seconds) for operation, seconds in self._seconds.items() if not operation.endswith(" open"))
+
+    def busy(self) -> float:
+        """Return the seconds that all threads together spent in the storage classes, opening and waiting included."""
+        return sum(map(sum, self._seconds.values()))
 
     def latencies(self) -> dict[str, dict[str, float]]:
         """Return count, p50, p99 and max of each operation that was called, in milliseconds."""

@@ -24,12 +24,13 @@ def save(outcome: Outcome, path: Path) -> None:
     _draw_latencies(left, sides)
     _draw_kickoffs(right, sides)
     walpool, facts = sides["walpool"], outcome["environment"]
+    levels = ", ".join(f"{side['synchronous']} on {side['title']}" for side in sides.values())
     figure.suptitle(f"CrewAI {facts['crewai']} in {walpool['workers']} workers, scripted model", fontsize=12)
     figure.text(
         0.01,
         0.01,
-        f"synchronous={walpool['synchronous']} on both sides (LanceDB calls no fsync) | {facts['cores']} cores, "
-        f"{facts['system']}, Python {facts['python']} | examples/demo.py",
+        f"synchronous: {levels} (LanceDB calls no fsync) | {facts['cores']} cores, {facts['system']}, Python"
+        f" {facts['python']} | examples/demo.py",
         fontsize=7,
         color="#64748b",
     )
@@ -47,9 +48,9 @@ def _draw_latencies(axes: Any, sides: Any) -> None:
     axes.set_yticks(range(len(SURFACES)), SURFACES)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 2)  # room for the labels
-    axes.set_xlabel("p99 latency, ms (logarithmic; shorter is better)")
+    axes.set_xlim(left=min(1, axes.get_xlim()[0]), right=axes.get_xlim()[1] * 2)  # room for the labels
+    axes.xaxis.set_major_formatter(lambda value, _: _time(value))
+    axes.set_xlabel("p99 latency (logarithmic; shorter is better)")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", fontsize=9)
@@ -67,4 +68,4 @@ def _draw_kickoffs(axes: Any, sides: Any) -> None:
 
 
 def _time(milliseconds: float) -> str:
-    return f"{milliseconds / 1e3:.1f} s" if milliseconds >= 1e3 else f"{milliseconds:.3g} ms"
+    return f"{milliseconds / 1e3:.2g} s" if milliseconds >= 1e3 else f"{milliseconds:.3g} ms"

@@ -60,4 +60,5 @@ def _environment(storage: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("WALPOOL_", "CREWAI_")) and name != "REDIS_URL"
     }
-    return kept | {"CREWAI_STORAGE_DIR": str(storage), "PYTHONPATH": str(EXAMPLES)}
+    path = os.pathsep.join(filter(None, (str(EXAMPLES), os.environ.get("PYTHONPATH"))))
+    return kept | {"CREWAI_STORAGE_DIR": str(storage), "PYTHONPATH": path}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 from demo.meter import SURFACES
@@ -11,11 +12,18 @@ Outcome = Mapping[str, Any]
 """What `demo.main` returns and `--json` prints."""
 
 _WIDTHS = (20, 22, 22, 14)  # columns of the table
+_WIDTH = 100  # of the text
 
 
 def text(outcome: Outcome) -> str:
     """Return the whole report."""
-    parts = (_conditions(outcome), _table(outcome), _counts(outcome), _recalled(outcome), _files(outcome))
+    parts = (
+        _wrapped(_CONDITIONS.format(**_facts(outcome))),
+        *_table(outcome),
+        _wrapped(_NOTES),
+        _recalled(outcome["recall"]),
+        _files(outcome),
+    )
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -37,18 +45,36 @@ def problems(outcome: Outcome) -> list[str]:
     return found
 
 
-def _conditions(outcome: Outcome) -> Iterator[str]:
-    sides, facts = outcome["sides"].values(), outcome["environment"]
-    yield f"{outcome['sides']['walpool']['workers']} worker threads; {' and '.join(_rounds(side) for side in sides)}."
-    yield "A round is a flow kickoff with a crew kickoff in it (2 agents, 2 tasks, memory), and a flow kickoff that goes on"
-    yield "from the stored state. The model answers from a script in no time, so that what is left is storage and CrewAI's"
-    yield f"own Python; embeddings are hashed words of {facts['dims']} dims. No network."
-    levels = ", ".join(f"{side['synchronous']} on {side['title']}" for side in sides)
-    yield f"synchronous: {levels}; LanceDB, where CrewAI's defaults keep memory, calls no fsync at all."
-    yield (
-        f"crewai {facts['crewai']}, walpool {facts['walpool']}; SQLite {facts['sqlite']['default']} and"
-        f" {facts['sqlite']['walpool']}; Python {facts['python']}; {facts['cores']} cores, {facts['system']}"
-    )
+_CONDITIONS = (
+    "{workers} worker threads; {rounds}. A round is a flow kickoff with a crew kickoff in it (2 agents, 2 tasks,"
+    " memory), and one more flow kickoff that goes on from the stored state. The model answers from a script in no"
+    " time, so that what is left is storage and CrewAI's own Python; embeddings are hashed words of {dims} dims. No"
+    " network. synchronous: {synchronous}; LanceDB, where the defaults keep memory, calls no fsync. crewai {crewai},"
+    " walpool {walpool}; SQLite {sqlite}; Python {python}; {cores} cores, {system}."
+)
+
+_NOTES = (
+    "Threads in storage: how many were inside a storage call at a time, on average, waiting for its locks included."
+    " Rows lost: acknowledged, and not in the database after the workers had ended without closing anything; counted by"
+    " another process with Python's own sqlite3 and with LanceDB. CrewAI keeps the kickoff outputs of one run and"
+    " empties their table at each kickoff of any crew, on both sides: those handed over after the last time must be"
+    " there."
+)
+
+
+def _wrapped(paragraph: str) -> list[str]:
+    return wrap(paragraph, _WIDTH, break_on_hyphens=False)
+
+
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    sides = outcome["sides"].values()
+    return {
+        **outcome["environment"],
+        "workers": outcome["sides"]["walpool"]["workers"],
+        "rounds": ", ".join(map(_rounds, sides)),
+        "synchronous": ", ".join(f"{side['synchronous']} on {side['title']}" for side in sides),
+        "sqlite": ", ".join(f"{side['sqlite']} on {side['title']}" for side in sides),
+    }
 
 
 def _rounds(side: Mapping[str, Any]) -> str:
@@ -56,22 +82,33 @@ def _rounds(side: Mapping[str, Any]) -> str:
     return f"{side['rounds']} rounds{stopped} on {side['title']}"
 
 
-def _table(outcome: Outcome) -> Iterator[str]:
-    default, walpool = outcome["sides"]["default"], outcome["sides"]["walpool"]
-    yield _row("", default["title"], walpool["title"], "walpool")
-    for name, key in (("kickoffs/s", "kickoffs_per_second"), ("storage operations/s", "operations_per_second")):
-        ratio = _ratio(walpool[key], default[key], "more", "fewer")
-        yield _row(name, f"{default[key]:.1f}", f"{walpool[key]:.1f}", ratio)
-    yield ""
-    yield _row("latency, ms", *(["p50    p99    max"] * 2), "p99")
-    for surface in SURFACES:
-        ours, theirs = walpool["latencies"][surface], default["latencies"][surface]
-        ratio = _ratio(ours["p99_ms"], theirs["p99_ms"], "higher", "lower")
-        yield _row(surface, _latencies(theirs), _latencies(ours), ratio)
-    yield ""
-    yield _row("lock errors", *(str(side["lock_errors"]) for side in (default, walpool)), "")
-    yield _row("failed rounds", *(str(sum(side["failed_rounds"].values())) for side in (default, walpool)), "")
-    yield _row("rows lost", *(_lost(side) for side in (default, walpool)), "")
+def _table(outcome: Outcome) -> Iterator[list[str]]:
+    """Yield the rates, the latencies and the counts."""
+    default, walpool = both = outcome["sides"]["default"], outcome["sides"]["walpool"]
+    rates = (("kickoffs/s", "kickoffs_per_second"), ("storage operations/s", "operations_per_second"))
+    yield [
+        _row("", default["title"], walpool["title"], "walpool"),
+        *(_rate(name, default[key], walpool[key]) for name, key in rates),
+        _row("threads in storage", *(f"{side['threads_in_storage']:.1f}" for side in both), ""),
+    ]
+    yield [
+        _row("latency, ms", *["p50    p99    max"] * 2, "p99"),
+        *(_latency(surface, default["latencies"][surface], walpool["latencies"][surface]) for surface in SURFACES),
+    ]
+    yield [
+        _row("lock errors", *(str(side["lock_errors"]) for side in both), ""),
+        _row("failed rounds", *(str(sum(side["failed_rounds"].values())) for side in both), ""),
+        _row("rows lost", *map(_lost, both), ""),
+    ]
+
+
+def _rate(name: str, theirs: float, ours: float) -> str:
+    return _row(name, f"{theirs:.1f}", f"{ours:.1f}", _ratio(ours, theirs, "more", "fewer"))
+
+
+def _latency(surface: str, theirs: Mapping[str, float], ours: Mapping[str, float]) -> str:
+    ratio = _ratio(ours["p99_ms"], theirs["p99_ms"], "higher", "lower")
+    return _row(surface, _latencies(theirs), _latencies(ours), ratio)
 
 
 def _row(name: str, *cells: str) -> str:
@@ -97,17 +134,10 @@ def _lost(side: Mapping[str, Any]) -> str:
     return f"{sum(count['lost'] for count in counts)} of {sum(count['acknowledged'] for count in counts)}"
 
 
-def _counts(outcome: Outcome) -> Iterator[str]:
-    yield "Rows lost: acknowledged, and not in the database after the workers had ended without closing anything; counted"
-    yield "by another process with Python's own sqlite3 and with LanceDB. CrewAI keeps one run's kickoff outputs and empties"
-    yield "their table at each kickoff of any crew, on both sides: only outputs handed over after the last one must be there."
-
-
-def _recalled(outcome: Outcome) -> Iterator[str]:
-    recall = outcome["recall"]
+def _recalled(recall: Mapping[str, Any]) -> Iterator[str]:
     yield f"After the restart, in a new process on walpool ({'as it was stored' if recall['ok'] else 'NOT AS STORED'}):"
     for item in recall["recalled"]:
-        yield f"  flow   {item['flow']} goes on: {item['text']} (filed {item['times_filed']} times)"
+        yield f"  flow   {item['flow']}, filed {item['times_filed']} times: {item['text']}"
         yield f"  memory {item['question']!r} -> {item['memory']!r}"
 
 

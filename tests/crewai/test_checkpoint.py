@@ -6,7 +6,6 @@ import asyncio
 import copy
 import json
 import pickle
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from crewai import Agent, Crew, Task
 from crewai.events.event_bus import crewai_event_bus
 from crewai.flow.flow import Flow, FlowState, listen, start
 from crewai.state.checkpoint_config import CheckpointConfig
+from crewai.state.provider import sqlite_provider
 from crewai.state.provider.json_provider import JsonProvider
 from crewai.state.provider.sqlite_provider import SqliteProvider
 from crewai.state.runtime import RuntimeState
@@ -42,18 +42,11 @@ def provider(files: CheckpointFiles) -> WalpoolCheckpointProvider:
     return WalpoolCheckpointProvider.on(files)
 
 
-def written_by_crewai(location: Path, checkpoint_id: str, data: str, as_jsonb: bool) -> None:
-    """Write a checkpoint as CrewAI's provider does, in a process of its own and in either of the two forms."""
-    program = f"""
-import sqlite3, sys
-from crewai.state.provider import sqlite_provider as stock
-conn = sqlite3.connect(sys.argv[1])
-conn.execute(stock._CREATE_TABLE)
-conn.execute(stock._INSERT.replace("jsonb(?)", {"'jsonb(?)'" if as_jsonb else "'?'"}),
-             (sys.argv[2], "20260301T120000", None, "main", sys.argv[3]))
-conn.commit()
-"""
-    subprocess.run([sys.executable, "-c", program, str(location), checkpoint_id, data], check=True, timeout=55)
+def written_as_crewai_does(location: Path, checkpoint_id: str, data: str, insert: str) -> None:
+    """Write a checkpoint with CrewAI's own statements; on walpool's SQLite, since not every Python's knows JSONB."""
+    with walpool.Pool(location) as pool:
+        pool.execute(sqlite_provider._CREATE_TABLE)
+        pool.execute(insert, (checkpoint_id, "20260301T120000", None, "main", data))
 
 
 def test_checkpoint_comes_back_as_it_was_stored(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:
@@ -136,14 +129,11 @@ assert [entry["name"] for entry in _list_sqlite(sys.argv[1].rpartition("#")[0])]
     subprocess.run([sys.executable, "-c", program, stored], check=True, timeout=55)
 
 
-@pytest.mark.parametrize("as_jsonb", [False, True])
-def test_checkpoints_of_crewais_own_are_read(
-    provider: WalpoolCheckpointProvider, tmp_path: Path, as_jsonb: bool
-) -> None:
-    if as_jsonb and sqlite3.sqlite_version_info < (3, 45):
-        pytest.skip("this Python's SQLite cannot write JSONB")
+@pytest.mark.parametrize("form", ["jsonb(?)", "?"])
+def test_checkpoints_of_crewais_own_are_read(provider: WalpoolCheckpointProvider, tmp_path: Path, form: str) -> None:
     location = tmp_path / "checkpoints.db"
-    written_by_crewai(location, "20260301T120000_0123abcd", '{"a": 1}', as_jsonb)
+    insert = sqlite_provider._INSERT.replace("jsonb(?)", form)
+    written_as_crewai_does(location, "20260301T120000_0123abcd", '{"a": 1}', insert)
     assert json.loads(provider.from_checkpoint(f"{location}#20260301T120000_0123abcd")) == {"a": 1}
 
 

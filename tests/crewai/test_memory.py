@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -367,6 +368,25 @@ def test_closing_does_not_take_the_storage_from_others(
 
     threads(4, work)
     assert storage.count() == 150
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12: the subject of the test
+def test_forked_child_opens_the_storage_for_itself(storage: WalpoolStorage) -> None:
+    storage.save([record("parent", [1.0])])
+
+    def child() -> None:
+        storage.save([record("child", [1.0])])
+        assert names(storage.list_records()) == {"parent", "child"}
+        storage.close()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert names(storage.list_records()) == {"parent", "child"}
+    storage.save([record("parent again", [1.0])])
+    assert storage.count() == 3
 
 
 def test_deleted_file_is_made_anew(storage: WalpoolStorage, database: Path) -> None:

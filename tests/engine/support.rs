@@ -273,17 +273,18 @@ impl Caller for Telling {
     }
 }
 
-/// A caller whose statement stops once it has run for 50 µs, until the test lets it go on.
+/// A caller whose work stops once, when it has run for 50 µs, until the test lets it go on.
 pub struct Paused {
     runs: Sender<()>,
     go_on: Mutex<Receiver<()>>,
+    has_paused: AtomicBool,
 }
 
 impl Paused {
     /// The caller, what tells that its statement runs, and what lets it go on.
     pub fn new() -> (Self, Receiver<()>, Sender<()>) {
         let ((runs, is_running), (go, go_on)) = (mpsc::channel(), mpsc::channel());
-        (Paused { runs, go_on: Mutex::new(go_on) }, is_running, go)
+        (Paused { runs, go_on: Mutex::new(go_on), has_paused: AtomicBool::new(false) }, is_running, go)
     }
 }
 
@@ -292,8 +293,11 @@ impl Caller for Paused {
         false
     }
     fn budget_used(&self) -> bool {
-        // Where the test has gone on, there is nobody to wait for.
-        self.runs.send(()).is_ok() && self.go_on.lock().recv().is_ok()
+        if !self.has_paused.swap(true, Ordering::Relaxed) {
+            self.runs.send(()).unwrap();
+            self.go_on.lock().recv().unwrap();
+        }
+        true
     }
     fn is_waiting_dear(&self) -> bool {
         false
@@ -328,17 +332,17 @@ impl Caller for Interrupted {
 }
 
 /// A caller that is asked whether it was interrupted, and answers when the test says so: meanwhile it is away.
+/// Once the test has dropped an end of it, it says no at once.
 pub struct Asked {
     asked: Sender<()>,
     answers: Mutex<Receiver<bool>>,
-    is_free: AtomicBool,
 }
 
 impl Asked {
-    /// The caller, what tells that it is asked, and how it is answered. Once the answers end it says no at once.
+    /// The caller, what tells that it is asked, and how it is answered.
     pub fn new() -> (Self, Receiver<()>, Sender<bool>) {
         let ((asked, is_asked), (answer, answers)) = (mpsc::channel(), mpsc::channel());
-        (Asked { asked, answers: Mutex::new(answers), is_free: AtomicBool::new(false) }, is_asked, answer)
+        (Asked { asked, answers: Mutex::new(answers) }, is_asked, answer)
     }
 }
 
@@ -356,15 +360,7 @@ impl Caller for Asked {
         true
     }
     fn is_interrupted(&self) -> bool {
-        if self.is_free.load(Ordering::Relaxed) {
-            return false;
-        }
-        // The test may have heard enough and gone on.
-        let _ = self.asked.send(());
-        self.answers.lock().recv().unwrap_or_else(|_| {
-            self.is_free.store(true, Ordering::Relaxed);
-            false
-        })
+        self.asked.send(()).is_ok() && self.answers.lock().recv().unwrap_or(false)
     }
 }
 

@@ -46,7 +46,7 @@ fn wal_stays_small_under_hot_writers_and_short_readers() {
         is_over.store(true, Ordering::Relaxed);
     });
     let (largest, written) = (largest.into_inner(), 4 * 500 * 20_000);
-    assert!(largest < 12 * MIB, "{written} bytes were written, and the WAL grew to {largest}");
+    assert!(largest < written / 2, "{written} bytes were written, and the WAL grew to {largest}");
     assert!(figure(&db, "checkpoints") > 0);
 }
 

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
 from walpool import schema
@@ -78,13 +78,21 @@ def open_tables(url: str, settings: dict[str, Any]) -> Pool:
     return pool
 
 
+class _Opened(NamedTuple):
+    """What is open, the file that it is open on, and the process that opened it."""
+
+    resource: Any
+    file: tuple[int, int] | None
+    process: int
+
+
 class Reopening(Generic[R]):
     """Something on a database that is opened at its first use, and again at the first use after `close`.
 
     CrewAI hands one storage to many crews and gives none of them a say in its life: one of them may close it while the
-    others go on, the file may be deleted under it (as `crewai reset-memories` and notebooks do), and nobody closes it
-    in the end. So each use finds it open, on the file that lies at the path now; and when the last user has gone, or
-    the interpreter ends, it is closed without a warning.
+    others go on, the file may be deleted under it (as `crewai reset-memories` and notebooks do), the process may fork
+    (as web servers do), and nobody closes it in the end. So each use finds it open, by this process, on the file that
+    lies at the path now; and when the last user has gone, or the interpreter ends, it is closed without a warning.
 
     Args:
         path: the file; `:memory:` is never looked at.
@@ -94,9 +102,11 @@ class Reopening(Generic[R]):
     def __init__(self, path: str, opener: Callable[[], R]) -> None:
         self._path = path
         self._opener = opener
-        self._lock = threading.Lock()  # guards changes of `_open`; held while opening, so that one thread opens
-        self._open: dict[str, tuple[R, tuple[int, int] | None]] = {}  # no entry, or one: what is open, and its file
-        self._finalizer = weakref.finalize(self, _close_all, self._open)
+        # Guards changes of `_opened`; held while opening, so that one thread opens. One for each process: a child may
+        # inherit its parent's locked, by a thread that it does not have.
+        self._locks: dict[int, threading.Lock] = {}
+        self._opened: list[_Opened] = []  # the last one counts; before it, what was inherited across a fork
+        self._finalizer = weakref.finalize(self, _close_all, self._opened)
 
     def use(self, work: Callable[[R], T]) -> T:
         """Return `work(resource)`.
@@ -109,28 +119,26 @@ class Reopening(Generic[R]):
             try:
                 return work(resource)
             except ClosedError:
-                entry = self._open.get("open")
-                if entry is not None and entry[0] is resource:
+                if self._opened and self._opened[-1].resource is resource:
                     raise  # whoever closed it did not do it through `close`
 
     def get(self) -> R:
         """Return the resource, opened if need be; for whoever needs more than one call, at the caller's own risk."""
-        entry = self._open.get("open")
-        if entry is not None and entry[1] == self._file():
-            return entry[0]
-        with self._lock:
-            entry = self._open.get("open")
-            if entry is not None and entry[1] != self._file():
-                self._close_open()
-                entry = None
-            if entry is None:
-                resource = self._opener()
-                self._open["open"] = entry = (resource, self._file())
-            return entry[0]
+        opened = self._current()
+        if opened is None:
+            with self._lock():
+                opened = self._current()
+                if opened is None:
+                    self._close_open()  # its file is no longer there
+                    resource = self._opener()
+                    opened = _Opened(resource, self._file(), os.getpid())
+                    self._opened.append(opened)
+        found: R = opened.resource
+        return found
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
-        with self._lock:
+        with self._lock():
             self._close_open()
 
     # A copy is the same handle, and a pickle one on the same file: CrewAI copies and pickles what holds it.
@@ -144,10 +152,19 @@ class Reopening(Generic[R]):
     def __reduce__(self) -> tuple[Any, ...]:
         return Reopening, (self._path, self._opener)
 
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
+    def _current(self) -> _Opened | None:
+        try:
+            opened = self._opened[-1]
+        except IndexError:
+            return None
+        return opened if opened.process == os.getpid() and opened.file == self._file() else None
+
     def _close_open(self) -> None:
-        entry = self._open.pop("open", None)
-        if entry is not None:
-            entry[0].close()
+        if self._opened and self._opened[-1].process == os.getpid():
+            self._opened.pop().resource.close()
 
     def _file(self) -> tuple[int, int] | None:
         """Return which file lies at the path now: a look at its name, the file itself is not opened."""
@@ -162,7 +179,8 @@ def _walpool_url(path: str, query: str) -> str:
     return f"walpool://{quote(path)}{query}"
 
 
-def _close_all(open_: dict[str, tuple[Any, tuple[int, int] | None]]) -> None:
-    while open_:
-        _, (resource, _) = open_.popitem()
-        resource.close()
+def _close_all(opened: list[_Opened]) -> None:
+    while opened:
+        last = opened.pop()
+        if last.process == os.getpid():  # what a parent opened is the parent's to close
+            last.resource.close()
