@@ -60,7 +60,7 @@ lint-rust: develop
 	$(call say,cargo clippy: the engine alone)
 	@$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	$(call say,cargo clippy: with Python)
-	@$(CARGO) clippy $(LOCKED) --all-targets --features python -- -D warnings
+	@$(CARGO) clippy $(LOCKED) --lib --features python -- -D warnings
 
 lint-python: develop
 	$(call say,ruff)

@@ -6,24 +6,25 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 
 use crate::caller::Call;
-use crate::connection::{BUSY_RETRY, Connection};
+use crate::connection::{BUSY_RETRY, Connection, create_file};
 use crate::error::{Error, Kind, Result};
 
 /// Pages copied in one step: 4 MiB, so that an interrupt is heard between two steps.
 const PAGES: std::ffi::c_int = 1_024;
 
-/// Copy the whole database, as one snapshot sees it, into a new file.
+/// Copy the whole database, as one snapshot sees it, into a new file with these permissions.
 ///
 /// # Errors
 /// `Storage` if the file exists or cannot be written; `Interrupted`; the half-made copy is removed.
 ///
 /// # Blocking
 /// For the length of the copy. Nobody else waits for it.
-pub fn copy(source: &Connection, dest: &Path, call: &Call) -> Result<()> {
+pub fn copy(source: &Connection, dest: &Path, file_mode: u32, call: &Call) -> Result<()> {
     if dest.exists() {
         let text = format!("the backup's file {} exists; give a name that is free", dest.display());
         return Err(Error::new(Kind::Storage, text));
     }
+    create_file(dest, file_mode)?;
     let copied = copy_into(source, dest, call);
     if copied.is_err() {
         // The error of the copy is the one to tell.

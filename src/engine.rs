@@ -215,7 +215,7 @@ impl Engine {
         self.guarded(|shared| {
             call.caller.about_to_wait();
             let snapshot = shared.readers.snapshot(call)?;
-            snapshot.with_connection(call, |conn| backup::copy(conn, dest, call))
+            snapshot.with_connection(call, |conn| backup::copy(conn, dest, shared.config.file_mode, call))
         })
     }
 
@@ -249,7 +249,8 @@ impl Engine {
             return Err(self.told(Error::new(Kind::Closed, "the pool is closed")));
         }
         if self.shared.generation != locking::generation() {
-            let text = "the pool was opened before a fork, by the parent process; open one in the child";
+            let text = "the pool was opened by the parent process, before a fork: its locks are not this process's; start workers with \
+                        spawn or forkserver, or fork before anything opens the file";
             return Err(self.told(Error::new(Kind::Interface, text)));
         }
         work(&self.shared).map_err(|error| self.told(error))

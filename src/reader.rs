@@ -288,6 +288,7 @@ impl ReaderPool {
     /// Try again while another process keeps the file, as when it recovers the WAL after a crash.
     fn patiently<T>(&self, call: &Call, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         let mut busy_since = None;
+        let mut ask_at = call.started + WAIT_SLICE;
         loop {
             let done = work();
             match &done {
@@ -301,6 +302,13 @@ impl ReaderPool {
             });
             if since.elapsed() >= self.rules.busy_timeout {
                 return done;
+            }
+            Watch::check_limit(call.deadline().map(Limit::Timeout))?;
+            if Instant::now() >= ask_at {
+                ask_at = Instant::now() + WAIT_SLICE;
+                if call.caller.can_be_interrupted() && call.caller.is_interrupted() {
+                    return Err(Error::new(Kind::Interrupted, "interrupted while another process had the file locked"));
+                }
             }
             std::thread::sleep(BUSY_RETRY);
         }
@@ -441,10 +449,12 @@ impl Snapshot {
         rows
     }
 
-    /// Use the reader's connection itself, for a backup or a check.
+    /// Use the reader's connection itself, for a backup or a check: these take as long as the file is large, and have no
+    /// limit but the caller's.
     pub fn with_connection<R>(&self, call: &Call, work: impl FnOnce(&Connection) -> Result<R>) -> Result<R> {
-        self.0.with(call, |checkout, limit| {
-            checkout.reader.conn.watch().arm(call, Instant::now(), Some(limit), true);
+        self.0.with(call, |checkout, _| {
+            let limit = call.deadline().map(Limit::Timeout);
+            checkout.reader.conn.watch().arm(call, Instant::now(), limit, true);
             work(&checkout.reader.conn)
         })
     }

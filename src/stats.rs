@@ -150,8 +150,7 @@ macro_rules! stats {
 
         /// Each key of `stats()` with what it means, for the documentation and its test.
         pub fn keys() -> Vec<(String, &'static str)> {
-            let mut keys = Vec::new();
-            $(keys.push((stringify!($counter).to_owned(), $counter_doc));)*
+            let mut keys = vec![$((stringify!($counter).to_owned(), $counter_doc)),*];
             $(
                 keys.push((stringify!($gauge).to_owned(), $gauge_doc));
                 keys.push((concat!(stringify!($gauge), "_peak").to_owned(), "its highest value"));
@@ -163,7 +162,7 @@ macro_rules! stats {
                 keys.push((format!("{}_ms_{percent}", stringify!($time)), $time_doc));
             })*
             for kind in KINDS {
-                keys.push((format!("errors_{}", kind.class_name()), "errors of this class that reached a caller"));
+                keys.push((format!("errors_{}", kind.class_name()), "errors of this class that the engine gave a caller"));
             }
             keys
         }
@@ -171,8 +170,8 @@ macro_rules! stats {
         impl Stats {
             /// Every figure with its key; `pop` starts counters, peaks and percentiles anew.
             pub fn read(&self, pop: bool) -> Vec<(String, Figure)> {
-                let mut figures = Vec::new();
-                $(figures.push((stringify!($counter).to_owned(), Figure::Count(self.$counter.read(pop))));)*
+                let mut figures =
+                    vec![$((stringify!($counter).to_owned(), Figure::Count(self.$counter.read(pop)))),*];
                 $(
                     figures.push((stringify!($gauge).to_owned(), Figure::Count(self.$gauge.level())));
                     figures.push((

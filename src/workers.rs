@@ -26,7 +26,7 @@ struct Agenda {
 #[derive(Default)]
 pub struct Bell {
     agenda: Mutex<Agenda>,
-    is_wanted: Condvar, // a chore is to be done
+    is_wanted: Condvar,   // a chore is to be done
     ends_sooner: Condvar, // a tenure ends before all others
 }
 
@@ -69,8 +69,8 @@ impl Keeper {
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-        let thread = thread
-            .map_err(|error| Error::new(Kind::Operational, format!("no thread could be started: {error}")))?;
+        let thread =
+            thread.map_err(|error| Error::new(Kind::Operational, format!("no thread could be started: {error}")))?;
         self.threads.lock().push(thread);
         Ok(())
     }

@@ -137,11 +137,8 @@ def test_withdrawn_jobs_and_timeouts_are_counted(table: walpool.Pool) -> None:
 
 
 def test_waits_for_another_process_are_counted_and_timed(table: walpool.Pool) -> None:
-    with locked_by_another_process(Path(table.path)) as process:
-        waiting = Caller(lambda: table.execute(INSERT, (1,)))
-        eventually(lambda: table.stats()["jobs_waiting"] == 1)
-        process.communicate()
-    waiting.outcome()
+    with locked_by_another_process(Path(table.path)), pytest.raises(errors.WriteTimeout, match="another process"):
+        table.execute(INSERT, (1,), timeout=0.02)
     stats = table.stats()
     assert stats["busy_waits"] == 1
     assert stats["busy_wait_ms_p50"] > 0

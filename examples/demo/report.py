@@ -55,6 +55,7 @@ _CONDITIONS = (
 
 _NOTES = (
     "Threads in storage: how many were inside a storage call at a time, on average, waiting for its locks included."
+    " The p99 of fewer than 100 calls is their maximum."
     " Rows lost: acknowledged, and not in the database after the workers had ended without closing anything; counted by"
     " another process with Python's own sqlite3 and with LanceDB. CrewAI keeps the kickoff outputs of one run and"
     " empties their table at each kickoff of any crew, on both sides: those handed over after the last time must be"

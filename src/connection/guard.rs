@@ -37,7 +37,6 @@ const TELLING: &[&str] = &[
     "page_count",
     "pragma_list",
     "quick_check",
-    "schema_version",
     "table_info",
     "table_list",
     "table_xinfo",
@@ -139,6 +138,8 @@ mod tests {
             ("synchronous", true, false),
             ("defer_foreign_keys", true, false),
             ("wal_checkpoint", false, false),
+            ("schema_version", false, true),
+            ("schema_version", true, false), // a wrong number makes others read the file by an old schema
         ] {
             assert_eq!(judge_pragma(name, has_value).is_none(), is_allowed, "{name} {has_value}");
         }

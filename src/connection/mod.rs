@@ -295,17 +295,34 @@ impl Connection {
         code == ffi::SQLITE_OK && now != 0
     }
 
-    /// An insert that is ignored leaves the last rowid at a neighbour's: set it to one that no insert gives.
+    /// Begin a job or lease with no last rowid: an insert that is ignored would leave a neighbour's.
     pub fn forget_last_rowid(&self) {
+        self.set_last_rowid(NO_ROWID);
+    }
+
+    fn set_last_rowid(&self, rowid: i64) {
         // SAFETY: the handle lives as long as `self`; the call only stores a number.
         #[allow(unsafe_code)]
         unsafe {
-            ffi::sqlite3_set_last_insert_rowid(self.raw.handle(), NO_ROWID);
+            ffi::sqlite3_set_last_insert_rowid(self.raw.handle(), rowid);
         }
     }
 
-    fn last_rowid(&self) -> Option<i64> {
-        Some(self.raw.last_insert_rowid()).filter(|rowid| *rowid != NO_ROWID)
+    /// Run a statement and say which rowid it inserted itself, if it did. What an earlier statement of the same job inserted
+    /// stays there for the SQL function `last_insert_rowid()`.
+    fn with_own_rowid(&self, sql: &str, run: impl FnOnce() -> Result<Ran>) -> Result<Ran> {
+        let before = self.raw.last_insert_rowid();
+        let asks = before != NO_ROWID && statement::mentions(sql, "last_insert_rowid");
+        if before != NO_ROWID && !asks {
+            self.set_last_rowid(NO_ROWID);
+        }
+        let ran = run();
+        let after = self.raw.last_insert_rowid();
+        let inserted = if asks { statement::inserts(sql) } else { after != NO_ROWID };
+        if after == NO_ROWID && before != NO_ROWID {
+            self.set_last_rowid(before);
+        }
+        ran.map(|ran| Ran { lastrowid: (inserted && ran.rowcount > 0).then_some(after), ..ran })
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>> {
@@ -327,15 +344,16 @@ impl Connection {
 
     /// Run one statement as a write: all of it, or nothing of it unless its SQL says otherwise (`OR FAIL`).
     pub fn run(&self, sql: &str, params: &Params) -> Result<Ran> {
-        self.timed(sql, Instant::now(), || {
+        let run = || {
             let mut stmt = self.prepare(sql)?;
             self.run_prepared(&mut stmt, sql, params)
-        })
+        };
+        self.with_own_rowid(sql, || self.timed(sql, Instant::now(), run))
     }
 
     /// Run one statement for each row of parameters; `rowcount` is the sum, `lastrowid` the last.
     pub fn run_many(&self, sql: &str, rows: &[Params]) -> Result<Ran> {
-        self.timed(sql, Instant::now(), || {
+        let run = || {
             let mut stmt = self.prepare(sql)?;
             if stmt.column_count() > 0 {
                 return Err(Error::new(Kind::Programming, "executemany() takes no statement that returns rows"));
@@ -346,10 +364,10 @@ impl Connection {
                     .run_prepared(&mut stmt, sql, params)
                     .map_err(|error| error.context(format_args!("in row {} of executemany", index + 1)))?;
                 total.rowcount = if ran.rowcount < 0 { -1 } else { total.rowcount.max(0) + ran.rowcount };
-                total.lastrowid = ran.lastrowid;
             }
             Ok(total)
-        })
+        };
+        self.with_own_rowid(sql, || self.timed(sql, Instant::now(), run))
     }
 
     /// Run several statements without parameters, one after the other.
@@ -371,7 +389,7 @@ impl Connection {
         } else {
             -1
         };
-        Ok(Ran { rowcount, lastrowid: self.last_rowid(), rows })
+        Ok(Ran { rowcount, lastrowid: None, rows })
     }
 
     /// Run one statement that only reads, and buffer its rows. Its time counts from `since`.
@@ -382,11 +400,12 @@ impl Connection {
     pub fn fetch(&self, sql: &str, params: &Params, want: Want, since: Instant) -> Result<Rows> {
         self.timed(sql, since, || {
             let mut stmt = self.prepare(sql)?;
-            if !stmt.readonly() {
+            // SQLite calls a PRAGMA that could write no reader, even where it only tells; the guard has looked at those.
+            if !stmt.readonly() && !statement::is_pragma(sql) {
                 return Err(write_on_reader());
             }
             statement::bind(&mut stmt, params)?;
-            statement::collect(&mut stmt, want).map_err(|error| self.explain(error))
+            statement::collect(&mut stmt, want).map_err(|error| self.explain(name_write(error)))
         })
     }
 
@@ -451,6 +470,11 @@ impl Connection {
 
 fn write_on_reader() -> Error {
     Error::new(Kind::Programming, "the statement writes, and this is a read: use execute(), batch() or transaction()")
+}
+
+/// What a PRAGMA that writes meets on a read-only connection.
+fn name_write(error: Error) -> Error {
+    if error.primary_code() == Some(ffi::SQLITE_READONLY) { write_on_reader() } else { error }
 }
 
 /// SQLite answers "misuse" to a text without a statement in it.

@@ -43,6 +43,21 @@ pub fn counts_rows(sql: &str, is_readonly: bool) -> bool {
     ["insert", "update", "delete", "replace", "with"].iter().any(|known| verb.eq_ignore_ascii_case(known))
 }
 
+/// Whether the text is a PRAGMA.
+pub fn is_pragma(sql: &str) -> bool {
+    first_word(sql).eq_ignore_ascii_case("pragma")
+}
+
+/// Whether the text may insert rows.
+pub fn inserts(sql: &str) -> bool {
+    ["insert", "replace", "with"].iter().any(|verb| first_word(sql).eq_ignore_ascii_case(verb))
+}
+
+/// Whether a word stands anywhere in the text, in whatever case.
+pub fn mentions(sql: &str, word: &str) -> bool {
+    sql.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+}
+
 /// Whether there is nothing but white space and comments.
 pub fn is_empty(sql: &str) -> bool {
     first_word(sql).is_empty()

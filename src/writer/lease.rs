@@ -76,10 +76,7 @@ impl Lease {
     /// Run one statement.
     pub fn execute(&self, call: &Call, sql: &str, params: &Params) -> Result<Ran> {
         self.0.note(sql);
-        self.0.with(call, |conn| {
-            conn.forget_last_rowid();
-            conn.run(sql, params)
-        })
+        self.0.with(call, |conn| conn.run(sql, params))
     }
 
     /// Run one statement for each row of parameters: all of them or none.

@@ -70,13 +70,13 @@ enum Begun {
 /// The writer connection in somebody's hands; dropping it passes the seat on.
 pub struct Turn {
     writer: Arc<Writer>,
-    conn: Option<Connection>,
+    conn: Option<Box<Connection>>,
 }
 
 impl Turn {
     /// Run on the writer connection, outside any transaction.
     pub fn run<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.conn.as_ref().map_or_else(|| Err(stopped()), work)
+        self.conn.as_deref().map_or_else(|| Err(stopped()), work)
     }
 }
 
@@ -120,7 +120,15 @@ impl Writer {
             slow_threshold: config.slow_threshold,
         };
         let (room, at_rest) = (Condvar::new(), Condvar::new());
-        Arc::new(Writer { queue: Mutex::new(Queue::new(conn)), room, at_rest, rules, after_commit, stats, log })
+        Arc::new(Writer {
+            queue: Mutex::new(Queue::new(Box::new(conn))),
+            room,
+            at_rest,
+            rules,
+            after_commit,
+            stats,
+            log,
+        })
     }
 
     /// Run a job and return when it is committed.
@@ -156,7 +164,7 @@ impl Writer {
             };
             let turn = Turn { writer: Arc::clone(self), conn: Some(conn) };
             match self.begin(call, &turn, ticket) {
-                Ok(Begun::Yes) => turn.run(|conn| Ok(self.lead(conn)))?,
+                Ok(Begun::Yes) => turn.run(|conn| self.lead(conn))?,
                 Ok(Begun::MustAsk) => {
                     ticket.go_away();
                     drop(turn);
@@ -195,7 +203,7 @@ impl Writer {
         Ok(Turn { writer: Arc::clone(self), conn: Some(conn) })
     }
 
-    fn wait_for_turn(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Connection> {
+    fn wait_for_turn(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Box<Connection>> {
         match self.wait(call, ticket)? {
             Woken::Turn(conn) => Ok(conn),
             Woken::Answer(_) => Err(stopped()), // only jobs are answered
@@ -203,7 +211,7 @@ impl Writer {
     }
 
     /// Stand in the queue, and take the seat if it is free.
-    fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Connection>> {
+    fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Box<Connection>>> {
         let mut queue = lock_telling(&self.queue, call.caller);
         self.make_room(call, ticket, &mut queue)?;
         queue.note_caller(call.started);
@@ -285,7 +293,7 @@ impl Writer {
     }
 
     /// Ask the caller, which has gone away, whether it was interrupted; back again, it takes a seat that lies free.
-    fn ask_caller(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Connection>> {
+    fn ask_caller(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Box<Connection>>> {
         let was_interrupted = is_interrupted(call);
         if was_interrupted {
             return Err(self.abandon(ticket));
@@ -352,7 +360,7 @@ impl Writer {
         }
     }
 
-    fn pass_on(&self, conn: Connection) {
+    fn pass_on(&self, conn: Box<Connection>) {
         // One who waits is offered the seat, so somebody is always responsible for those in the queue.
         let mut queue = self.queue.lock();
         queue.pass_on(conn);
@@ -416,7 +424,7 @@ impl Writer {
     }
 
     /// Lead one group: run those who wait now, commit once, answer them all.
-    fn lead(&self, conn: &Connection) {
+    fn lead(&self, conn: &Connection) -> Result<()> {
         let started = Instant::now();
         let mut group = Group::new(conn, self.rules.busy_timeout);
         let mut taken = Taken::default();
@@ -441,6 +449,7 @@ impl Writer {
         for (ticket, answer) in std::mem::take(&mut taken.0).into_iter().zip(ended.answers) {
             ticket.answer(answer);
         }
+        Ok(())
     }
 
     fn next_job(&self, load: Load) -> Option<Arc<Ticket>> {
@@ -480,7 +489,7 @@ impl Writer {
         }
         let conn = queue.remove_seat();
         drop(queue);
-        conn.map_or(Ok(()), Connection::close)
+        conn.map_or(Ok(()), |conn| conn.close())
     }
 }
 

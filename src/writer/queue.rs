@@ -14,7 +14,7 @@ use crate::grouping::{Bounds, Load};
 
 /// Where the writer connection is.
 enum Seat {
-    Free(Connection),
+    Free(Box<Connection>),
     Taken,
     Gone,
 }
@@ -34,7 +34,7 @@ enum Slot {
     Away,
     /// In a group.
     Taken,
-    Turn(Connection),
+    Turn(Box<Connection>),
     Answered(Answer),
 }
 
@@ -43,7 +43,7 @@ pub enum Woken {
     /// Its job was run.
     Answer(Answer),
     /// It has the writer now.
-    Turn(Connection),
+    Turn(Box<Connection>),
 }
 
 /// One caller's place in the queue.
@@ -129,7 +129,7 @@ impl Ticket {
         *self.slot.lock() = Slot::Taken;
     }
 
-    fn offer(&self, conn: Connection) -> Result<(), Connection> {
+    fn offer(&self, conn: Box<Connection>) -> Result<(), Box<Connection>> {
         let mut slot = self.slot.lock();
         if !matches!(*slot, Slot::Waiting) {
             return Err(conn);
@@ -177,7 +177,7 @@ const CONTENTION: Duration = Duration::from_millis(20);
 
 impl Queue {
     /// An empty queue before a free seat.
-    pub fn new(conn: Connection) -> Self {
+    pub fn new(conn: Box<Connection>) -> Self {
         Queue {
             seat: Seat::Free(conn),
             line: VecDeque::new(),
@@ -240,7 +240,7 @@ impl Queue {
 
     /// The seat, for one who stands in the queue, if it is free and this one may take it: a job may lead unless a turn
     /// stands at the front, and a turn must stand there itself, which takes it out of the queue.
-    pub fn take_seat(&mut self, ticket: &Arc<Ticket>) -> Option<Connection> {
+    pub fn take_seat(&mut self, ticket: &Arc<Ticket>) -> Option<Box<Connection>> {
         let front = self.line.front()?;
         let may_take = if front.wants_turn() { Arc::ptr_eq(front, ticket) } else { !ticket.wants_turn() };
         if !may_take {
@@ -253,7 +253,7 @@ impl Queue {
         Some(conn)
     }
 
-    fn take_free_seat(&mut self) -> Option<Connection> {
+    fn take_free_seat(&mut self) -> Option<Box<Connection>> {
         match std::mem::replace(&mut self.seat, Seat::Taken) {
             Seat::Free(conn) => Some(conn),
             other => {
@@ -264,7 +264,7 @@ impl Queue {
     }
 
     /// Take the seat for good: for `close`.
-    pub fn remove_seat(&mut self) -> Option<Connection> {
+    pub fn remove_seat(&mut self) -> Option<Box<Connection>> {
         let conn = self.take_free_seat()?;
         self.seat = Seat::Gone;
         Some(conn)
@@ -284,7 +284,7 @@ impl Queue {
 
     /// Give the connection to the next who can take it: to the turn at the front, or to the first job whose caller can lead.
     /// Where all are away the seat lies free, and whoever comes back takes it up.
-    pub fn pass_on(&mut self, conn: Connection) {
+    pub fn pass_on(&mut self, conn: Box<Connection>) {
         let mut conn = conn;
         for place in 0..self.line.len() {
             let ticket = Arc::clone(&self.line[place]);

@@ -47,7 +47,7 @@ fn turn() -> Arc<Ticket> {
 }
 
 /// A writer whose seat the test has taken, and these tickets in its queue.
-fn queue_of(tickets: &[&Arc<Ticket>]) -> (Arc<Writer>, Connection, TempDir) {
+fn queue_of(tickets: &[&Arc<Ticket>]) -> (Arc<Writer>, Box<Connection>, TempDir) {
     let (writer, folder) = writer();
     let mut queue = writer.queue.lock();
     let first = turn();

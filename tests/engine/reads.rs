@@ -245,7 +245,20 @@ fn backup_is_one_snapshot_of_a_database_that_goes_on() {
     db.backup(&Call::internal(), &copy).unwrap();
     submit(&db, insert(2)).unwrap();
     assert_eq!(failure(db.backup(&Call::internal(), &copy)).kind, Kind::Storage, "it writes over no file");
+    #[cfg(unix)]
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&copy.metadata().unwrap().permissions()) & 0o777, 0o600);
     let copied = walpool::engine::Engine::open(&Call::internal(), &copy, db.config(), &[]).unwrap();
     assert_eq!((items(&copied), items(&db)), (vec![1], vec![1, 2]));
     assert!(copied.check(&Call::internal()).unwrap().is_empty());
+}
+
+#[test]
+fn check_takes_as_long_as_the_file_is_large() {
+    let db = Database::with_items(|config| config.transaction_timeout = SHORT);
+    let many = "INSERT INTO item WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 200000) SELECT i, i FROM n";
+    write(&db, many).unwrap();
+    let call = Call::internal();
+    assert!(db.check(&call).unwrap().is_empty());
+    assert!(call.started.elapsed() > SHORT, "the file is too small for this test");
+    assert_eq!(failure(db.check(&call_within(SHORT / 10))).kind, Kind::StatementTimeout);
 }

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from walpool import schema
@@ -133,8 +133,7 @@ class Reopening(Generic[R]):
                     resource = self._opener()
                     opened = _Opened(resource, self._file(), os.getpid())
                     self._opened.append(opened)
-        found: R = opened.resource
-        return found
+        return cast("R", opened.resource)
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
