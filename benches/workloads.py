@@ -6,9 +6,7 @@ know how a contender works nor how a result is printed.
 
 from __future__ import annotations
 
-import functools
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,67 +82,6 @@ class Agents:
     def _save(self, db: Any, task: int) -> Callable[[int], Any]:
         mine = range(task * self.each, (task + 1) * self.each)
         return lambda number: db.save([(key, data.body(task, number)) for key in mine])
-
-
-@dataclass(frozen=True)
-class Exhaustion:
-    """Sixteen agents save long conversations at once: more than five connections can pass on in five seconds.
-
-    How long they are follows from the disk: `seconds` of one connection's own upserts, measured once and shared out
-    among the agents, so that a symmetric pool shows its timeouts on a fast disk too.
-    """
-
-    name: str
-    title: str
-    synchronous: str
-    contenders: Mapping[str, type[Any]]
-    targets: Sequence[Target]
-    tasks: int = 16
-    seconds: float = 10.0
-
-    def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
-        each = max(2, int(self.seconds * scale.share * _upserts_per_second(folder.parent) / self.tasks))
-        path = place(data.write_items, self.tasks, folder)
-        saved = _Tally()
-        with opened(self.contenders[contender], path, self.synchronous) as db:
-            begun = time.perf_counter()
-            saves = [self._save(db, task, each, saved) for task in range(self.tasks)]
-            timing = run_threads(saves, window_s=1e-9)  # over at once: each thread warms up, then saves once
-            elapsed = time.perf_counter() - begun
-        failed = timing.errors.total()
-        wrong = check_upserts(path, self.tasks, saved.total, failed * each)
-        figures = {"elements/s": saved.total / elapsed, "timeouts": float(failed)}
-        return Sample(figures | {"save max ms": timing.figures()["max ms"]}, timing.errors, wrong)
-
-    @staticmethod
-    def _save(db: Any, task: int, each: int, saved: _Tally) -> Callable[[int], Any]:
-        def save(number: int) -> None:
-            rows = [(task, data.body(task, element)) for element in range(each if number else 1)]
-            db.save(rows)
-            saved.add(len(rows))
-
-        return save
-
-
-class _Tally:
-    """A count that threads share."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._lock = threading.Lock()
-
-    def add(self, number: int) -> None:
-        with self._lock:
-            self.total += number
-
-
-@functools.cache
-def _upserts_per_second(folder: Path) -> float:
-    """Return how many upserts a second one connection alone commits on this disk with `full`."""
-    path = folder / "probe.db"
-    data.write_items(path, 32)
-    with opened(c.OneConnection, path, "full") as db:
-        return run_threads([lambda number: db.upsert(number % 32, data.body(0, number))], 0.3).per_second
 
 
 @dataclass(frozen=True)
@@ -345,8 +282,9 @@ def _agents() -> list[Workload]:
 
 def _exhaustion() -> list[Workload]:
     contenders = by_name(c.SymmetricPool, c.PoolWithWriterLock, c.WalpoolOfFive)
-    title = "16 agents save long conversations through 5 connections, with 5 s patience"
-    return [Exhaustion("pool-exhaustion", title, "full", contenders, (AtMost("timeouts", 0),))]
+    title = "upsert of a changing 1 KB row, 16 threads for 7 s, 5 connections with 5 s patience"
+    none = (AtMost("errors", 0),)
+    return [Upserts("pool-exhaustion", title, "full", contenders, none, threads=16, seconds=7.0)]
 
 
 def _reads() -> list[Workload]:

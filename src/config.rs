@@ -304,7 +304,7 @@ settings! {
         max_group_bytes: u64 = 8 * MIB, Unit::Bytes, Count(KIB), LARGEST;
         /// Whether foreign keys are enforced.
         foreign_keys: bool = true, Unit::Switch;
-        /// The permissions of files that walpool creates; their owner must be able to read and write.
+        /// The permissions of files that walpool creates, less what the umask takes; their owner must be able to read and write.
         file_mode: u32 = 0o600, Unit::Mode, Count(0o600), Count(0o777);
         /// The page cache of one connection.
         cache_size: u64 = 16 * MIB, Unit::Bytes, Count(64 * KIB), LARGEST;

@@ -90,19 +90,19 @@ impl Engine {
         }
         call.caller.about_to_wait(); // opening reads the disk
         if path == Path::new(":memory:") {
-            return Self::open_private(config, given);
+            return Self::open_private(call, config, given);
         }
-        Self::open_file(path, config, given, None).map_err(|error| on_file(error, path))
+        Self::open_file(call, path, config, given, None).map_err(|error| on_file(error, path))
     }
 
     /// `:memory:` is a private temporary file, so that every guarantee holds for it too.
-    fn open_private(config: &Config, given: &[&str]) -> Result<Engine> {
+    fn open_private(call: &Call, config: &Config, given: &[&str]) -> Result<Engine> {
         let folder = make_private_folder()?;
-        let opened = Self::open_file(&folder.join("memory.db"), config, given, Some(folder.clone()));
+        let opened = Self::open_file(call, &folder.join("memory.db"), config, given, Some(folder.clone()));
         opened.inspect_err(|_| remove_folder(&folder))
     }
 
-    fn open_file(path: &Path, config: &Config, given: &[&str], folder: Option<PathBuf>) -> Result<Engine> {
+    fn open_file(call: &Call, path: &Path, config: &Config, given: &[&str], folder: Option<PathBuf>) -> Result<Engine> {
         let path = real_path(path)?;
         loop {
             // Asked before the engine is opened where the file exists, and after where it does not yet.
@@ -121,7 +121,7 @@ impl Engine {
                     Arc::clone(shared)
                 }
                 _ => {
-                    let shared = Shared::open(&path, config)?;
+                    let shared = Shared::open(call, &path, config)?;
                     *seat = Some(Arc::clone(&shared));
                     shared
                 }
@@ -291,12 +291,12 @@ impl Drop for Engine {
 }
 
 impl Shared {
-    fn open(path: &Path, config: &Config) -> Result<Arc<Shared>> {
+    fn open(call: &Call, path: &Path, config: &Config) -> Result<Arc<Shared>> {
         let (stats, lately, bell) = (Arc::<Stats>::default(), Arc::<Lately>::default(), Arc::<Bell>::default());
         let log = Arc::new(Log::new(Arc::clone(&stats)));
         let checkpointer = Arc::new(Checkpointer::new(path, config.wal_limit, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
-        let conn = open_writer(path, config, Arc::clone(&stats), Arc::clone(&lately))?;
+        let conn = open_writer(call, path, config, Arc::clone(&stats), Arc::clone(&lately))?;
         let after_commit = {
             let (bell, checkpointer) = (Arc::clone(&bell), Arc::clone(&checkpointer));
             Box::new(move |frames| {

@@ -41,10 +41,17 @@ impl Activity {
 /// All readers that are open, busy or idle.
 #[derive(Default)]
 struct Books {
-    open: Mutex<Vec<Weak<Activity>>>,
+    register: Mutex<Register>,
     closed: Condvar,
     last_error: Mutex<Option<Error>>,
     stats: Arc<Stats>,
+}
+
+/// Readers are entered before they are opened, so that `close` waits for one that is just being opened too.
+#[derive(Default)]
+struct Register {
+    open: Vec<Weak<Activity>>,
+    is_closed: bool,
 }
 
 /// Takes a reader off the books when its file has been closed.
@@ -52,9 +59,9 @@ struct Entry(Arc<Books>);
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = self.0.open.lock();
-        open.retain(|activity| activity.strong_count() > 0);
-        self.0.stats.readers.set(open.len() as u64);
+        let mut register = self.0.register.lock();
+        register.open.retain(|activity| activity.strong_count() > 0);
+        self.0.stats.readers.set(register.open.len() as u64);
         self.0.closed.notify_all();
     }
 }
@@ -75,14 +82,19 @@ struct Manager {
 
 impl Manager {
     fn open(&self) -> Result<Reader> {
+        let entry = Entry(Arc::clone(&self.books)); // dropped last, also where opening fails
+        let activity = Arc::new(Activity::default());
+        {
+            let mut register = self.books.register.lock();
+            if register.is_closed {
+                return Err(closed());
+            }
+            register.open.push(Arc::downgrade(&activity));
+            self.books.stats.readers.set(register.open.len() as u64);
+        }
         let raw: Raw = self.opener.connect()?;
         let conn = Connection::adopt(raw, Arc::clone(&self.books.stats), Arc::clone(&self.lately))?;
-        let activity = Arc::new(Activity::default());
-        let mut open = self.books.open.lock();
-        open.push(Arc::downgrade(&activity));
-        self.books.stats.readers.set(open.len() as u64);
-        drop(open);
-        Ok(Reader { conn, activity, _entry: Entry(Arc::clone(&self.books)) })
+        Ok(Reader { conn, activity, _entry: entry })
     }
 }
 
@@ -206,13 +218,13 @@ impl ReaderPool {
     /// Take a snapshot and hold it for several reads.
     pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
         let checkout = self.snapshot_checkout(call, "(a snapshot, nothing read yet)")?;
-        Ok(Snapshot(self.hold(checkout)))
+        Ok(Snapshot(self.hold(checkout, "snapshot", "(several reads)")))
     }
 
     /// Take a snapshot and read one statement's rows from it piece by piece.
     pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
         let checkout = self.snapshot_checkout(call, sql)?;
-        Ok(Stream(self.hold(Cursor::open(Box::new(checkout), sql, params)?)))
+        Ok(Stream(self.hold(Cursor::open(Box::new(checkout), sql, params)?, "stream", sql)))
     }
 
     fn snapshot_checkout(&self, call: &Call, sql: &str) -> Result<Checkout> {
@@ -223,10 +235,12 @@ impl ReaderPool {
         Ok(checkout)
     }
 
-    fn hold<T>(&self, thing: T) -> Arc<Held<T>> {
+    fn hold<T>(&self, thing: T, what: &'static str, sql: &str) -> Arc<Held<T>> {
         let began = Instant::now();
         Arc::new(Held {
             thing: Revocable::new(thing),
+            what,
+            sql: sql.to_owned(),
             began,
             deadline: began + self.rules.transaction_timeout,
             rules: self.rules,
@@ -326,8 +340,8 @@ impl ReaderPool {
 
     /// The read that has gone on for longest, with its SQL: the one that pins the WAL.
     pub fn longest_read(&self) -> Option<(Duration, String)> {
-        let open = self.books.open.lock();
-        let doing = open.iter().filter_map(Weak::upgrade).filter_map(|activity| {
+        let register = self.books.register.lock();
+        let doing = register.open.iter().filter_map(Weak::upgrade).filter_map(|activity| {
             let doing = activity.0.lock();
             doing.0.map(|since| (since.elapsed(), doing.1.clone()))
         });
@@ -339,14 +353,15 @@ impl ReaderPool {
     /// # Blocking
     /// For as long as a read lasts: a snapshot is taken back after `transaction_timeout`, a fetch by its `timeout`.
     pub fn close(&self, call: &Call) {
+        self.books.register.lock().is_closed = true;
         let pool = self.pool.write().take();
         drop(pool);
-        let mut open = self.books.open.lock();
-        if !open.is_empty() {
+        let mut register = self.books.register.lock();
+        if !register.open.is_empty() {
             self.tell_waiting(call);
         }
-        while !open.is_empty() {
-            self.books.closed.wait(&mut open);
+        while !register.open.is_empty() {
+            self.books.closed.wait(&mut register);
         }
     }
 }
@@ -364,6 +379,8 @@ impl Rules {
 /// A reader, or a cursor on one, that the engine takes back after `transaction_timeout`.
 pub struct Held<T> {
     thing: Revocable<T>,
+    what: &'static str,
+    sql: String,
     began: Instant,
     deadline: Instant,
     rules: Rules,
@@ -377,14 +394,17 @@ impl<T: Send> Held<T> {
             Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
             _ => Limit::Tenure(self.deadline),
         };
-        let used = self.thing.use_it(
-            |thing| {
-                Watch::check_limit(Some(limit))?;
-                work(thing, limit)
-            },
-            |thing| self.take_back(thing),
-        );
-        used.map_err(|refused| self.refusal(refused))?
+        if Instant::now() >= self.deadline {
+            self.revoke(); // the keeper may be late
+        }
+        let used = self.thing.use_it(|thing| work(thing, limit), |thing| self.take_back(thing));
+        let done = used.map_err(|refused| self.refusal(refused))?;
+        if let Err(error) = &done
+            && error.kind == Kind::TransactionTimeout
+        {
+            self.revoke(); // what its error says is true when the caller reads it
+        }
+        done
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -412,6 +432,7 @@ impl<T: Send> Held<T> {
     fn end(&self) {
         if let Ok(thing) = self.thing.end() {
             drop(thing);
+            self.rules.tell_slow(&self.stats, &self.log, self.what, self.began, &self.sql);
         }
     }
 }
@@ -506,4 +527,37 @@ impl Drop for Stream {
 
 fn closed() -> Error {
     Error::new(Kind::Closed, "the pool is closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::open_writer;
+
+    /// SQLite's own words where another process has the file, as while it recovers the WAL after a crash.
+    fn is_locked() -> Result<()> {
+        Err(crate::error::from_code(5, "database is locked".into()))
+    }
+
+    #[test]
+    fn read_waits_for_another_process_until_busy_timeout_or_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let config = Config { busy_timeout: Duration::from_millis(30), ..Config::default() };
+        let stats = Arc::<Stats>::default();
+        let _writer = open_writer(&path, &config, Arc::clone(&stats), Arc::default()).unwrap();
+        let log = Arc::new(Log::new(Arc::clone(&stats)));
+        let readers = ReaderPool::open(&path, &config, stats, Arc::default(), log).unwrap();
+        let mut tries = 0;
+        let locked_once = || {
+            tries += 1;
+            if tries == 1 { is_locked() } else { Ok(()) }
+        };
+        readers.patiently(&Call::internal(), locked_once).unwrap();
+        let kind = |timeout| {
+            let call = Call { timeout, ..Call::internal() };
+            readers.patiently(&call, is_locked).unwrap_err().kind
+        };
+        assert_eq!((kind(None), kind(Some(Duration::from_millis(5)))), (Kind::Busy, Kind::StatementTimeout));
+    }
 }

@@ -103,11 +103,6 @@ pub enum Out<'a> {
 }
 
 impl Rows {
-    /// No rows yet, of `width` columns.
-    pub fn of_width(width: usize) -> Self {
-        Rows { width, ..Rows::default() }
-    }
-
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.count
@@ -118,13 +113,16 @@ impl Rows {
         self.count == 0
     }
 
-    /// How many columns each row has.
+    /// How many columns each row has; 0 where there are no rows.
     pub fn width(&self) -> usize {
         self.width
     }
 
     /// Copy one row in.
     pub fn push(&mut self, row: &rusqlite::Row<'_>) -> Result<()> {
+        if self.count == 0 {
+            self.width = row.as_ref().column_count();
+        }
         for column in 0..self.width {
             let cell = match row.get_ref(column)? {
                 ValueRef::Null => Cell::Null,

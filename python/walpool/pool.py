@@ -31,15 +31,24 @@ _open_here: ContextVar[tuple[_Hold, ...]] = ContextVar("walpool_open_here", defa
 
 
 class _Hold:
-    """A `read()` or `transaction()` block, for a verb of its pool that is called inside."""
+    """A block that holds a connection, for a verb of its pool that is called inside."""
 
-    __slots__ = ("held", "is_open", "path", "use")
+    __slots__ = ("engine", "held", "is_open", "path", "use")
 
-    def __init__(self, path: str, held: str, use: str) -> None:
-        self.path = path
+    def __init__(self, pool: Pool, held: str, use: str | None) -> None:
+        self.engine = pool._engine
+        self.path = pool.path
         self.held = held
-        self.use = use
+        self.use = use  # what to use instead of the pool; None where the pool may be used
         self.is_open = True
+
+    def blocks(self, verb: str, pool: Pool) -> bool:
+        """Return whether the verb would wait for this block."""
+        if not self.is_open:
+            return False
+        if verb == "close":
+            return self.engine is pool._engine  # another handle on the file is not the last one
+        return self.use is not None and self.path == pool.path
 
 
 def _public(cls: type[T]) -> type[T]:
@@ -69,7 +78,7 @@ class Pool:
         BusyError: another process kept the file locked for `busy_timeout`.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_settings", "_target")
+    __slots__ = ("__weakref__", "_engine", "_path", "_settings", "_target")
 
     def __init__(self, path: str | os.PathLike[str], /, **settings: Any) -> None:
         loaded = Settings.load(path, **settings)
@@ -80,12 +89,13 @@ class Pool:
         explicit = {name: value for name, value in loaded.values().items() if name in loaded.explicit}
         self._settings = loaded
         self._engine = _core.Engine.open(loaded.path, loaded.values(), sorted(explicit))
-        self._target = (loaded.path if loaded.path == ":memory:" else str(self._engine.path), explicit)
+        self._path = str(self._engine.path)
+        self._target = (loaded.path if loaded.path == ":memory:" else self._path, explicit)
 
     @property
     def path(self) -> str:
         """The real path of the file."""
-        return str(self._engine.path)
+        return self._path
 
     @property
     def closed(self) -> bool:
@@ -236,7 +246,8 @@ class Pool:
             raise ValueError(msg)
         stream = self._engine.stream(sql, params, row, timeout)
         try:
-            yield Stream(stream, chunk)
+            with self._open_as("stream()", None):
+                yield Stream(stream, chunk)
         finally:
             stream.close()
 
@@ -313,7 +324,11 @@ class Pool:
         self._engine.backup(os.fspath(dest))
 
     def check(self) -> list[str]:
-        """Return what SQLite's integrity check finds; an empty list is good news. It reads the whole file."""
+        """Return what SQLite's integrity check finds; an empty list is good news. It reads the whole file.
+
+        Raises:
+            CorruptError: the file is too damaged to be checked.
+        """
         self._refuse_reentry("check")
         return self._engine.check()
 
@@ -323,7 +338,11 @@ class Pool:
         self._engine.vacuum()
 
     def close(self) -> None:
-        """Give this handle back; the last one answers all that was accepted and closes the file. Safe to call twice."""
+        """Give this handle back; the last one answers all that was accepted and closes the file. Safe to call twice.
+
+        It waits for reads and transactions that other threads have open, `transaction_timeout` at most for each, and
+        does not hear Ctrl-C meanwhile: half a close would be worse.
+        """
         self._refuse_reentry("close")
         self._engine.close()
 
@@ -349,16 +368,14 @@ class Pool:
 
     def _refuse_reentry(self, verb: str) -> None:
         for hold in _open_here.get():
-            if hold.is_open and hold.path == self.path:
-                msg = (
-                    f"{verb}() inside {hold.held} of the same pool would wait for itself; use {hold.use} in hand"
-                    f" [{hold.path}]"
-                )
+            if hold.blocks(verb, self):
+                advice = "end the block first" if verb == "close" else f"use {hold.use} in hand"
+                msg = f"{verb}() inside {hold.held} of the same pool would wait for itself; {advice} [{self.path}]"
                 raise ReentrantError(msg)
 
     @contextmanager
-    def _open_as(self, held: str, use: str) -> Iterator[None]:
-        hold = _Hold(self.path, held, use)
+    def _open_as(self, held: str, use: str | None) -> Iterator[None]:
+        hold = _Hold(self, held, use)
         _open_here.set((*_open_here.get(), hold))
         try:
             yield
@@ -448,7 +465,11 @@ class Transaction:
         self._lease = lease
 
     def execute(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Result:
-        """Run one statement; a failed one is undone and leaves the transaction open. See `Pool.execute`."""
+        """Run one statement; a failed one is undone and leaves the transaction open. See `Pool.execute`.
+
+        Two things end the transaction as a whole: SQL that rolls it back (`OR ROLLBACK`), and a write that runs past
+        its `timeout`, since SQLite undoes an interrupted write with all that came before it.
+        """
         return self._lease.execute(sql, params, timeout)
 
     def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:

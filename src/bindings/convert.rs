@@ -81,7 +81,10 @@ fn named<'py>(pairs: impl Iterator<Item = PyResult<(Bound<'py, PyAny>, Bound<'py
             let text = format!("the names of parameters are str, not {}", type_name(&key));
             return Err(wrong(key.py(), Kind::Programming, text));
         };
-        let name = name.to_str()?;
+        let Ok(name) = name.to_str() else {
+            let text = "the name of a parameter holds lone surrogates, which UTF-8 has not".to_owned();
+            return Err(wrong(key.py(), Kind::Programming, text));
+        };
         values.push((name.into(), value(&item, At::Name(name))?));
     }
     Ok(Params::Named(values))
@@ -185,7 +188,8 @@ fn type_name(item: &Bound<'_, PyAny>) -> String {
 pub fn timeout(py: Python<'_>, seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         None => Ok(None),
-        Some(seconds) => Duration::try_from_secs_f64(seconds).map(Some).map_err(|_| {
+        // A deadline is an instant of a clock that ends; thirty years are as good as for ever.
+        Some(seconds) => Duration::try_from_secs_f64(seconds.min(1e9)).map(Some).map_err(|_| {
             wrong(py, Kind::Programming, format!("timeout must be seconds, 0 or more and finite, not {seconds}"))
         }),
     }

@@ -96,6 +96,15 @@ pub fn lazily<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
     work()
 }
 
+/// Run the handlers of signals that came during the call, while its outcome is at hand. Does nothing but on the main thread.
+pub fn hear_signals(py: Python<'_>) {
+    if IS_MAIN.get() == Some(true)
+        && let Err(raised) = py.check_signals()
+    {
+        RAISED.replace(Some(raised));
+    }
+}
+
 /// The exception that a signal handler raised during the last call, if one did.
 pub fn take_raised() -> Option<PyErr> {
     RAISED.take()

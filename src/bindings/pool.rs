@@ -15,7 +15,7 @@ use crate::caller::Call;
 use crate::config::{Config, SettingValue};
 use crate::connection::{CheckpointMode, Want};
 use crate::engine::{self, only};
-use crate::error::{self, Error, Kind};
+use crate::error::{self, Error, Kind, Outcome};
 use crate::group_commit::{Job, Work};
 use crate::log::Level;
 use crate::reader;
@@ -38,12 +38,23 @@ fn call<T: Send>(
 ) -> PyResult<T> {
     let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
     let done = gil::lazily(py, || work(&call));
-    log_messages(py, engine)?;
+    if let Err(error) = log_messages(py, engine) {
+        // A log that fails must not take the place of a result that is committed.
+        error.write_unraisable(py, None);
+    }
+    gil::hear_signals(py);
     match done {
         Err(error) => Err(raise(py, &error)),
-        // A handler raised although the work had come to its end: that must not be lost.
-        Ok(done) => gil::take_raised().map_or(Ok(done), Err),
+        Ok(done) => raised_in_spite(py).map_or(Ok(done), Err),
     }
+}
+
+/// What a signal handler raised although the call has come to its end, which must not be lost: neither of the two.
+fn raised_in_spite(py: Python<'_>) -> Option<PyErr> {
+    let raised = gil::take_raised()?;
+    // An exception that takes no attributes still says what the handler wanted to say.
+    let _ = raised.value(py).setattr("outcome", Outcome::Applied.name());
+    Some(raised)
 }
 
 fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
@@ -491,7 +502,10 @@ fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)
             let text = "batch() takes pairs of SQL and parameters".to_owned();
             return Err(wrong(statement.py(), Kind::Programming, text));
         };
-        let (sql, params): (String, Bound<'_, PyAny>) = pair.extract()?;
+        let Ok((sql, params)) = pair.extract::<(String, Bound<'_, PyAny>)>() else {
+            let text = "batch() takes pairs of SQL and parameters".to_owned();
+            return Err(wrong(statement.py(), Kind::Programming, text));
+        };
         parts.push((sql.into(), convert::params(&params)?));
     }
     Ok(parts)

@@ -39,7 +39,13 @@ impl Result {
     /// The rows of a RETURNING clause, in SQLite's order; empty without one.
     #[getter]
     fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let make = || convert::list(py, &self.ran.rows, &RowAs::Tuple).map(Bound::unbind);
+        let make = || {
+            let list = convert::list(py, &self.ran.rows, &RowAs::Tuple);
+            list.map(Bound::unbind).inspect_err(|error| {
+                // The write is committed, whatever its rows hold. An exception that takes no attributes says so less well.
+                let _ = error.value(py).setattr("outcome", "applied");
+            })
+        };
         Ok(self.rows.get_or_try_init(py, make)?.bind(py).clone())
     }
 

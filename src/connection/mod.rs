@@ -16,7 +16,7 @@ use rusqlite::{OpenFlags, Statement, ffi};
 use self::guard::Guard;
 pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
-use crate::caller::Lately;
+use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::config::{Config, Synchronous};
 use crate::error::{Error, Kind, Result};
 use crate::functions;
@@ -118,13 +118,28 @@ fn init_both(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
 ///
 /// # Blocking
 /// Waits for another process's lock for up to `busy_timeout`.
-pub fn open_writer(path: &Path, config: &Config, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
+pub fn open_writer(
+    call: &Call,
+    path: &Path,
+    config: &Config,
+    stats: Arc<Stats>,
+    lately: Arc<Lately>,
+) -> Result<Connection> {
     create_file(path, config.file_mode)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     #[allow(clippy::disallowed_methods)] // this is the one place
     let raw = Raw::open_with_flags(path, flags)?;
     raw.busy_timeout(Duration::ZERO)?;
-    retry_busy(config.busy_timeout, || switch_wal_on(&raw))?;
+    let mut ask_at = call.started + WAIT_SLICE;
+    retry_busy(config.busy_timeout, || {
+        if call.caller.can_be_interrupted() && Instant::now() >= ask_at {
+            ask_at += WAIT_SLICE;
+            if call.caller.is_interrupted() {
+                return Err(Error::new(Kind::Interrupted, "interrupted while another process had the file locked"));
+            }
+        }
+        switch_wal_on(&raw)
+    })?;
     init_writer(&raw, config)?;
     Connection::adopt(raw, stats, lately)
 }
@@ -206,6 +221,16 @@ impl Connection {
     /// The error with walpool's reason in place of SQLite's "interrupted" and "not authorized".
     fn explain(&self, error: Error) -> Error {
         self.watch.explain(self.guard.explain(error))
+    }
+
+    /// As `explain`, for an error that came while the statement ran: SQLite quotes values in some of these.
+    fn explain_run(&self, error: Error, params: &Params) -> Error {
+        let error = self.explain(error);
+        if error.primary_code() != Some(ffi::SQLITE_ERROR) {
+            return error;
+        }
+        let message = statement::without_values(&error.message, params);
+        Error { message, ..error }
     }
 
     fn own(&self, sql: &str) -> Result<()> {
@@ -326,6 +351,7 @@ impl Connection {
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>> {
+        refuse_nul(sql)?;
         if sql.trim_start().starts_with(OWN) {
             // The cache would hand out ours without asking the guard. This prepares it anew, and so asks.
             self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
@@ -338,6 +364,7 @@ impl Connection {
     /// # Errors
     /// `Programming` for bad SQL, and for a statement that writes.
     fn prepare_read(&self, sql: &str) -> Result<Statement<'_>> {
+        refuse_nul(sql)?;
         let stmt = self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
         if stmt.readonly() { Ok(stmt) } else { Err(write_on_reader()) }
     }
@@ -358,12 +385,13 @@ impl Connection {
             if stmt.column_count() > 0 {
                 return Err(Error::new(Kind::Programming, "executemany() takes no statement that returns rows"));
             }
-            let mut total = Ran { rowcount: -1, ..Ran::default() };
+            let counts = statement::counts_rows(sql, stmt.readonly());
+            let mut total = Ran { rowcount: if counts { 0 } else { -1 }, ..Ran::default() };
             for (index, params) in rows.iter().enumerate() {
                 let ran = self
                     .run_prepared(&mut stmt, sql, params)
                     .map_err(|error| error.context(format_args!("in row {} of executemany", index + 1)))?;
-                total.rowcount = if ran.rowcount < 0 { -1 } else { total.rowcount.max(0) + ran.rowcount };
+                total.rowcount += if counts { ran.rowcount } else { 0 };
             }
             Ok(total)
         };
@@ -372,6 +400,7 @@ impl Connection {
 
     /// Run several statements without parameters, one after the other.
     pub fn run_script(&self, sql: &str) -> Result<Ran> {
+        refuse_nul(sql)?;
         let mut statements = rusqlite::Batch::new(&self.raw, sql);
         while let Some(mut stmt) = statements.next().map_err(|error| self.explain(error.into()))? {
             let mut rows = stmt.raw_query();
@@ -383,7 +412,7 @@ impl Connection {
     fn run_prepared(&self, stmt: &mut Statement<'_>, sql: &str, params: &Params) -> Result<Ran> {
         statement::bind(stmt, params)?;
         let want = Want { columns: stmt.column_count() > 0, most: usize::MAX };
-        let rows = statement::collect(stmt, want).map_err(|error| self.explain(error))?;
+        let rows = statement::collect(stmt, want).map_err(|error| self.explain_run(error, params))?;
         let rowcount = if statement::counts_rows(sql, stmt.readonly()) {
             i64::try_from(self.raw.changes()).unwrap_or(i64::MAX)
         } else {
@@ -405,7 +434,7 @@ impl Connection {
                 return Err(write_on_reader());
             }
             statement::bind(&mut stmt, params)?;
-            statement::collect(&mut stmt, want).map_err(|error| self.explain(name_write(error)))
+            statement::collect(&mut stmt, want).map_err(|error| self.explain_run(name_write(error), params))
         })
     }
 
@@ -468,6 +497,14 @@ impl Connection {
     }
 }
 
+/// SQLite would end the text there, and run what stands before it.
+fn refuse_nul(sql: &str) -> Result<()> {
+    if sql.contains('\0') {
+        return Err(Error::new(Kind::Programming, "the SQL contains a NUL character"));
+    }
+    Ok(())
+}
+
 fn write_on_reader() -> Error {
     Error::new(Kind::Programming, "the statement writes, and this is a read: use execute(), batch() or transaction()")
 }
@@ -493,5 +530,7 @@ pub fn sqlite_version() -> &'static str {
 /// Whether this SQLite is free of the bug by which two connections that write and checkpoint at once lose data.
 /// <https://www.sqlite.org/wal.html#walresetbug>
 pub fn has_wal_reset_fix() -> bool {
-    rusqlite::version_number() >= 3_051_003
+    // Fixed in 3.51.3, not in 3.52, and again from 3.53 on.
+    let version = rusqlite::version_number();
+    version >= 3_053_000 || (3_051_003..3_052_000).contains(&version)
 }

@@ -129,19 +129,52 @@ fn bind_names(stmt: &mut Statement<'_>, pairs: &[(Box<str>, Value)]) -> Result<(
     Ok(())
 }
 
+/// A message of SQLite's without the words that stand in the values that were bound: they are people's, and no log's.
+pub fn without_values(message: &str, params: &Params) -> String {
+    let mut values: Vec<&Value> = Vec::new();
+    match params {
+        Params::Positional(given) => values.extend(given),
+        Params::Named(pairs) => values.extend(pairs.iter().map(|(_, value)| value)),
+    }
+    let texts: Vec<String> = values
+        .into_iter()
+        .filter_map(|value| match value {
+            Value::Text(text) => Some(text.to_lowercase()),
+            Value::Blob(blob) => Some(String::from_utf8_lossy(blob).to_lowercase()),
+            _ => None,
+        })
+        .collect();
+    let is_value = |word: &str| texts.iter().any(|text| text.contains(&word.to_lowercase()));
+    let mut kept = String::new();
+    for part in message.split_inclusive(|c: char| !c.is_alphanumeric()) {
+        let word = part.trim_end_matches(|c: char| !c.is_alphanumeric());
+        kept += if word.is_empty() || !is_value(word) { part } else { &part[word.len()..] };
+        if !word.is_empty() && is_value(word) && !kept.ends_with('…') {
+            kept += "…";
+        }
+    }
+    kept
+}
+
 /// Step through a bound statement and copy its rows out.
 pub fn collect(stmt: &mut Statement<'_>, want: Want) -> Result<Rows> {
-    let mut collected = Rows::of_width(stmt.column_count());
-    if want.columns {
-        collected.columns = stmt.column_names().into_iter().map(Into::into).collect();
-    }
+    let mut collected = Rows::default();
     let mut rows = stmt.raw_query();
     while collected.len() < want.most
         && let Some(row) = rows.next()?
     {
         collected.push(row)?;
     }
+    drop(rows);
+    name_columns(&mut collected, stmt, want);
     Ok(collected)
+}
+
+/// After the first step: SQLite prepares a cached statement anew there if the schema has changed, with other columns.
+fn name_columns(rows: &mut Rows, stmt: &Statement<'_>, want: Want) {
+    if want.columns {
+        rows.columns = stmt.column_names().into_iter().map(Into::into).collect();
+    }
 }
 
 /// Whatever keeps a connection for as long as a cursor is open on it.
@@ -158,6 +191,7 @@ self_cell!(
 /// A statement that stays in the middle of its rows between calls, together with the connection it runs on.
 pub struct Cursor {
     held: Held,
+    params: Params, // for its errors, which must not quote them
     has_ended: bool,
 }
 
@@ -174,17 +208,14 @@ impl Cursor {
             bind(&mut stmt, params)?;
             Ok::<_, Error>(stmt)
         })?;
-        Ok(Cursor { held, has_ended: false })
+        Ok(Cursor { held, params: params.clone(), has_ended: false })
     }
 
     /// The next rows, `most` at most; fewer, or none, at the end. Behind the end, or an error, there are none.
     pub fn next_rows(&mut self, want: Want) -> Result<Rows> {
-        let has_ended = &mut self.has_ended;
+        let (has_ended, params) = (&mut self.has_ended, &self.params);
         self.held.with_dependent_mut(|owner, stmt| {
-            let mut collected = Rows::of_width(stmt.column_count());
-            if want.columns {
-                collected.columns = stmt.column_names().into_iter().map(Into::into).collect();
-            }
+            let mut collected = Rows::default();
             if std::mem::replace(has_ended, true) {
                 return Ok(collected); // a statement that is stepped behind its end begins anew
             }
@@ -192,13 +223,18 @@ impl Cursor {
             while collected.len() < want.most {
                 match rows.next() {
                     Ok(Some(row)) => collected.push(row)?,
-                    Ok(None) => return Ok(collected),
-                    Err(error) => return Err((**owner).as_ref().explain(error.into())),
+                    Ok(None) => break,
+                    Err(error) => return Err((**owner).as_ref().explain_run(error.into(), params)),
                 }
             }
-            // Dropping it would reset the statement; the cursor must stay where it is.
-            std::mem::forget(rows);
-            *has_ended = false;
+            if collected.len() == want.most {
+                // Dropping it would reset the statement; the cursor must stay where it is.
+                std::mem::forget(rows);
+                *has_ended = false;
+            } else {
+                drop(rows);
+            }
+            name_columns(&mut collected, stmt, want);
             Ok(collected)
         })
     }

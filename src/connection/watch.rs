@@ -37,7 +37,7 @@ impl Limit {
             ),
             Limit::Tenure(_) => Error::new(
                 Kind::TransactionTimeout,
-                "transaction_timeout passed: what was open was rolled back and given to others; do slow work outside of it",
+                "the statement ran past transaction_timeout and was stopped; its transaction was rolled back and is over",
             ),
         }
     }

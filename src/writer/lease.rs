@@ -19,7 +19,7 @@ use super::{Begun, Turn, Writer};
 use parking_lot::Mutex;
 
 use crate::caller::Call;
-use crate::connection::{Connection, Limit, Ran, Want, Watch};
+use crate::connection::{Connection, Limit, Ran, Want};
 use crate::error::{Error, Kind, Result};
 use crate::group_commit::commit_outcome;
 use crate::log::{Level, excerpt};
@@ -120,6 +120,9 @@ impl Lease {
     /// `TransactionTimeout` if it was revoked; `Integrity` for a deferred foreign key; what COMMIT says otherwise, with its
     /// outcome. The transaction is over in every case.
     pub fn commit(&self, call: &Call) -> Result<()> {
+        if Instant::now() >= self.0.deadline {
+            self.0.revoke(); // the keeper may be late
+        }
         let turn = self.0.turn.end().map_err(|refused| self.0.refusal(refused))?;
         self.0.writer.tell_waiting_for_disk(call);
         let committed = turn.run(|conn| {
@@ -170,7 +173,9 @@ impl Transaction {
             Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
             _ => Limit::Tenure(self.deadline),
         });
-        Watch::check_limit(limit)?;
+        if Instant::now() >= self.deadline {
+            self.revoke(); // the keeper may be late
+        }
         let used = self.turn.use_it(
             |turn| {
                 turn.run(|conn| {
@@ -183,7 +188,13 @@ impl Transaction {
             },
             |turn| self.take_back(turn),
         );
-        used.map_err(|refused| self.refusal(refused))?
+        let done = used.map_err(|refused| self.refusal(refused))?;
+        if let Err(error) = &done
+            && error.kind == Kind::TransactionTimeout
+        {
+            self.revoke(); // what its error says is true when the caller reads it
+        }
+        done
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -247,6 +258,7 @@ impl Tenure for Transaction {
 fn ended_by_statement() -> Error {
     Error::new(
         Kind::Operational,
-        "a statement (OR ROLLBACK, or RAISE(ROLLBACK) in a trigger) has rolled the transaction back; nothing of it is applied",
+        "a statement has rolled the transaction back (OR ROLLBACK, RAISE(ROLLBACK), or a write that was stopped by its \
+         timeout); nothing of it is applied",
     )
 }

@@ -364,6 +364,7 @@ impl Writer {
         // One who waits is offered the seat, so somebody is always responsible for those in the queue.
         let mut queue = self.queue.lock();
         queue.pass_on(conn);
+        self.tell_levels(&queue);
         if queue.is_at_rest() {
             self.at_rest.notify_all();
         }

@@ -29,7 +29,14 @@ fn close_answers_every_waiting_job() {
     let lease = db.lease(&Call::internal()).unwrap();
     other.close(&Call::internal()).unwrap();
     thread::scope(|scope| {
-        let writers: Vec<_> = (0..8).map(|id| scope.spawn({ let db = &db; move || submit(db, insert(id)) })).collect();
+        let writers: Vec<_> = (0..8)
+            .map(|id| {
+                scope.spawn({
+                    let db = &db;
+                    move || submit(db, insert(id))
+                })
+            })
+            .collect();
         until_waiting(&db, 8);
         let closer = scope.spawn(|| db.close(&Call::internal()));
         until("close has begun", || db.is_closed());

@@ -72,7 +72,8 @@ fn caller_that_is_asked_while_another_process_has_the_lock_still_has_its_turn() 
         let (caller, is_asked, answer) = Asked::new();
         let call = call_of(caller);
         thread::scope(|scope| {
-            let asked = scope.spawn(|| if takes_lease { insert_by_lease(&db, &call, 1) } else { insert_by_job(&db, &call, 1) });
+            let asked =
+                scope.spawn(|| if takes_lease { insert_by_lease(&db, &call, 1) } else { insert_by_job(&db, &call, 1) });
             for _ in 0..3 {
                 is_asked.recv().unwrap();
                 answer.send(false).unwrap();
@@ -300,7 +301,10 @@ fn commit_is_never_stopped_by_an_interrupt() {
 #[test]
 fn vacuum_is_not_stopped_by_the_end_of_an_earlier_transaction() {
     let db = Database::with_items(|config| config.transaction_timeout = Duration::from_millis(50));
-    script(&db, "INSERT INTO item (id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) SELECT i FROM n");
+    script(
+        &db,
+        "INSERT INTO item (id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) SELECT i FROM n",
+    );
     let lease = db.lease(&Call::internal()).unwrap();
     let began = Call::internal().started;
     lease.execute(&Call::internal(), "DELETE FROM item WHERE id % 2", &Params::NONE).unwrap();

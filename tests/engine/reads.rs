@@ -144,7 +144,8 @@ fn stream_that_has_ended_stays_at_its_end() {
 #[test]
 fn stream_that_failed_does_not_begin_again() {
     let db = Database::new();
-    let sql = "WITH n(i) AS (VALUES (1), (2), (3)) SELECT abs(CASE i WHEN 2 THEN -9223372036854775807 - 1 ELSE i END) FROM n";
+    let sql =
+        "WITH n(i) AS (VALUES (1), (2), (3)) SELECT abs(CASE i WHEN 2 THEN -9223372036854775807 - 1 ELSE i END) FROM n";
     let stream = db.stream(&Call::internal(), sql, &Params::NONE).unwrap();
     let want = Want { columns: false, most: 1 };
     assert_eq!(next(&stream, 1), [1]);

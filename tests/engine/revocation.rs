@@ -6,7 +6,7 @@ use std::time::Duration;
 use walpool::caller::Call;
 use walpool::connection::Want;
 use walpool::error::{Kind, Outcome};
-use walpool::log::Level;
+use walpool::log::{Level, Message};
 use walpool::value::Params;
 
 use crate::support::*;
@@ -35,11 +35,15 @@ fn idle_transaction_is_rolled_back_and_the_writer_given_to_the_next() {
     assert_eq!((error.kind, error.outcome), (Kind::TransactionTimeout, Outcome::NotApplied));
     assert_eq!(failure(lease.commit(&Call::internal())).kind, Kind::TransactionTimeout);
     lease.rollback().unwrap();
-    assert_eq!((items(&db), figure(&db, "leases_revoked")), (vec![2], 1));
-    let warned = db.take_messages().into_iter().any(|message| {
-        message.level == Level::Warning && message.text.contains("rolled back") && message.text.contains("transaction_timeout")
+    assert_eq!(items(&db), [2]);
+    until("it is counted and told", || {
+        let is_told = |message: &Message| {
+            message.level == Level::Warning
+                && message.text.contains("transaction_timeout")
+                && message.text.contains("INSERT INTO item (id) VALUES (1)")
+        };
+        figure(&db, "leases_revoked") == 1 && db.take_messages().iter().any(is_told)
     });
-    assert!(warned);
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn idle_snapshot_is_taken_back_and_its_reader_given_to_the_next() {
     assert_eq!(items(&db), [1], "the only reader has come home, and without its old snapshot");
     let error = failure(snapshot.fetch(&Call::internal(), "SELECT 1", &Params::NONE, Want::ALL));
     assert_eq!(error.kind, Kind::TransactionTimeout);
-    assert_eq!((figure(&db, "leases_revoked"), figure(&db, "readers_out")), (1, 0));
+    until("it is counted", || (figure(&db, "leases_revoked"), figure(&db, "readers_out")) == (1, 0));
 }
 
 #[test]

@@ -286,7 +286,8 @@ fn storm(seed: u64, acts: u64) {
     db.close(&Call::internal()).unwrap();
     let found: BTreeSet<i64> = ints(&db.again(), "SELECT DISTINCT id FROM pair").into_iter().collect();
     assert_eq!(int(&db.again(), HALVES), 0);
-    let (lost, uninvited): (Vec<_>, Vec<_>) = (applied.difference(&found).collect(), found.difference(&applied).collect());
+    let (lost, uninvited): (Vec<_>, Vec<_>) =
+        (applied.difference(&found).collect(), found.difference(&applied).collect());
     assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
     assert!(uninvited.iter().all(|id| unknown.contains(id)), "not applied, and there: {uninvited:?}");
     assert!(!applied.is_empty());
@@ -346,4 +347,40 @@ fn is_applied(db: &Database, dice: &Dice, id: i64) -> bool {
         db.submit(&call, insert(id)).map(drop)
     };
     told.inspect_err(|error| assert!(is_expected(error, &[]), "{:?}: {error}", error.kind)).is_ok()
+}
+
+/// ```text
+/// eight threads, again and again                keeper
+/// fetch or snapshot, with patience for microseconds
+///                                               takes snapshots back after a millisecond
+/// gives up at that very instant
+/// ```
+#[test]
+fn reader_that_comes_home_as_its_caller_gives_up_is_never_lost() {
+    let db = Database::with_items(|config| {
+        config.readers = 2;
+        config.transaction_timeout = Duration::from_millis(1);
+    });
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (db, dice) = (&db, Dice(AtomicU64::new(thread as u64)));
+            scope.spawn(move || (0..1_500).for_each(|_| read_in_a_hurry(db, &dice)));
+        }
+    });
+    until("every reader has come home", || figure(&db, "readers_out") == 0);
+    let both = [0, 1].map(|_| db.snapshot(&call_within(Duration::from_secs(10))));
+    assert!(both.iter().all(Result::is_ok) && figure(&db, "readers") == 2);
+}
+
+fn read_in_a_hurry(db: &Database, dice: &Dice) {
+    let call = call_within(Duration::from_micros(dice.roll(400)));
+    if dice.roll(2) == 0 {
+        return check(fetch(db, &call, "SELECT count(*) FROM item"), drop);
+    }
+    check(db.snapshot(&call), |snapshot| {
+        let until = Duration::from_micros(dice.roll(1_500));
+        while call.started.elapsed() < until {
+            check(snapshot.fetch(&call, "SELECT count(*) FROM item", &Params::NONE, Want::ALL), drop);
+        }
+    });
 }
