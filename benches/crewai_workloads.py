@@ -32,7 +32,7 @@ class Kickoff:
     loads: bool = True  # else it only writes
     threads: int = 16
     synchronous: str = "full"
-    seconds: float = 1.5
+    seconds: float = 1.0
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         threads = scale.threads(self.threads)  # CrewAI's lock is polled: each thread waits for a good part of a second
@@ -70,7 +70,7 @@ class FlowStates:
     loads: bool = True  # else it only writes
     threads: int = 16
     synchronous: str = "full"
-    seconds: float = 1.5
+    seconds: float = 1.0
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         threads = scale.threads(self.threads)  # as for a kickoff
@@ -153,7 +153,7 @@ class Memory:
     threads: int = 8
     dims: int = 1536
     synchronous: str = ""  # a durability setting of SQLite's; LanceDB writes its files in its own way
-    seconds: float = 2.0
+    seconds: float = 1.2
 
     def _filled(self, contender: str, folder: Path, rows: int) -> None:
         """Copy a filled store into `folder`; it is filled once, through the contender itself."""

@@ -29,7 +29,7 @@ class Timing:
     """What some threads or tasks measured in one run; their warm-up is in `acknowledged` and `errors` alone."""
 
     latencies_ns: Sequence[int]  # ascending, of successes and failures
-    per_second: float  # successes of each worker over the time that it took, added up
+    per_second: float  # successes inside the window; of one that reaches over its end, the share that lies inside
     acknowledged: int  # every success
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -55,11 +55,10 @@ class _Clock:
 
     def __init__(self, window_s: float) -> None:
         self.window_ns = int(window_s * _NS)
-        self.begun = self.deadline = 0
+        self.deadline = 0
 
     def start(self) -> None:
-        self.begun = time.perf_counter_ns()
-        self.deadline = self.begun + self.window_ns
+        self.deadline = time.perf_counter_ns() + self.window_ns
 
 
 class _Log:
@@ -68,19 +67,20 @@ class _Log:
     def __init__(self, window_s: float) -> None:
         self.latencies = array("q", [0]) * (1_000 + int(window_s * _NS) // _FASTEST_NS)
         self.finished = 0  # operations measured
-        self.per_second = 0.0
+        self.in_window = 0.0  # successes
         self.acknowledged = 0
         self.errors: Counter[str] = Counter()
 
     def note(self, error: Exception) -> None:
         self.errors[_text(error)] += 1
 
-    def close(self, finished: int, failures: int, elapsed_ns: int) -> None:
+    def close(self, finished: int, failures: int, over_ns: int) -> None:
+        """Take the worker's counts; its last operation ended `over_ns` after the window."""
         self.finished = finished
         self.acknowledged += finished - failures
-        # From the common start to the end of the worker's last operation: where one takes as long as the window, those
-        # that end inside it are a matter of luck.
-        self.per_second = (finished - failures) * _NS / elapsed_ns
+        # Not whole: where an operation takes as long as the window, how many end inside it is a matter of luck.
+        outside = min(1.0, over_ns / self.latencies[finished - 1])
+        self.in_window = max(0.0, finished - failures - outside)
 
 
 def run_threads(operations: Sequence[Operation], window_s: float) -> Timing:
@@ -97,7 +97,7 @@ def run_threads(operations: Sequence[Operation], window_s: float) -> Timing:
         running = [threads.submit(_work, operation, log, barrier, clock) for operation, log in pairs]
     for future in running:
         future.result()
-    return _timing(logs)
+    return _timing(logs, window_s)
 
 
 def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _Clock) -> None:
@@ -120,7 +120,7 @@ def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _C
         latencies[slot] = end - start
         start = end
         if end >= deadline:
-            return log.close(slot + 1, failures, end - clock.begun)
+            return log.close(slot + 1, failures, end - deadline)
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
 
 
@@ -136,7 +136,7 @@ async def run_tasks(operations: Sequence[AsyncOperation], window_s: float) -> Ti
     clock.start()
     gate.open.set()
     await asyncio.gather(*tasks)
-    return _timing(logs)
+    return _timing(logs, window_s)
 
 
 class _Gate:
@@ -168,17 +168,17 @@ async def _work_async(operation: AsyncOperation, log: _Log, gate: _Gate, clock: 
         latencies[slot] = end - start
         start = end
         if end >= deadline:
-            return log.close(slot + 1, failures, end - clock.begun)
+            return log.close(slot + 1, failures, end - deadline)
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
 
 
-def _timing(logs: Sequence[_Log]) -> Timing:
+def _timing(logs: Sequence[_Log], window_s: float) -> Timing:
     latencies = array("q")
     errors: Counter[str] = Counter()
     for log in logs:
         latencies.extend(log.latencies[: log.finished])
         errors.update(log.errors)
-    per_second = sum(log.per_second for log in logs)
+    per_second = sum(log.in_window for log in logs) / window_s
     return Timing(sorted(latencies), per_second, sum(log.acknowledged for log in logs), errors)
 
 

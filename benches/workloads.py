@@ -33,7 +33,7 @@ class Upserts:
     threads: int
     busy: bool = False  # beside a busy Python thread
     rows: int = 1_000
-    seconds: float = 1.0
+    seconds: float = 0.7
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         rows = scale.rows(self.rows)
@@ -61,7 +61,7 @@ class Agents:
     targets: Sequence[Target]
     tasks: int
     each: int = 10
-    seconds: float = 0.5
+    seconds: float = 0.35
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         rows = self.tasks * self.each
@@ -96,7 +96,7 @@ class PointReads:
     busy: bool = False  # beside a busy Python thread
     synchronous: str = "full"
     rows: int = 10_000
-    seconds: float = 0.8
+    seconds: float = 0.6
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         rows = scale.rows(self.rows)
@@ -145,7 +145,7 @@ class Parallel:
     build: Callable[[Path, int], None]
     synchronous: str = "full"
     rows: int = 20_000
-    seconds: float = 0.8
+    seconds: float = 0.6
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         path = place(self.build, scale.rows(self.rows), folder)
@@ -176,7 +176,7 @@ class BusyBesideQuery:
     contenders: Mapping[str, type[Any]]
     targets: Sequence[Target]
     synchronous: str = "full"
-    seconds: float = 1.0
+    seconds: float = 0.7
     query_s: float = 0.2
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
@@ -281,10 +281,10 @@ def _agents() -> list[Workload]:
 
 
 def _exhaustion() -> list[Workload]:
-    contenders = by_name(c.SymmetricPool, c.PoolWithWriterLock, c.WalpoolOfFive)
-    title = "upsert of a changing 1 KB row, 16 threads for 7 s, 5 connections with 5 s patience"
+    contenders = by_name(c.SymmetricPool, c.WalpoolOfFive)
+    title = "upsert of a changing 1 KB row, 16 threads for 6.5 s, 5 connections with 5 s patience"
     none = (AtMost("errors", 0),)
-    return [Upserts("pool-exhaustion", title, "full", contenders, none, threads=16, seconds=7.0)]
+    return [Upserts("pool-exhaustion", title, "full", contenders, none, threads=16, seconds=6.5)]
 
 
 def _reads() -> list[Workload]:

@@ -545,7 +545,7 @@ mod tests {
         let path = folder.path().join("test.db");
         let config = Config { busy_timeout: Duration::from_millis(30), ..Config::default() };
         let stats = Arc::<Stats>::default();
-        let _writer = open_writer(&path, &config, Arc::clone(&stats), Arc::default()).unwrap();
+        let _writer = open_writer(&Call::internal(), &path, &config, Arc::clone(&stats), Arc::default()).unwrap();
         let log = Arc::new(Log::new(Arc::clone(&stats)));
         let readers = ReaderPool::open(&path, &config, stats, Arc::default(), log).unwrap();
         let mut tries = 0;

@@ -33,7 +33,9 @@ fn writer() -> (Arc<Writer>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = Config::default();
     let (stats, log) = (Arc::<Stats>::default(), Arc::new(Log::new(Arc::default())));
-    let conn = open_writer(&folder.path().join("test.db"), &config, Arc::clone(&stats), Arc::default()).unwrap();
+    let conn =
+        open_writer(&Call::internal(), &folder.path().join("test.db"), &config, Arc::clone(&stats), Arc::default())
+            .unwrap();
     (Writer::new(conn, &config, Box::new(|_| ()), stats, log), folder)
 }
 
