@@ -79,7 +79,7 @@ class _Log:
         self.finished = finished
         self.acknowledged += finished - failures
         # Not whole: where an operation takes as long as the window, how many end inside it is a matter of luck.
-        outside = min(1.0, over_ns / self.latencies[finished - 1])
+        outside = min(1.0, over_ns / max(1, self.latencies[finished - 1]))
         self.in_window = max(0.0, finished - failures - outside)
 
 

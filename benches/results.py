@@ -41,7 +41,7 @@ class Result:
         return next((next(iter(runs[0].figures)) for runs in self.samples.values()), None)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return each contender's figures: medians over the runs, but the worst of a maximum and the sum of errors."""
+        """Return each contender's figures: medians over the runs; the worst of a maximum, the sum of errors."""
         return {name: self._summarize(runs) for name, runs in self.samples.items()}
 
     @staticmethod
@@ -49,7 +49,7 @@ class Result:
         figures = {}
         for name in runs[0].figures:
             values = [run.figures[name] for run in runs]
-            figures[name] = max(values) if name in _WORST else statistics.median(values)
+            figures[name] = max(values) if name in _WORST else _median(values)
         return figures | {"errors": float(sum(run.errors.total() for run in runs))}
 
     def spread(self, contender: str) -> tuple[float, float]:
@@ -92,6 +92,12 @@ class Result:
             "noise_cores": self.noise,
             "targets": [vars(verdict) for verdict in self.verdicts(fsync_ms)],
         }
+
+
+def _median(values: list[float]) -> float:
+    """Return the median of what is known of `values`; NaN where that is not most of them."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.median(known) if len(known) * 2 > len(values) else math.nan
 
 
 def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:
