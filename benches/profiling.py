@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_RATE = 500  # samples a second
+_RATE = 100  # samples a second; each stops the process while its native stacks are walked
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def flame_graph(path: Path) -> Iterator[None]:
     Raises:
         FileNotFoundError: py-spy is not on the PATH nor beside this Python.
     """
-    command = [_py_spy(), "record", "--native", "--threads", "--rate", str(_RATE), "--pid", str(os.getpid())]
+    command = [_py_spy(), "record", "--native", "--rate", str(_RATE), "--pid", str(os.getpid())]
     path.parent.mkdir(parents=True, exist_ok=True)
     recorder = subprocess.Popen([*command, "--output", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:

@@ -108,9 +108,11 @@ def _profile(workload: Workload, folder: Path, scale: Scale, plots_folder: Path 
     if OURS not in workload.contenders or missing(workload.contenders[OURS]) is not None:
         return
     path = (plots_folder or Path.cwd()) / f"{workload.name}-profile.svg"
+    # The statistics are those of the last run before: the profiler stops the process for each of its samples.
+    stats = {f"  {name}": f"{value:g}" for name, value in Walpool.last_stats.items() if value}
     with profiling.flame_graph(path):
         _once(workload, OURS, folder, scale)
-    report.header({"profile": str(path), **{name: f"{value:g}" for name, value in Walpool.last_stats.items()}})
+    report.header({"  profile": str(path), **stats})
 
 
 def _plot(result: Result, folder: Path, facts: dict[str, str]) -> None:

@@ -100,7 +100,8 @@ pub fn lock_telling<'a, T>(mutex: &'a Mutex<T>, caller: &dyn Caller) -> MutexGua
 pub struct Lately([AtomicU8; LATELY_SLOTS]);
 
 const LATELY_SLOTS: usize = 1024; // one cache line of chance for each of the usual 128 cached statements
-const LATELY_RUNS: u8 = 8; // how many short runs it takes to be trusted again
+const LATELY_ONCE: u8 = 1; // one long run may be the scheduler's doing: it makes no long statement
+const LATELY_LONG: u8 = 9; // after two in a row: eight short runs to be trusted again
 
 impl Default for Lately {
     fn default() -> Self {
@@ -126,7 +127,7 @@ impl Lately {
 
     /// Whether the statement at this place is taken to be long.
     pub fn is_long(&self, place: usize) -> bool {
-        self.0[place].load(Ordering::Relaxed) > 0
+        self.0[place].load(Ordering::Relaxed) > LATELY_ONCE
     }
 
     /// Remember how long a run took.
@@ -135,7 +136,7 @@ impl Lately {
         let runs = slot.load(Ordering::Relaxed);
         // Races between threads lose a count of eight at most, which only moves the guess.
         if took > BUDGET {
-            slot.store(LATELY_RUNS, Ordering::Relaxed);
+            slot.store(if runs == 0 { LATELY_ONCE } else { LATELY_LONG }, Ordering::Relaxed);
         } else if runs > 0 {
             slot.store(runs - 1, Ordering::Relaxed);
         }
@@ -147,13 +148,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_statement_is_trusted_again_after_short_runs() {
+    fn a_statement_is_long_after_two_long_runs_and_trusted_again_after_short_ones() {
         let lately = Lately::default();
         let place = Lately::place("SELECT 1");
         assert!(!lately.is_long(place));
         lately.ran(place, BUDGET * 2);
+        assert!(!lately.is_long(place));
+        lately.ran(place, BUDGET * 2);
         assert!(lately.is_long(place));
-        for _ in 0..LATELY_RUNS {
+        for _ in LATELY_ONCE..LATELY_LONG {
             lately.ran(place, Duration::ZERO);
         }
         assert!(!lately.is_long(place));

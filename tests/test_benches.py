@@ -132,6 +132,15 @@ def _assert_thirds(timing: measure.Timing, workers: int) -> None:
     assert list(timing.latencies_ns) == sorted(timing.latencies_ns)
 
 
+def test_timing_counts_the_share_of_the_last_operation_that_lies_in_the_window() -> None:
+    log = measure._Log(window_s=1.0)
+    log.latencies[0], log.latencies[1] = 900, 400
+
+    log.close(finished=2, failures=0, over_ns=300)
+
+    assert (log.acknowledged, log.in_window) == (2, 1.25)
+
+
 def test_rounds_begin_together_and_count_every_save() -> None:
     inside = threading.Barrier(4)
     timing = measure.run_rounds([lambda _: inside.wait()] * 4, 0.0, least=3)
@@ -206,7 +215,24 @@ def test_result_takes_medians_and_the_worst_maximum_and_says_who_is_ahead(result
     assert result.spread("per-thread") == (10.0, 30.0)
     assert result.ahead() == {"per-thread": 0.5}
     assert result.wrong() == ["per-thread: 1 row lost"]
+    assert result.disturbed() is None
     json.dumps(result.as_json(fsync_ms=0.2), allow_nan=False)
+
+
+def test_result_knows_a_percentile_only_if_most_runs_do(result: Result) -> None:
+    for p99 in (5.0, math.nan, 1.0):
+        result.add("apsw", harness.Sample({"ops/s": 1.0, "p99 ms": p99, "p99.9 ms": math.nan if p99 > 1 else p99}))
+
+    assert result.summary()["apsw"]["p99 ms"] == 3.0
+    assert math.isnan(result.summary()["apsw"]["p99.9 ms"])
+
+
+def test_result_tells_of_other_processes_at_work(result: Result) -> None:
+    for cores in (0.01, 1.5, 0.7):
+        result.add("walpool", harness.Sample({"ops/s": 1.0, "max ms": 1.0}), cores)
+
+    assert result.disturbed() == (2, 1.5)
+    assert report.noise_lines(result) == ["  noise    other processes were at work in 2 of 3 runs, on up to 1.5 cores"]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ struct State {
     is_interruptible: bool,
     next_poll: Instant,
     has_yielded: bool,
+    /// Whether the handler was called since the watch was armed.
+    was_called: bool,
     stopped_by: Option<Error>,
 }
 
@@ -74,6 +76,7 @@ impl Watch {
             is_interruptible: false,
             next_poll: now,
             has_yielded: true,
+            was_called: false,
             stopped_by: None,
         };
         let watch = Watch { state: Arc::new(Mutex::new(state)), is_shielded: Arc::default(), stats };
@@ -91,6 +94,7 @@ impl Watch {
         state.is_interruptible = is_interruptible && call.caller.can_be_interrupted();
         state.next_poll = since + WAIT_SLICE;
         state.has_yielded = false;
+        state.was_called = false;
         state.stopped_by = None;
     }
 
@@ -137,7 +141,7 @@ impl Watch {
     /// SQLite's progress callback; true interrupts the statement.
     ///
     /// SQLite counts a cached statement's steps over all its runs, so that a short statement comes here now and then too:
-    /// the clock decides, not the count.
+    /// once, however long the scheduler kept it waiting. Only a second call tells that it is long, and then the clock decides.
     fn look(&self) -> bool {
         if self.is_shielded.load(Ordering::Relaxed) {
             return false;
@@ -151,7 +155,8 @@ impl Watch {
                 state.stopped_by = Some(limit.error());
                 return true;
             }
-            let must_yield = !state.has_yielded && now.duration_since(state.started) > BUDGET;
+            let is_long = std::mem::replace(&mut state.was_called, true);
+            let must_yield = is_long && !state.has_yielded && now.duration_since(state.started) > BUDGET;
             let must_poll = state.is_interruptible && now >= state.next_poll;
             if must_poll {
                 state.next_poll = now + WAIT_SLICE;
