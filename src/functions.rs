@@ -1,12 +1,12 @@
 //! The SQL functions that every connection of walpool has.
 //! Owns their names, what arguments they take and what NULL means to them. Must not know pools.
 
-use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ToSql};
 
 use crate::error::{Error, Kind, Result};
-use crate::vector::{self, Vector};
+use crate::vector::{self, Probe, Sketch, Vector};
 
 /// Add walpool's SQL functions to `conn`.
 ///
@@ -15,43 +15,69 @@ use crate::vector::{self, Vector};
 /// | `vec_cosine(a, b)` | the cosine of the angle between the two, -1 to 1; 0.0 if either has length 0 |
 /// | `vec_dot(a, b)` | their dot product |
 /// | `vec_l2sq(a, b)` | the square of their L2 distance |
+/// | `vec_sketch(a)` | a sketch of it, a BLOB of a quarter of its bytes; NULL if it holds a NaN or an infinity |
+/// | `vec_sketch_cosine(sketch, b)` | the most that `vec_cosine(a, b)` can be, close above it |
+/// | `vec_sketch_l2sq(sketch, b)` | the least that `vec_l2sq(a, b)` can be, close below it |
 ///
-/// `a` and `b` are BLOBs of little-endian `f32`; the answer is a REAL. It is NULL if either argument is NULL, or if the
-/// result is not a number (a NaN in a vector). Unequal dims, a blob that ends within a float, and any other type are
-/// errors of the statement. A scan is fastest with the constant vector second: `vec_cosine(embedding, ?1)` computes the
-/// length of `?1` once.
+/// `a` and `b` are BLOBs of little-endian `f32`; the answer is a REAL where no other type is named. It is NULL if an
+/// argument is NULL, or if the result is not a number (a NaN in a vector). Unequal dims, a blob that ends within a float,
+/// and any other type are errors of the statement. A scan is fastest with the constant vector second:
+/// `vec_cosine(embedding, ?1)` computes the length of `?1` once, and `vec_sketch_cosine(sketch, ?1)` prepares it once.
 ///
 /// # Errors
 /// What SQLite says if it is out of memory, or if a statement that uses a function of this name is running.
 pub fn register(conn: &Connection) -> rusqlite::Result<()> {
-    add(conn, "vec_cosine", cosine)?;
-    add(conn, "vec_dot", |_, a, b| vector::dot(a, b))?;
-    add(conn, "vec_l2sq", |_, a, b| vector::l2_squared(a, b))
+    add(conn, "vec_cosine", 2, |ctx| score(ctx, cosine))?;
+    add(conn, "vec_dot", 2, |ctx| score(ctx, |_, a, b| vector::dot(a, b)))?;
+    add(conn, "vec_l2sq", 2, |ctx| score(ctx, |_, a, b| vector::l2_squared(a, b)))?;
+    add(conn, "vec_sketch", 1, |ctx| Ok(vector_argument(ctx, 0)?.and_then(Sketch::encode)))?;
+    add(conn, "vec_sketch_cosine", 2, |ctx| bound(ctx, Probe::cosine_at_most))?;
+    add(conn, "vec_sketch_l2sq", 2, |ctx| bound(ctx, Probe::l2_squared_at_least))
+}
+
+fn add<T: ToSql + 'static>(
+    conn: &Connection,
+    name: &'static str,
+    arguments: i32,
+    function: fn(&Context<'_>) -> Result<Option<T>>,
+) -> rusqlite::Result<()> {
+    // Deterministic: may stand in an index. Innocuous: may be called by views and triggers of an untrusted schema.
+    // https://www.sqlite.org/c3ref/c_deterministic.html
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    conn.create_scalar_function(name, arguments, flags, move |ctx| {
+        function(ctx).map_err(|error| rusqlite::Error::UserFunctionError(format!("{name}: {error}").into()))
+    })
 }
 
 type Score = fn(&Context<'_>, Vector<'_>, Vector<'_>) -> Result<f64>;
 
-fn add(conn: &Connection, name: &'static str, score: Score) -> rusqlite::Result<()> {
-    // Deterministic: may stand in an index. Innocuous: may be called by views and triggers of an untrusted schema.
-    // https://www.sqlite.org/c3ref/c_deterministic.html
-    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
-    conn.create_scalar_function(name, 2, flags, move |ctx| {
-        call(ctx, score).map_err(|error| rusqlite::Error::UserFunctionError(format!("{name}: {error}").into()))
-    })
-}
-
-fn call(ctx: &Context<'_>, score: Score) -> Result<Option<f64>> {
-    match (argument(ctx, 0)?, argument(ctx, 1)?) {
+fn score(ctx: &Context<'_>, score: Score) -> Result<Option<f64>> {
+    match (vector_argument(ctx, 0)?, vector_argument(ctx, 1)?) {
         (Some(a), Some(b)) => score(ctx, a, b).map(Some),
         _ => Ok(None),
     }
 }
 
-/// The vector in argument `index`, where SQLite keeps it; None if it is NULL.
-fn argument<'a>(ctx: &'a Context<'_>, index: usize) -> Result<Option<Vector<'a>>> {
+type Bound = fn(&Probe, Sketch<'_>) -> Result<f64>;
+
+fn bound(ctx: &Context<'_>, bound: Bound) -> Result<Option<f64>> {
+    let (Some(sketch), Some(query)) = (argument(ctx, 0)?, vector_argument(ctx, 1)?) else {
+        return Ok(None);
+    };
+    // Kept from row to row, as in `cosine`: a probe takes ten times as long to make as a sketch to compare.
+    let probe = ctx.get_or_create_aux(1, |_| Ok::<_, Error>(Probe::new(query)))?;
+    bound(&probe, Sketch::from_blob(sketch)?).map(Some)
+}
+
+fn vector_argument<'a>(ctx: &'a Context<'_>, index: usize) -> Result<Option<Vector<'a>>> {
+    argument(ctx, index)?.map(Vector::from_blob).transpose()
+}
+
+/// The blob in argument `index`, where SQLite keeps it; None if it is NULL.
+fn argument<'a>(ctx: &'a Context<'_>, index: usize) -> Result<Option<&'a [u8]>> {
     match ctx.get_raw(index) {
         ValueRef::Null => Ok(None),
-        ValueRef::Blob(blob) => Vector::from_blob(blob).map(Some),
+        ValueRef::Blob(blob) => Ok(Some(blob)),
         other => Err(Error::new(
             Kind::Programming,
             format!("argument {} must be a BLOB, not {}", index + 1, other.data_type()),
@@ -155,6 +181,28 @@ mod tests {
                 assert_eq!(found.get::<_, f64>(3).unwrap(), expected(&a, &b));
             }
         }
+    }
+
+    #[test]
+    fn sketch_bounds_the_scores_of_its_vector_and_of_null_is_null() {
+        let conn = connection();
+        let (a, b) = (blob(&[0.3, -0.2, 0.7]), blob(&[0.1, 0.9, 0.4]));
+        let bounds = |a: Option<&[u8]>, b: Option<&[u8]>| {
+            conn.query_row(
+                "SELECT vec_sketch_cosine(vec_sketch(?1), ?2), vec_sketch_l2sq(vec_sketch(?1), ?2)",
+                params![a, b],
+                |row| Ok((row.get::<_, Option<f64>>(0)?, row.get::<_, Option<f64>>(1)?)),
+            )
+        };
+        let (cosine, l2sq) = bounds(Some(&a), Some(&b)).unwrap();
+        let above = cosine.unwrap() - call("vec_cosine", a.clone(), b.clone()).unwrap().unwrap();
+        let below = call("vec_l2sq", a.clone(), b.clone()).unwrap().unwrap() - l2sq.unwrap();
+        assert!((0.0..0.02).contains(&above) && (0.0..0.02).contains(&below), "{above} {below}");
+        assert_eq!(bounds(None, Some(&b)).unwrap(), (None, None));
+        assert_eq!(bounds(Some(&a), None).unwrap(), (None, None));
+        assert_eq!(bounds(Some(&blob(&[1.0, f32::NAN, 0.0])), Some(&b)).unwrap(), (None, None));
+        let error = Error::from(bounds(Some(&a), Some(&b[..8])).unwrap_err());
+        assert_eq!(error.message, "vec_sketch_cosine: vectors of 3 and 2 dims cannot be compared");
     }
 
     #[test]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import walpool
 import walpool.memory
 from tests.memory.contract import StoreContract, TestPacking, record
 from walpool import schema
 from walpool.errors import ClosedError, DataError, NotSupportedError
-from walpool.memory import DimsError, MemoryStore, Query, SqliteMemoryStore, _sqlite_sql, pack
+from walpool.memory import DimsError, MemoryStore, Query, SqliteMemoryStore, _sqlite_sql, pack, unpack
+from walpool.memory.records import Metric
 
 __all__ = ["TestPacking"]  # collected here
+
+METRICS: Final[tuple[Metric, ...]] = ("cosine", "l2")
 
 OTHER_PROCESS = """
 import sys, walpool.memory as memory
@@ -104,8 +112,20 @@ def test_deleting_a_record_leaves_no_row_of_it(database: Path) -> None:
         store.put([record(str(i), [1.0], categories=("x", "y")) for i in range(3)])
         store.delete(Query(ids=("1",)))
         assert pool.fetchone(
-            "SELECT (SELECT count(*) FROM memory_vectors), (SELECT count(*) FROM memory_categories)"
-        ) == (2, 4)
+            """SELECT (SELECT count(*) FROM memory_vectors), (SELECT count(*) FROM memory_sketches),
+                (SELECT count(*) FROM memory_categories)"""
+        ) == (2, 2, 4)
+        store.clear()
+        assert pool.fetchval("SELECT count(*) FROM memory_sketches") == 0
+
+
+def test_every_record_has_the_sketch_of_its_vector_whatever_was_put_before(database: Path) -> None:
+    with walpool.memory.open(database) as store, walpool.Pool(database) as pool:
+        store.put([record("a", [1.0, 2.0]), record("b"), record("c"), record("d", [5.0, 6.0])])
+        store.put([record("a", [-3.0, 4.0]), record("b", [7.0, 8.0]), record("d")])
+        rows = pool.fetch("""SELECT embedding IS NULL, sketch IS vec_sketch(embedding)
+            FROM memory_vectors AS v LEFT JOIN memory_sketches AS s ON s.key = v.key ORDER BY v.key""")
+        assert rows == [(0, 1), (0, 1), (1, 1), (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -124,11 +144,103 @@ def test_search_scores_only_what_was_selected_and_reads_text_by_key(database: Pa
         read = _sqlite_sql.nearest(pack([1.0]), _sqlite_sql.select(selection), limit=3, metric="l2")
         plan = [row[3] for row in pool.fetch("EXPLAIN QUERY PLAN " + read.sql, read.params)]
         scans = [step for step in plan if step.startswith("SCAN") and "best" not in step and "subquery" not in step]
-        allowed = ["SCAN memory_vectors"] if selection == Query() else ["SCAN json_each"]
+        allowed = ["SCAN bounds", "SCAN first", "SCAN scored"]
+        allowed.append("SCAN memory_sketches" if selection == Query() else "SCAN json_each")
         assert all(any(step.startswith(start) for start in allowed) for step in scans), plan
-        # The distance is computed once a vector, not again for the order.
-        calls = [row for row in pool.fetch("EXPLAIN " + read.sql, read.params) if "vec_l2sq" in str(row)]
-        assert len(calls) == 1
+        # Each is computed once a row, not again for the order: the distances for the bar, and those of the best.
+        program = [str(row) for row in pool.fetch("EXPLAIN " + read.sql, read.params)]
+        assert sum("vec_sketch_l2sq" in row for row in program) == 1
+        assert sum("vec_l2sq" in row for row in program) == 2
+
+
+def scan(pool: walpool.Pool, wanted: bytes, metric: str, selected: str, limit: int) -> list[tuple[str, float]]:
+    """Return the ids and scores that a search must find, by scoring the vectors of all records."""
+    if metric == "cosine":
+        score, none = "coalesce(vec_cosine(embedding, ?1), ?2)", 0.0
+    else:
+        score, none = "1.0 / (1.0 + coalesce(vec_l2sq(embedding, ?1), ?2))", math.fsum(x * x for x in unpack(wanted))
+    rows = pool.fetch(
+        f"""SELECT r.id, {score} AS score FROM memory_records AS r JOIN memory_vectors AS v ON v.key = r.key
+        WHERE {selected} ORDER BY score DESC, r.key LIMIT ?3""",
+        (wanted, none, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+SELECTIONS = [
+    (Query(), "1"),
+    (Query(scope="/s0"), "r.scope = '/s0'"),
+    (Query(categories=("c1",)), "r.key IN (SELECT key FROM memory_categories WHERE category = 'c1')"),
+    (Query(ids=("r0", "r3", "r4", "r9")), "r.id IN ('r0', 'r3', 'r4', 'r9')"),
+    (Query(metadata={"third": 0}), "r.metadata ->> 'third' = 0"),
+]
+
+
+def assert_search_is_a_scan(
+    store: MemoryStore, pool: walpool.Pool, vectors: Sequence[Sequence[float] | None], wanted: Sequence[float]
+) -> None:
+    """Put the vectors, and compare each search with the scan: the same records, order and bits of the score."""
+    store.clear()
+    store.put(
+        record(f"r{i}", vector, scope=f"/s{i % 2}", categories=(f"c{i % 3}",), metadata={"third": i % 3})
+        for i, vector in enumerate(vectors)
+    )
+    for query, selected in SELECTIONS:
+        for limit in (1, 3, 10, len(vectors) + 1):
+            for metric in METRICS:
+                hits = store.search(pack(wanted), query, limit=limit, metric=metric)
+                found = [(hit.record.id, hit.score) for hit in hits]
+                assert found == scan(pool, pack(wanted), metric, selected, limit), (query, limit, metric)
+
+
+def clustered(rng: random.Random, count: int, dims: int, spread: float) -> list[list[float]]:
+    centre = [rng.gauss(0, 1) for _ in range(dims)]
+    return [[x + rng.gauss(0, spread) for x in centre] for _ in range(count)]
+
+
+def hiding(rng: random.Random, count: int, dims: int) -> list[list[float]]:
+    """Return vectors whose one large value takes the whole grid, so that all that tells them apart is left over."""
+    return [[1000.0] + [rng.uniform(-3.9, 3.9) for _ in range(dims - 1)] for _ in range(count)]
+
+
+@pytest.mark.parametrize("dims", [8, 1536])
+@pytest.mark.parametrize("size", [1.0, 1e-40, 1e34])
+def test_search_finds_what_a_scan_of_the_vectors_finds(database: Path, dims: int, size: float) -> None:
+    rng = random.Random(dims)
+    close = clustered(rng, 40, dims, 1e-3)
+    near_ties = clustered(rng, 40, dims, 1e-7)
+    hidden = hiding(rng, 40, dims)
+    random_ones = clustered(rng, 1, dims, 1.0) + [[rng.gauss(0, 1) for _ in range(dims)] for _ in range(40)]
+    vectors: list[Sequence[float] | None] = [None, [0.0] * dims]
+    for kind in (close, near_ties, hidden, random_ones):
+        vectors += [[x * size for x in vector] for vector in kind]
+    rng.shuffle(vectors)
+    vectors += vectors[:10]
+    with walpool.memory.open(database) as store, walpool.Pool(database) as pool:
+        for kind in (close, near_ties, hidden, random_ones, [[0.0] * dims]):
+            assert_search_is_a_scan(store, pool, vectors, [x * size for x in kind[0]])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MemoryStore, walpool.Pool]]:
+    database = tmp_path_factory.mktemp("memory") / "test.db"
+    with walpool.memory.open(database) as store, walpool.Pool(database) as pool:
+        yield store, pool
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_search_finds_what_a_scan_finds_for_any_vectors(
+    shared: tuple[MemoryStore, walpool.Pool], data: st.DataObject
+) -> None:
+    dims = data.draw(st.integers(1, 4))
+    # Few values, so that vectors are often equal, parallel or opposite; and any float that is finite.
+    value = st.sampled_from([0.0, 1.0, -1.0, 1.0000001, 126.5, 127.0, 1e-45, 3e38]) | st.floats(
+        width=32, allow_nan=False, allow_infinity=False
+    )
+    vector = st.lists(value, min_size=dims, max_size=dims)
+    vectors = data.draw(st.lists(st.none() | vector, min_size=1, max_size=20))
+    assert_search_is_a_scan(*shared, vectors, data.draw(vector))
 
 
 def test_store_errors_survive_a_pickle() -> None:

@@ -1,7 +1,8 @@
 """The memory store in SQLite's terms: its tables, and each operation as SQL, parameters and a decoder; no I/O.
 
     memory_records      one row a record; `key` is what the other tables refer to
-    memory_vectors      key -> embedding, nothing else: a search reads these rows and no text
+    memory_vectors      key -> embedding, nothing else
+    memory_sketches     key -> sketch of the embedding, a quarter of its size: what a search reads of every record
     memory_categories   the categories of a record, in its order; found by name through an index
     memory_space        one row: the dims of the embeddings
 
@@ -42,8 +43,10 @@ MIGRATIONS: Final = (
         ) STRICT""",
         "CREATE INDEX memory_records_scope ON memory_records (scope, created_at)",
         "CREATE INDEX memory_records_created ON memory_records (created_at)",
-        # A row for every record, NULL where it has no embedding: a search over everything reads this table alone.
+        # A row for every record, NULL where it has no embedding: a search over everything needs no other table to know
+        # what there is.
         "CREATE TABLE memory_vectors (key INTEGER PRIMARY KEY, embedding BLOB) STRICT",
+        "CREATE TABLE memory_sketches (key INTEGER PRIMARY KEY, sketch BLOB) STRICT",
         """CREATE TABLE memory_categories (
             key INTEGER NOT NULL,
             position INTEGER NOT NULL,
@@ -56,6 +59,7 @@ MIGRATIONS: Final = (
         # every job of the file a savepoint.
         """CREATE TRIGGER memory_records_deleted AFTER DELETE ON memory_records BEGIN
             DELETE FROM memory_vectors WHERE key = OLD.key;
+            DELETE FROM memory_sketches WHERE key = OLD.key;
             DELETE FROM memory_categories WHERE key = OLD.key;
         END""",
         # The first embedding fixes the dims. In the database rather than in Python: two processes may both be first.
@@ -63,6 +67,14 @@ MIGRATIONS: Final = (
             INSERT INTO memory_space (id, dims) VALUES (1, length(NEW.embedding) / 4) ON CONFLICT (id) DO NOTHING;
             SELECT RAISE(ABORT, 'another length than the dims of this store')
             FROM memory_space WHERE dims * 4 <> length(NEW.embedding);
+        END""",
+        # A sketch of another vector would hide its record from searches. So the database makes it, whoever writes the
+        # vector; a program that lacks the function can write none.
+        """CREATE TRIGGER memory_vectors_put AFTER INSERT ON memory_vectors BEGIN
+            INSERT INTO memory_sketches (key, sketch) VALUES (NEW.key, vec_sketch(NEW.embedding));
+        END""",
+        """CREATE TRIGGER memory_vectors_replaced AFTER UPDATE OF embedding ON memory_vectors BEGIN
+            UPDATE memory_sketches SET sketch = vec_sketch(NEW.embedding) WHERE key = NEW.key;
         END""",
     ),
 )
@@ -78,8 +90,13 @@ _TABLES: Final = "memory_records AS r JOIN memory_vectors AS v ON v.key = r.key"
 
 # A record without an embedding counts as a zero vector: its distance is the query's own length, its cosine nothing.
 _SCORES: Final[Mapping[Metric, str]] = {
-    "l2": "1.0 / (1.0 + coalesce(vec_l2sq(embedding, ?), ?))",
-    "cosine": "coalesce(vec_cosine(embedding, ?), ?)",
+    "l2": "1.0 / (1.0 + coalesce(vec_l2sq(embedding, ?1), ?2))",
+    "cosine": "coalesce(vec_cosine(embedding, ?1), ?2)",
+}
+# What the score is at most. For "l2" it is that of the least distance: more distance is never more score, even rounded.
+_BOUNDS: Final[Mapping[Metric, str]] = {
+    "l2": "1.0 / (1.0 + coalesce(vec_sketch_l2sq(sketch, ?1), ?2))",
+    "cosine": "coalesce(vec_sketch_cosine(sketch, ?1), ?2)",
 }
 
 _PUT_RECORD: Final = """INSERT INTO memory_records
@@ -173,12 +190,21 @@ def matching(query: Query) -> Read[list[int]]:
 def nearest(embedding: bytes, selection: Selection, *, limit: int, metric: Metric) -> Read[list[Hit]]:
     """Return the read of the `limit` selected records nearest to `embedding`, by falling score.
 
-    The inner statement scores vectors and sorts keys; the text of a record is read for the winners only.
+    Exact, although it reads the sketches of all and the vectors of few. A sketch tells what its record scores at most
+    (`bounds`). The `limit` records that look best are scored (`scored`), and the worst of them is the bar. Whatever may
+    reach it is scored (`best`); what may not is behind `limit` others. The text is read for the winners only.
     """
     if_null = fsum(x * x for x in unpack(embedding)) if metric == "l2" else 0.0
-    sql = f"""WITH best (key, score) AS MATERIALIZED (
-            SELECT key, {_SCORES[metric]} AS score FROM memory_vectors {selection.where_key()}
-            ORDER BY score DESC, key LIMIT ?)
+    limited = f"LIMIT ?{3 + len(selection.params)}"
+    score = f"{_SCORES[metric]} AS score"
+    sql = f"""WITH bounds (key, bound) AS MATERIALIZED (
+            SELECT key, {_BOUNDS[metric]} FROM memory_sketches {selection.where_key()}),
+        scored (score) AS (
+            SELECT {score} FROM (SELECT key FROM bounds ORDER BY bound DESC, key {limited}) AS first
+            CROSS JOIN memory_vectors AS v ON v.key = first.key),
+        best (key, score) AS MATERIALIZED (
+            SELECT v.key, {score} FROM bounds CROSS JOIN memory_vectors AS v ON v.key = bounds.key
+            WHERE bound >= (SELECT min(score) FROM scored) ORDER BY score DESC, v.key {limited})
         SELECT best.score, {_COLUMNS} FROM best
             CROSS JOIN memory_records AS r ON r.key = best.key CROSS JOIN memory_vectors AS v ON v.key = best.key
         ORDER BY best.score DESC, best.key"""
@@ -280,7 +306,7 @@ def delete(selection: Selection) -> Statement:
 
 def clear() -> list[Statement]:
     """Return the statements that empty the store; the wide tables first, so that the trigger has nothing left to do."""
-    tables = ("memory_vectors", "memory_categories", "memory_records", "memory_space")
+    tables = ("memory_vectors", "memory_sketches", "memory_categories", "memory_records", "memory_space")
     return [(f"DELETE FROM {table}", ()) for table in tables]
 
 
