@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::config::{Config, Synchronous};
 use crate::connection::{BUSY_RETRY, CheckpointMode, Checkpointed, Connection};
 use crate::error::Result;
 use crate::stats::Stats;
@@ -37,6 +38,7 @@ const PAGE: u64 = 4096; // the usual page: the limit is one of order, not of byt
 /// Decides, and remembers what came of it.
 pub struct Checkpointer {
     wal: PathBuf,
+    syncs_first: bool,
     limit_frames: u32,
     /// Frames that the last checkpoint left behind; 0 if it was complete.
     left: AtomicU32,
@@ -55,13 +57,14 @@ pub struct Next {
 }
 
 impl Checkpointer {
-    /// For a database's WAL of `wal_limit` bytes.
-    pub fn new(database: &Path, wal_limit: u64, stats: Arc<Stats>) -> Self {
+    /// For a database's WAL.
+    pub fn new(database: &Path, config: &Config, stats: Arc<Stats>) -> Self {
         let mut wal = database.as_os_str().to_owned();
         wal.push("-wal");
-        let limit_frames = u32::try_from(wal_limit / (PAGE + FRAME_HEADER)).unwrap_or(u32::MAX);
+        let limit_frames = u32::try_from(config.wal_limit / (PAGE + FRAME_HEADER)).unwrap_or(u32::MAX);
         Checkpointer {
             wal: wal.into(),
+            syncs_first: config.synchronous == Synchronous::Normal,
             limit_frames,
             left: AtomicU32::new(0),
             last: Mutex::new(Instant::now()),
@@ -79,6 +82,9 @@ impl Checkpointer {
     /// Bring the WAL to the disk while the writer goes on. A checkpoint begins with this, and with `synchronous=normal` it
     /// is the longest part of it: done before, it keeps nobody waiting. Locks are not touched: SQLite has none on the WAL.
     pub fn sync_wal(&self) {
+        if !self.syncs_first {
+            return; // each commit has done so
+        }
         if let Ok(wal) = File::open(&self.wal) {
             // The checkpoint syncs it again, and tells if that fails.
             let _ = wal.sync_data();
@@ -154,7 +160,8 @@ mod tests {
     use super::*;
 
     fn checkpointer() -> Checkpointer {
-        Checkpointer::new(Path::new("x.db"), 10_000 * (PAGE + FRAME_HEADER), Arc::default())
+        let config = Config { wal_limit: 10_000 * (PAGE + FRAME_HEADER), ..Config::default() };
+        Checkpointer::new(Path::new("x.db"), &config, Arc::default())
     }
 
     fn done(wal_frames: u32, moved_frames: u32) -> Checkpointed {

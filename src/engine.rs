@@ -294,7 +294,7 @@ impl Shared {
     fn open(call: &Call, path: &Path, config: &Config) -> Result<Arc<Shared>> {
         let (stats, lately, bell) = (Arc::<Stats>::default(), Arc::<Lately>::default(), Arc::<Bell>::default());
         let log = Arc::new(Log::new(Arc::clone(&stats)));
-        let checkpointer = Arc::new(Checkpointer::new(path, config.wal_limit, Arc::clone(&stats)));
+        let checkpointer = Arc::new(Checkpointer::new(path, config, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
         let conn = open_writer(call, path, config, Arc::clone(&stats), Arc::clone(&lately))?;
         let after_commit = {

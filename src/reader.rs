@@ -231,6 +231,8 @@ impl ReaderPool {
         let (checkout, started) = self.checkout(call)?;
         self.books.stats.reads.one();
         checkout.reader.activity.begin(sql, started);
+        // For what is prepared in it: SQLite looks at the watch there too.
+        checkout.reader.conn.watch().arm(call, started, call.deadline().map(Limit::Timeout), true);
         self.patiently(call, || checkout.reader.conn.begin_snapshot())?;
         Ok(checkout)
     }

@@ -18,6 +18,9 @@ pub type Chore = Box<dyn Fn() -> Option<Duration> + Send>;
 #[derive(Default)]
 struct Agenda {
     tenures: Vec<(Instant, Weak<dyn Tenure>)>,
+    /// Until when the thread that takes back sleeps: only a tenure that ends before is worth waking it for. It may be that
+    /// of a tenure that has ended by itself, as nearly all do.
+    sleeps_until: Option<Instant>,
     chore_at: Option<Instant>,
     is_closing: bool,
 }
@@ -27,14 +30,17 @@ struct Agenda {
 pub struct Bell {
     agenda: Mutex<Agenda>,
     is_wanted: Condvar,   // a chore is to be done
-    ends_sooner: Condvar, // a tenure ends before all others
+    ends_sooner: Condvar, // a tenure ends before the thread would wake
 }
 
 impl Bell {
     /// Ask for the chore, as soon as the keeper is free.
     pub fn ring(&self) {
-        self.agenda.lock().chore_at.get_or_insert_with(Instant::now);
-        self.is_wanted.notify_one();
+        let mut agenda = self.agenda.lock();
+        if agenda.chore_at.is_none() {
+            agenda.chore_at = Some(Instant::now());
+            self.is_wanted.notify_one();
+        }
     }
 
     /// Revoke this when its deadline passes.
@@ -42,11 +48,9 @@ impl Bell {
         let mut agenda = self.agenda.lock();
         agenda.tenures.retain(|(_, tenure)| tenure.strong_count() > 0);
         let deadline = tenure.deadline();
-        let is_first = agenda.tenures.iter().all(|(other, _)| *other > deadline);
         agenda.tenures.push((deadline, Arc::downgrade(tenure)));
-        drop(agenda);
-        if is_first {
-            self.ends_sooner.notify_one(); // its thread sleeps until a later one
+        if agenda.sleeps_until.is_none_or(|until| deadline < until) {
+            self.ends_sooner.notify_one();
         }
     }
 }
@@ -102,7 +106,8 @@ fn take_back(bell: &Bell) {
             MutexGuard::unlocked(&mut agenda, || overdue.iter().for_each(|tenure| tenure.revoke()));
             continue;
         }
-        let next = agenda.tenures.iter().map(|(deadline, _)| *deadline).min();
+        agenda.sleeps_until = agenda.tenures.iter().map(|(deadline, _)| *deadline).min();
+        let next = agenda.sleeps_until;
         sleep_until(&bell.ends_sooner, &mut agenda, next);
     }
 }

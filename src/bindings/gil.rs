@@ -32,6 +32,8 @@ thread_local! {
     static SAVED: Cell<*mut ffi::PyThreadState> = const { Cell::new(ptr::null_mut()) };
     /// What a signal handler raised while the engine was asked to go on.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+    /// Whether waiting was dear when the GIL was given up.
+    static WAS_DEAR: Cell<bool> = const { Cell::new(false) };
     static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
@@ -134,6 +136,7 @@ fn give_up() -> bool {
     // SAFETY: inside `lazily`, which was given the token of the GIL, and it has not been given up since.
     #[allow(unsafe_code)]
     SAVED.set(unsafe { ffi::PyEval_SaveThread() });
+    WAS_DEAR.set(PYTHON.is_waiting_dear());
     true
 }
 
@@ -148,7 +151,9 @@ fn take_back() -> bool {
     unsafe {
         ffi::PyEval_RestoreThread(saved);
     }
-    if asked.elapsed() > DEAR {
+    // What was given up in a dear time does not make it longer: writers that then run one after the other, each for a switch
+    // interval, would keep it dear for ever.
+    if asked.elapsed() > DEAR && !WAS_DEAR.get() {
         DEAR_UNTIL_MS.store(now_ms() + DEAR_FOR_MS, Ordering::Relaxed);
     }
     true
