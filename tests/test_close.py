@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import engine_threads, open_descriptors, threads_left_since
 from helpers import WITHIN, Caller, eventually, queue_up, run_python, start_python, writer_held
+from leftovers import engine_threads, open_descriptors, threads_left_since
 
 import walpool
 from walpool import errors
@@ -188,9 +188,9 @@ def test_close_waits_for_an_open_transaction_and_lets_it_commit(table: walpool.P
 def test_close_takes_back_what_is_held_for_too_long(database: Path) -> None:
     pool = walpool.Pool(database, transaction_timeout=0.1)
     forgotten, lease = pool.stream("SELECT 1"), pool.transaction()
-    forgotten.__enter__()
 
     def hold_on() -> None:
+        forgotten.__enter__()
         lease.__enter__()
 
     assert Caller(hold_on).outcome() is None

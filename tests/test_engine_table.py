@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import open_descriptors
 from helpers import WITHIN, Caller, queue_up, writer_held
+from leftovers import open_descriptors
 
 import walpool
 from walpool import errors
