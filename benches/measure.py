@@ -65,7 +65,7 @@ class _Log:
     """What one worker saw. Latencies go into a preallocated array: an operation leaves no object behind."""
 
     def __init__(self, window_s: float) -> None:
-        self.latencies = array("q", [0]) * (1_000 + int(window_s * _NS) // _FASTEST_NS)
+        self.latencies = array("q", [0]) * (100_000 + int(window_s * _NS) // _FASTEST_NS)
         self.finished = 0  # operations measured
         self.in_window = 0.0  # successes
         self.acknowledged = 0

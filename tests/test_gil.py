@@ -224,14 +224,16 @@ def test_python_goes_on_while_a_query_runs(table: walpool.Pool) -> None:
 
 
 def test_statement_that_was_long_lately_gives_the_gil_up_at_its_start(table: walpool.Pool) -> None:
-    table.fetchval(COUNT_TO, (200_000,))
+    for _ in range(2):  # one long run may be the scheduler's doing
+        table.fetchval(COUNT_TO, (200_000,))
     table.pop_stats()
     table.fetchval(COUNT_TO, (1,))
     assert table.pop_stats()["yields_over_budget"] == 1
 
 
 def test_statement_that_has_been_short_again_is_trusted_again(table: walpool.Pool) -> None:
-    table.fetchval(COUNT_TO, (200_000,))
+    for _ in range(2):
+        table.fetchval(COUNT_TO, (200_000,))
     for _ in range(50):
         table.fetchval(COUNT_TO, (1,))
     table.pop_stats()

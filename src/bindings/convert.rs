@@ -189,9 +189,11 @@ pub fn timeout(py: Python<'_>, seconds: Option<f64>) -> PyResult<Option<Duration
     match seconds {
         None => Ok(None),
         // A deadline is an instant of a clock that ends; thirty years are as good as for ever.
-        Some(seconds) => Duration::try_from_secs_f64(seconds.min(1e9)).map(Some).map_err(|_| {
-            wrong(py, Kind::Programming, format!("timeout must be seconds, 0 or more and finite, not {seconds}"))
-        }),
+        Some(seconds) => {
+            Duration::try_from_secs_f64(if seconds > 1e9 { 1e9 } else { seconds }).map(Some).map_err(|_| {
+                wrong(py, Kind::Programming, format!("timeout must be seconds, 0 or more and finite, not {seconds}"))
+            })
+        }
     }
 }
 

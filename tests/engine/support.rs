@@ -368,6 +368,7 @@ impl Caller for Asked {
 }
 
 /// Descriptors that this process has open on the file or on what lies beside it under its name.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))] // /proc is Linux's
 pub fn descriptors(path: &Path) -> Vec<PathBuf> {
     let name = path.to_string_lossy().into_owned();
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
