@@ -14,7 +14,9 @@ use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 
 use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::config::Config;
-use crate::connection::{BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags};
+use crate::connection::{
+    BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
+};
 use crate::error::{Error, Kind, Result};
 use crate::log::{Level, Log, excerpt};
 use crate::revocable::{Refused, Revocable, Tenure};
@@ -78,6 +80,7 @@ struct Manager {
     opener: SqliteConnectionManager,
     books: Arc<Books>,
     lately: Arc<Lately>,
+    busy_timeout: Duration,
 }
 
 impl Manager {
@@ -92,7 +95,8 @@ impl Manager {
             register.open.push(Arc::downgrade(&activity));
             self.books.stats.readers.set(register.open.len() as u64);
         }
-        let raw: Raw = self.opener.connect()?;
+        // Another process that closes the file last, or recovers it, keeps everybody out for a moment.
+        let raw: Raw = retry_busy(self.busy_timeout, || Ok(self.opener.connect()?))?;
         let conn = Connection::adopt(raw, Arc::clone(&self.books.stats), Arc::clone(&self.lately))?;
         Ok(Reader { conn, activity, _entry: entry })
     }
@@ -181,7 +185,7 @@ impl ReaderPool {
             .idle_timeout(None)
             .test_on_check_out(false)
             .thread_pool(Arc::new(threads))
-            .build_unchecked(Manager { opener, books: Arc::clone(&books), lately });
+            .build_unchecked(Manager { opener, books: Arc::clone(&books), lately, busy_timeout: config.busy_timeout });
         let rules = Rules {
             checkout_timeout: config.checkout_timeout,
             busy_timeout: config.busy_timeout,

@@ -140,7 +140,7 @@ pub fn open_writer(
         }
         switch_wal_on(&raw)
     })?;
-    init_writer(&raw, config)?;
+    retry_busy(config.busy_timeout, || init_writer(&raw, config))?;
     Connection::adopt(raw, stats, lately)
 }
 
