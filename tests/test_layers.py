@@ -72,6 +72,7 @@ PYTHON_PACKAGES = {
     "crewai_core": {"crewai"},
     "lancedb": set[str](),
     "pydantic": {"crewai"},
+    "pydantic_core": {"crewai"},
     "rich": {"cli"},
     "sqlite3": {"errors"},  # for the classes that ours derive from; nothing here opens a file with it
 }

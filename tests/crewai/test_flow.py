@@ -51,6 +51,18 @@ def test_last_state_counts_and_every_one_is_kept(persistence: WalpoolFlowPersist
     assert history == [("step0",), ("step1",), ("step2",)]
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["half of a pair: \ud800", "nul \x00", 10**40, 1e308, 0.1 + 0.2, -0.0, float("inf"), "ä\n", {"": [None, True]}],
+    ids=repr,
+)
+def test_state_comes_back_as_json_would_give_it(persistence: WalpoolFlowPersistence, value: Any) -> None:
+    state = {"id": "f", "value": value}
+    persistence.save_state("f", "m", state)
+    loaded = persistence.load_state("f")
+    assert repr(loaded) == repr(json.loads(json.dumps(state)))
+
+
 def test_state_may_hold_what_json_has_no_form_for(persistence: WalpoolFlowPersistence) -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
     persistence.save_state(

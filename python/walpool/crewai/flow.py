@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from walpool.crewai import _sql
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_tables
+from walpool.crewai._json import decode
 from walpool.pool import Pool
 
 __all__ = ["WalpoolFlowPersistence"]
@@ -67,7 +68,7 @@ class WalpoolFlowPersistence(FlowPersistence):
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
         """Return the state that was saved last; None if there is none, or if it is not an object."""
         state_json = self._pool.use(lambda pool: pool.fetchval(*_sql.load_state(flow_uuid)))
-        state = None if state_json is None else json.loads(state_json)
+        state = None if state_json is None else decode(state_json)
         return state if isinstance(state, dict) else None
 
     def save_pending_feedback(
@@ -89,7 +90,7 @@ class WalpoolFlowPersistence(FlowPersistence):
         if row is None:
             return None
         state_json, context_json = row
-        return json.loads(state_json), PendingFeedbackContext.from_dict(json.loads(context_json))
+        return decode(state_json), PendingFeedbackContext.from_dict(decode(context_json))
 
     def clear_pending_feedback(self, flow_uuid: str) -> None:
         """Forget what the flow waited for; its states stay."""

@@ -14,6 +14,7 @@ from crewai.utilities.errors import DatabaseError, DatabaseOperationError
 
 from walpool.crewai import _sql
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_tables
+from walpool.crewai._json import decode
 from walpool.errors import Error
 from walpool.pool import Pool
 
@@ -94,8 +95,8 @@ class WalpoolKickoffStorage:
         """
         rows = self._run(DatabaseError.LOAD_ERROR, lambda pool: pool.fetch(_sql.LOAD_OUTPUTS, row=dict))
         for row in rows:
-            row["output"] = json.loads(row["output"])
-            row["inputs"] = json.loads(row["inputs"])
+            row["output"] = decode(row["output"])
+            row["inputs"] = decode(row["inputs"])
         return rows
 
     def delete_all(self) -> None:
