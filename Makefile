@@ -34,7 +34,7 @@ unexport PYTHONHOME
 quietly = $(1) >$(VENV)/command.log 2>&1 || { cat $(VENV)/command.log >&2; exit 1; }
 say     = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test develop lint lint-rust lint-python test-rust test-python bench bench-smallest clean tools
+.PHONY: help demo test develop lint lint-rust lint-python test-rust test-python torture bench bench-smallest clean tools
 
 help: ## list these commands
 	@echo "walpool: make COMMAND"
@@ -79,6 +79,10 @@ test-rust: tools ## the engine with no Python, each criterion benchmark once
 test-python: develop ## pytest, each benchmark at its smallest size
 	$(call say,pytest)
 	@$(BIN)/pytest --benchmark-disable tests benches
+
+torture: develop ## what could lose data, tried at full length: kills, power cuts, disks, forks (an hour)
+	$(call say,torture)
+	@$(BIN)/pytest --torture --timeout 7200 -m torture tests
 
 bench: develop ## all benchmarks on this machine, which should be idle: tables, and plots in results/
 	$(call say,single calls)
