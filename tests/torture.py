@@ -1,8 +1,7 @@
-"""What is tried many times: a short version for every run, the full length with --torture, and a table of what came of it."""
+"""What is tried many times: shortly in every run, at full length with --torture, and a table of what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -42,9 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def torture(request: pytest.FixtureRequest) -> Iterator[Torture]:
-    """Yield the size of this run's attempts, and the place to tell what came of them."""
-    yield request.config.stash[_TORTURE]
+def torture(request: pytest.FixtureRequest) -> Torture:
+    """Return the size of this run's attempts, and the place to tell what came of them."""
+    return request.config.stash[_TORTURE]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
