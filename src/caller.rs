@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How long a waiting thread sleeps before it looks at its deadline and its caller again.
 /// Half of the 100 ms within which Ctrl-C must be heard.

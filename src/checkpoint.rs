@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::config::{Config, Synchronous};
 use crate::connection::{BUSY_RETRY, CheckpointMode, Checkpointed, Connection};
 use crate::error::Result;
 use crate::stats::Stats;
+use crate::sync::Mutex;
 
 /// A WAL of fewer frames is left alone: SQLite's own number, 4 MiB of the usual pages. A WAL that grows the file costs twice
 /// the fsync of one that is written over, so a lone writer should not let it grow far.

@@ -2,13 +2,14 @@
 //!
 //! One engine a file: handles on the same (device, inode) in a process share it, so that there are never two writers.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use once_cell::race::OnceBox;
 
 use crate::backup;
 use crate::caller::{Call, Lately};
@@ -18,12 +19,14 @@ use crate::connection::{
     CheckpointMode, Checkpointed, Ran, Want, has_wal_reset_fix, open_writer, retry_busy, sqlite_version,
 };
 use crate::error::{Error, Kind, Result};
+use crate::files::Files;
 use crate::group_commit::{Answer, Job};
-use crate::locking;
+use crate::locking::{self, OfThisProcess, Still};
 use crate::log::{Level, Log, Message, excerpt};
 use crate::reader::{ReaderPool, Snapshot, Stream};
 use crate::revocable::Tenure;
 use crate::stats::{Figure, Stats};
+use crate::sync::{Mutex, MutexGuard};
 use crate::value::{Params, Rows};
 use crate::workers::{Bell, Keeper};
 use crate::writer::{Lease, Writer};
@@ -41,13 +44,28 @@ enum FileId {
 /// same file meanwhile waits for the outcome.
 type Place = Arc<Mutex<Option<Arc<Shared>>>>;
 
+/// Engines by generation and file: a child finds its parent's here, and leaves them alone.
+type Table = HashMap<(u32, FileId), Place>;
+
 /// One of the two process-wide tables; empty until the first open.
-static ENGINES: Mutex<Option<HashMap<FileId, Place>>> = Mutex::new(None);
+static ENGINES: Mutex<Option<Table>> = Mutex::new(None);
+
+thread_local! {
+    /// The engine table while this thread forks: the child must find it unlocked, and whole.
+    static HELD: RefCell<Option<MutexGuard<'static, Option<Table>>>> = const { RefCell::new(None) };
+}
+
+const STILL: Still = Still {
+    hold: || {
+        let table = ENGINES.lock();
+        HELD.with(|held| held.replace(Some(table)));
+    },
+    release: || drop(HELD.with(RefCell::take)),
+};
 
 struct Shared {
     path: PathBuf,
     config: Config,
-    generation: u32,
     handles: Mutex<usize>,
     writer: Arc<Writer>,
     readers: Arc<ReaderPool>,
@@ -59,8 +77,12 @@ struct Shared {
 
 /// A counted handle on the engine of one file; the last one to close closes the file.
 pub struct Engine {
-    shared: Arc<Shared>,
-    place: Place,
+    shared: OfThisProcess<Arc<Shared>>,
+    /// In a child that inherited this handle: its own, opened when it is first needed. It never waits for another thread,
+    /// since a fork might find that thread gone.
+    heir: OnceBox<Engine>,
+    given: Vec<String>,
+    place: OfThisProcess<Place>,
     file: FileId,
     is_closed: AtomicBool,
     /// The folder of a private temporary database, removed at close.
@@ -78,7 +100,7 @@ impl Engine {
     /// On another process's lock, for `busy_timeout`; on another thread that opens or closes the same file.
     pub fn open(call: &Call, path: &Path, config: &Config, given: &[&str]) -> Result<Engine> {
         config.validate()?;
-        locking::watch_forks();
+        locking::install(STILL)?;
         if !has_wal_reset_fix() {
             return Err(Error::new(
                 Kind::NotSupported,
@@ -110,17 +132,18 @@ impl Engine {
                 Some(file) => file,
                 None => create(&path, config)?,
             };
-            let place = Arc::clone(ENGINES.lock().get_or_insert_default().entry(file.clone()).or_default());
+            let key = (locking::generation(), file.clone());
+            let place = Arc::clone(ENGINES.lock().get_or_insert_default().entry(key).or_default());
             let mut seat = place.lock();
             if file_id(&path)?.as_ref() != Some(&file) {
                 continue; // replaced while this thread waited
             }
             let shared = match seat.as_ref() {
-                Some(shared) if shared.generation == locking::generation() => {
+                Some(shared) => {
                     shared.compare(config, given)?;
                     Arc::clone(shared)
                 }
-                _ => {
+                None => {
                     let shared = Shared::open(call, &path, config)?;
                     *seat = Some(Arc::clone(&shared));
                     shared
@@ -128,11 +151,38 @@ impl Engine {
             };
             *shared.handles.lock() += 1;
             drop(seat);
-            return Ok(Engine { shared, place, file, is_closed: AtomicBool::new(false), folder });
+            return Ok(Engine {
+                shared: OfThisProcess::new(shared),
+                heir: OnceBox::new(),
+                given: given.iter().map(|&name| name.to_owned()).collect(),
+                place: OfThisProcess::new(place),
+                file,
+                is_closed: AtomicBool::new(false),
+                folder,
+            });
         }
     }
 
-    /// Another handle on the same engine.
+    /// This handle; in a child that inherited it, the child's own, on an engine of its own.
+    fn here(&self, call: &Call) -> Result<&Engine> {
+        if !self.shared.is_inherited() {
+            return Ok(self);
+        }
+        if self.is_closed() {
+            return Err(Error::new(Kind::Closed, "the pool is closed"));
+        }
+        loop {
+            if let Some(heir) = self.heir.get() {
+                return heir.here(call);
+            }
+            let given: Vec<&str> = self.given.iter().map(String::as_str).collect();
+            let opened = Engine::open_file(call, self.path(), self.config(), &given, None);
+            // Where another thread was faster, this is a second handle on the same engine, and is given back.
+            let _ = self.heir.set(Box::new(opened.map_err(|error| on_file(error, self.path()))?));
+        }
+    }
+
+    /// The real path of the file.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
@@ -149,12 +199,12 @@ impl Engine {
 
     /// Run a write job; see `Writer::submit`.
     pub fn submit(&self, call: &Call, job: Job) -> Answer {
-        self.guarded(|shared| shared.writer.submit(call, job))
+        self.guarded(call, |shared| shared.writer.submit(call, job))
     }
 
     /// Begin a transaction; see `Writer::lease`.
     pub fn lease(&self, call: &Call) -> Result<Lease> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             let lease = shared.writer.lease(call)?;
             let tenure: Arc<dyn Tenure> = Arc::clone(lease.transaction()) as Arc<dyn Tenure>;
             shared.bell.watch(&tenure);
@@ -164,12 +214,12 @@ impl Engine {
 
     /// Read; see `ReaderPool::fetch`.
     pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
-        self.guarded(|shared| shared.readers.fetch(call, sql, params, want))
+        self.guarded(call, |shared| shared.readers.fetch(call, sql, params, want))
     }
 
     /// Take a snapshot; see `ReaderPool::snapshot`.
     pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             let snapshot = shared.readers.snapshot(call)?;
             shared.bell.watch(&snapshot.tenure());
             Ok(snapshot)
@@ -178,7 +228,7 @@ impl Engine {
 
     /// Read piece by piece; see `ReaderPool::stream`.
     pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             let stream = shared.readers.stream(call, sql, params)?;
             shared.bell.watch(&stream.tenure());
             Ok(stream)
@@ -187,7 +237,7 @@ impl Engine {
 
     /// Move the WAL into the file. It waits for nobody: `was_busy` says that a reader or another process was in the way.
     pub fn checkpoint(&self, call: &Call, mode: CheckpointMode) -> Result<Checkpointed> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             call.caller.about_to_wait();
             shared.writer.turn(call)?.run(|conn| conn.checkpoint(mode))
         })
@@ -195,7 +245,7 @@ impl Engine {
 
     /// Rewrite the file without its holes.
     pub fn vacuum(&self, call: &Call) -> Result<()> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             call.caller.about_to_wait();
             let turn = shared.writer.turn(call)?;
             turn.run(|conn| match conn.vacuum() {
@@ -212,7 +262,7 @@ impl Engine {
 
     /// Copy the database, as one snapshot sees it, into a new file.
     pub fn backup(&self, call: &Call, dest: &Path) -> Result<()> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             call.caller.about_to_wait();
             let snapshot = shared.readers.snapshot(call)?;
             snapshot.with_connection(call, |conn| backup::copy(conn, dest, shared.config.file_mode, call))
@@ -221,7 +271,7 @@ impl Engine {
 
     /// What SQLite finds wrong with the file; empty where it finds nothing.
     pub fn check(&self, call: &Call) -> Result<Vec<String>> {
-        self.guarded(|shared| {
+        self.guarded(call, |shared| {
             call.caller.about_to_wait();
             let snapshot = shared.readers.snapshot(call)?;
             snapshot.with_connection(call, |conn| conn.integrity_problems())
@@ -229,13 +279,16 @@ impl Engine {
     }
 
     /// The figures of this engine; `pop` starts those that add up anew.
-    pub fn stats(&self, pop: bool) -> Vec<(String, Figure)> {
-        self.shared.stats.read(pop)
+    pub fn stats(&self, call: &Call, pop: bool) -> Result<Vec<(String, Figure)>> {
+        Ok(self.here(call)?.shared.stats.read(pop))
     }
 
     /// Messages for the log, which the engine cannot write itself.
     pub fn take_messages(&self) -> Vec<Message> {
-        self.shared.log.take()
+        match self.heir.get() {
+            Some(heir) => heir.take_messages(),
+            None => self.shared.get().map_or(Vec::new(), |shared| shared.log.take()),
+        }
     }
 
     /// Finish an error: count it, and say on which file it was.
@@ -244,23 +297,23 @@ impl Engine {
         on_file(error, &self.shared.path)
     }
 
-    fn guarded<T>(&self, work: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
-        if self.is_closed() {
-            return Err(self.told(Error::new(Kind::Closed, "the pool is closed")));
+    fn guarded<T>(&self, call: &Call, work: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
+        let here = self.here(call)?;
+        if here.is_closed() {
+            return Err(here.told(Error::new(Kind::Closed, "the pool is closed")));
         }
-        if self.shared.generation != locking::generation() {
-            let text = "the pool was opened by the parent process, before a fork: its locks are not this process's; start workers with \
-                        spawn or forkserver, or fork before anything opens the file";
-            return Err(self.told(Error::new(Kind::Interface, text)));
-        }
-        work(&self.shared).map_err(|error| self.told(error))
+        work(&here.shared).map_err(|error| here.told(error))
     }
 
     /// Give the handle back. The last one refuses new work, answers all that was accepted, joins its thread and closes the
     /// file. Safe to call twice; the second caller may return before the first is done.
     pub fn close(&self, call: &Call) -> Result<()> {
-        if self.is_closed.swap(true, Ordering::AcqRel) || self.shared.generation != locking::generation() {
-            return Ok(()); // what a child inherited is its parent's to close
+        let was_closed = self.is_closed.swap(true, Ordering::AcqRel);
+        if self.shared.is_inherited() {
+            return self.heir.get().map_or(Ok(()), |heir| heir.close(call)); // what was inherited is the parent's to close
+        }
+        if was_closed {
+            return Ok(());
         }
         call.caller.about_to_wait();
         let mut seat = self.place.lock();
@@ -297,16 +350,21 @@ impl Shared {
         let checkpointer = Arc::new(Checkpointer::new(path, config, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
         let conn = open_writer(call, path, config, Arc::clone(&stats), Arc::clone(&lately))?;
+        let files = Arc::new(Files::of(path));
+        conn.keep_to(Arc::clone(&files));
+        tell_second_library(&files, &stats, &log);
         let after_commit = {
             let (bell, checkpointer) = (Arc::clone(&bell), Arc::clone(&checkpointer));
+            let (files, stats, log) = (Arc::clone(&files), Arc::clone(&stats), Arc::clone(&log));
             Box::new(move |frames| {
                 if checkpointer.is_due(frames) {
                     bell.ring();
                 }
+                tell_second_library(&files, &stats, &log);
             })
         };
         let writer = Writer::new(conn, config, after_commit, Arc::clone(&stats), Arc::clone(&log));
-        let readers = ReaderPool::open(path, config, Arc::clone(&stats), lately, Arc::clone(&log));
+        let readers = ReaderPool::open(path, config, Arc::clone(&files), Arc::clone(&stats), lately, Arc::clone(&log));
         let readers = match readers {
             Ok(readers) => Arc::new(readers),
             Err(error) => {
@@ -320,10 +378,10 @@ impl Shared {
             Box::new(move || keep_wal_small(&writer, &readers, &checkpointer, &log))
         };
         let keeper = Keeper::start(Arc::clone(&bell), chore)?;
+        stats.ofd_locks.set(u64::from(locking::has_ofd_locks()));
         Ok(Arc::new(Shared {
             path: path.to_owned(),
             config: config.clone(),
-            generation: locking::generation(),
             handles: Mutex::new(0),
             writer,
             readers,
@@ -379,6 +437,23 @@ fn keep_wal_small(
         log.add(Level::Warning, wal_warning(bytes, readers.longest_read()));
     }
     next.retry
+}
+
+/// Warn, once, if another SQLite library of this process has the file open.
+fn tell_second_library(files: &Files, stats: &Stats, log: &Log) {
+    if !files.finds_second_library() {
+        return;
+    }
+    stats.second_library.set(1);
+    let risk = if locking::has_ofd_locks() {
+        "walpool's locks are safe from it, but its own end when walpool closes the file"
+    } else {
+        "each drops the other's locks when it closes the file, since this system's locks belong to a process: the file may be \
+         damaged"
+    };
+    let text =
+        "another SQLite library in this process has the file open (Python's sqlite3, or a package that brings one)";
+    log.add(Level::Warning, format!("{text}: {risk}; open it through walpool alone, or in another process"));
 }
 
 fn wal_warning(bytes: u64, reader: Option<(Duration, String)>) -> String {
@@ -443,9 +518,10 @@ fn forget_place(file: &FileId, place: &Place) {
     let mut engines = ENGINES.lock();
     if let Some(table) = engines.as_mut() {
         // Two owners are the table and the closing handle: somebody else who holds it is about to open the file again.
-        let is_unused = table.get(file).is_some_and(|known| Arc::ptr_eq(known, place)) && Arc::strong_count(place) == 2;
+        let key = (locking::generation(), file.clone());
+        let is_unused = table.get(&key).is_some_and(|known| Arc::ptr_eq(known, place)) && Arc::strong_count(place) == 2;
         if is_unused {
-            table.remove(file);
+            table.remove(&key);
         }
     }
 }

@@ -217,7 +217,7 @@ impl<'conn> Group<'conn> {
 pub fn commit_outcome(error: &Error) -> Outcome {
     match error.code {
         Some(IOERR_FSYNC) => Outcome::Unknown,
-        _ => Outcome::NotApplied,
+        _ => error.outcome, // that of files which were replaced is unknown too
     }
 }
 

@@ -1,9 +1,29 @@
-//! What a fork leaves behind: in which generation of processes this code runs.
+//! SQLite's file-lock system calls: OFD locks, fork generations. Must not know anything above SQLite.
 //!
-//! A child inherits its parent's connections but none of their locks, and must not use them; see `Engine`. The number is
-//! counted by a fork handler, because asking the system for the process id costs a call for every read.
+//! POSIX record locks belong to a process, and any `close` of a file in that process drops all of them: a second SQLite
+//! library, `open(db).read()` or a copy of the file would take our locks away (<https://www.sqlite.org/howtocorrupt.html>,
+//! 2.2). Locks of an open file description (OFD) belong to the descriptor. So SQLite's own calls are replaced, before its
+//! first open, by the ones below.
+//!
+//! A forked child has SQLite's table of files, which says that it holds locks, and does not hold them:
+//!
+//! ```text
+//! parent                             child
+//! open, lock, map the WAL's index
+//! fork                               generation + 1; inherited descriptors lead to /dev/null
+//! goes on                            never uses, closes or finishes what it inherited
+//!                                    open: its inode numbers are salted with the generation, so that its SQLite makes
+//!                                    new entries in the table and takes real locks
+//! ```
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use rusqlite::ffi;
+
+use crate::error::{Error, Kind, Result};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
@@ -12,22 +32,342 @@ pub fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Count forks from now on. Called before a file is opened; more often than once does no harm but a higher count.
-#[cfg(unix)]
-pub fn watch_forks() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    extern "C" fn in_child() {
-        GENERATION.fetch_add(1, Ordering::Relaxed);
-    }
-    ONCE.call_once(|| {
-        // SAFETY: the handler only touches an atomic, which is allowed in the child of a process with threads.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::pthread_atfork(None, None, Some(in_child));
-        }
-    });
+/// A thing that belongs to the process that made it: a child that inherited it neither uses it nor drops it.
+pub struct OfThisProcess<T> {
+    thing: std::mem::ManuallyDrop<T>,
+    generation: u32,
 }
 
-/// There is no fork here.
-#[cfg(not(unix))]
-pub fn watch_forks() {}
+impl<T> OfThisProcess<T> {
+    /// Take hold of something that this process has made.
+    pub fn new(thing: T) -> Self {
+        OfThisProcess { thing: std::mem::ManuallyDrop::new(thing), generation: generation() }
+    }
+
+    /// Whether a parent made it.
+    pub fn is_inherited(&self) -> bool {
+        self.generation != generation()
+    }
+
+    /// The thing, in the process that made it.
+    ///
+    /// # Errors
+    /// `Interface` in a child.
+    pub fn get(&self) -> Result<&T> {
+        if self.is_inherited() { Err(inherited()) } else { Ok(&self.thing) }
+    }
+}
+
+impl<T> OfThisProcess<T> {
+    /// Take the thing out, for an end that can fail; in a child it is forgotten.
+    pub fn into_inner(mut self) -> Result<T> {
+        self.get()?;
+        // SAFETY: `self` is forgotten, so that nobody takes or drops it again.
+        #[allow(unsafe_code)]
+        let thing = unsafe { std::mem::ManuallyDrop::take(&mut self.thing) };
+        std::mem::forget(self);
+        Ok(thing)
+    }
+}
+
+impl<T> Deref for OfThisProcess<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.thing
+    }
+}
+
+impl<T> DerefMut for OfThisProcess<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.thing
+    }
+}
+
+impl<T> Drop for OfThisProcess<T> {
+    fn drop(&mut self) {
+        if !self.is_inherited() {
+            // SAFETY: it is dropped here only, and nobody can use it afterwards.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::mem::ManuallyDrop::drop(&mut self.thing);
+            }
+        }
+    }
+}
+
+/// What a child is told that uses something its parent has open.
+pub fn inherited() -> Error {
+    let text =
+        "it was begun by the parent process, before a fork, and belongs to that; begin a new one in this process";
+    Error::new(Kind::Interface, text)
+}
+
+/// Which kind of locks this process takes.
+const UNKNOWN: u8 = 0; // OFD is tried first
+const OFD: u8 = 1;
+const POSIX: u8 = 2;
+
+static KIND: AtomicU8 =
+    AtomicU8::new(if cfg!(any(target_os = "linux", target_os = "macos")) { UNKNOWN } else { POSIX });
+
+/// Whether the locks taken here belong to descriptors, so that nobody else in this process can drop them. Known once the first
+/// one was taken: else they are POSIX ones, because the kernel or the system has no others.
+pub fn has_ofd_locks() -> bool {
+    KIND.load(Ordering::Relaxed) == OFD
+}
+
+/// What must stand still while a process forks: taken before, let go in both processes afterwards.
+pub struct Still {
+    /// Take it, on the forking thread.
+    pub hold: fn(),
+    /// Let it go, on that thread, in the parent and in the child.
+    pub release: fn(),
+}
+
+static STILL: OnceLock<Still> = OnceLock::new();
+
+/// Replace SQLite's system calls and watch forks, from the first call on.
+///
+/// # Errors
+/// `NotSupported` where SQLite has no Unix file system to speak to.
+pub fn install(still: Still) -> Result<()> {
+    static DONE: OnceLock<bool> = OnceLock::new();
+    // Registered after the calls were replaced: the fork handlers must find nothing half done.
+    let is_done = *DONE.get_or_init(|| {
+        let is_replaced = system::replace_calls();
+        if is_replaced && STILL.set(still).is_ok() {
+            system::watch_forks();
+        }
+        is_replaced
+    });
+    if is_done { Ok(()) } else { Err(Error::new(Kind::NotSupported, "SQLite's system calls could not be replaced")) }
+}
+
+/// Counts forks where there are any, and stands between SQLite and the system.
+#[cfg(all(unix, target_pointer_width = "64"))]
+mod system {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    const TO_OFD: [(c_int, c_int); 3] =
+        [(libc::F_SETLK, libc::F_OFD_SETLK), (libc::F_SETLKW, libc::F_OFD_SETLKW), (libc::F_GETLK, libc::F_OFD_GETLK)];
+    /// Not in Apple's public headers, but in its own SQLite: <https://github.com/apple-oss-distributions/xnu>, `bsd/sys/fcntl.h`.
+    #[cfg(target_os = "macos")]
+    const TO_OFD: [(c_int, c_int); 3] = [(libc::F_SETLK, 90), (libc::F_SETLKW, 91), (libc::F_GETLK, 92)];
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    const TO_OFD: [(c_int, c_int); 0] = [];
+
+    /// Descriptors that SQLite has open, a bit for each number; those past the end are not known.
+    static OURS: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+    const WORDS: usize = 1024; // 65 536 descriptors, past the usual limits
+
+    type Call = unsafe extern "C" fn();
+
+    fn note(fd: c_int, is_open: bool) {
+        let Ok(number) = usize::try_from(fd) else { return };
+        let Some(word) = OURS.get(number / 64) else { return };
+        let bit = 1 << (number % 64);
+        if is_open {
+            word.fetch_or(bit, Ordering::Relaxed)
+        } else {
+            word.fetch_and(!bit, Ordering::Relaxed)
+        };
+    }
+
+    extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
+        // SAFETY: SQLite's own arguments, for the call that it meant to make.
+        #[allow(unsafe_code)]
+        let fd = unsafe { libc::open(path, flags, mode) };
+        note(fd, true);
+        fd
+    }
+
+    extern "C" fn close(fd: c_int) -> c_int {
+        note(fd, false); // before the number can be given to somebody else
+        // SAFETY: as in `open`.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::close(fd)
+        }
+    }
+
+    /// The salt of inode numbers: none in a process that was never forked.
+    fn salt() -> libc::ino_t {
+        libc::ino_t::from(generation()).rotate_right(8) // the highest bits, where inode numbers seldom get
+    }
+
+    extern "C" fn stat(path: *const c_char, found: *mut libc::stat) -> c_int {
+        // SAFETY: as in `open`; `found` is written by the call, and read only if it succeeded.
+        #[allow(unsafe_code)]
+        unsafe {
+            let code = libc::stat(path, found);
+            if code == 0 {
+                (*found).st_ino ^= salt();
+            }
+            code
+        }
+    }
+
+    extern "C" fn fstat(fd: c_int, found: *mut libc::stat) -> c_int {
+        // SAFETY: as in `stat`.
+        #[allow(unsafe_code)]
+        unsafe {
+            let code = libc::fstat(fd, found);
+            if code == 0 {
+                (*found).st_ino ^= salt();
+            }
+            code
+        }
+    }
+
+    /// SQLite calls this through a variadic type. Its third argument is where a third one is passed, except on Apple's ARM,
+    /// where variadic ones lie on the stack: behind the eight that fit into registers.
+    #[cfg(not(all(target_vendor = "apple", target_arch = "aarch64")))]
+    extern "C" fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
+        lock_call(fd, command, argument)
+    }
+
+    #[cfg(all(target_vendor = "apple", target_arch = "aarch64"))]
+    #[allow(clippy::too_many_arguments)] // the registers
+    extern "C" fn fcntl(
+        fd: c_int,
+        command: c_int,
+        _: usize,
+        _: usize,
+        _: usize,
+        _: usize,
+        _: usize,
+        _: usize,
+        argument: *mut c_void,
+    ) -> c_int {
+        lock_call(fd, command, argument)
+    }
+
+    fn lock_call(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
+        let wanted = TO_OFD.iter().find(|(posix, _)| *posix == command).map(|(_, ofd)| *ofd);
+        let kind = KIND.load(Ordering::Relaxed);
+        // SAFETY: as in `open`; the lock commands, and they alone, carry a `flock`, whose process must be 0 for OFD.
+        #[allow(unsafe_code)]
+        unsafe {
+            let Some(ofd) = wanted.filter(|_| kind != POSIX) else { return libc::fcntl(fd, command, argument) };
+            (*argument.cast::<libc::flock>()).l_pid = 0;
+            let code = libc::fcntl(fd, ofd, argument);
+            if kind == OFD {
+                return code;
+            }
+            // The first lock of this process tells: gVisor and kernels before 3.15 know no OFD locks.
+            if code != 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+                KIND.store(POSIX, Ordering::Relaxed);
+                return libc::fcntl(fd, command, argument);
+            }
+            KIND.store(OFD, Ordering::Relaxed);
+            code
+        }
+    }
+
+    pub(super) fn replace_calls() -> bool {
+        let calls: [(&CStr, *const ()); 5] = [
+            (c"open", open as *const ()),
+            (c"close", close as *const ()),
+            (c"stat", stat as *const ()),
+            (c"fstat", fstat as *const ()),
+            (c"fcntl", fcntl as *const ()),
+        ];
+        // SAFETY: the default file system lives for ever; each function has the type of the call that it replaces.
+        #[allow(unsafe_code)]
+        unsafe {
+            let vfs = ffi::sqlite3_vfs_find(std::ptr::null());
+            let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) else { return false };
+            calls.iter().all(|(name, call)| {
+                let call = std::mem::transmute::<*const (), Call>(*call);
+                set(vfs, name.as_ptr(), Some(call)) == ffi::SQLITE_OK
+            })
+        }
+    }
+
+    /// SQLite's mutexes of the whole process, in the order in which it nests them: who has one takes only later ones.
+    const MUTEXES: [c_int; 10] = [
+        ffi::SQLITE_MUTEX_STATIC_MAIN,
+        ffi::SQLITE_MUTEX_STATIC_OPEN,
+        ffi::SQLITE_MUTEX_STATIC_VFS1,
+        ffi::SQLITE_MUTEX_STATIC_VFS2,
+        ffi::SQLITE_MUTEX_STATIC_VFS3,
+        ffi::SQLITE_MUTEX_STATIC_APP1,
+        ffi::SQLITE_MUTEX_STATIC_LRU,
+        ffi::SQLITE_MUTEX_STATIC_PMEM,
+        ffi::SQLITE_MUTEX_STATIC_PRNG,
+        ffi::SQLITE_MUTEX_STATIC_MEM,
+    ];
+
+    extern "C" fn before_fork() {
+        if let Some(still) = STILL.get() {
+            (still.hold)();
+        }
+        // SAFETY: static mutexes are always there; the same thread leaves them in `after_fork`.
+        #[allow(unsafe_code)]
+        MUTEXES.iter().for_each(|id| unsafe { ffi::sqlite3_mutex_enter(ffi::sqlite3_mutex_alloc(*id)) });
+    }
+
+    extern "C" fn after_fork() {
+        // SAFETY: entered in `before_fork`, on this thread.
+        #[allow(unsafe_code)]
+        MUTEXES.iter().rev().for_each(|id| unsafe { ffi::sqlite3_mutex_leave(ffi::sqlite3_mutex_alloc(*id)) });
+        if let Some(still) = STILL.get() {
+            (still.release)();
+        }
+    }
+
+    /// The child's part: only calls that are allowed in the child of a process with threads.
+    extern "C" fn in_child() {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+        abandon_descriptors();
+        after_fork();
+        // SAFETY: forgets the state of SQLite's generator, or `randomblob` would give parent and child the same keys.
+        #[allow(unsafe_code)]
+        unsafe {
+            ffi::sqlite3_randomness(0, std::ptr::null_mut());
+        }
+    }
+
+    /// Let the inherited descriptors lead to /dev/null. An OFD lock lasts as long as any process has its descriptor: a parent
+    /// that is killed while it writes would leave the file locked for as long as its children live. Their numbers stay
+    /// taken, so that nothing of SQLite's, should it still use one, meets somebody else's file.
+    fn abandon_descriptors() {
+        // SAFETY: the numbers are those of descriptors that SQLite opened, and nobody in this process will use again.
+        #[allow(unsafe_code)]
+        unsafe {
+            let nowhere = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            if nowhere < 0 {
+                return; // then they stay as they are, which is worse only if the parent is killed
+            }
+            for (place, word) in OURS.iter().enumerate() {
+                let mut bits = word.swap(0, Ordering::Relaxed);
+                while bits != 0 {
+                    let fd = (place * 64) as c_int + bits.trailing_zeros() as c_int;
+                    libc::dup2(nowhere, fd);
+                    libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+                    bits &= bits - 1;
+                }
+            }
+            libc::close(nowhere);
+        }
+    }
+
+    pub(super) fn watch_forks() {
+        // SAFETY: the handlers live for ever, and do what their comments say.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
+        }
+    }
+}
+
+/// Locks belong to handles here, and there is no fork.
+#[cfg(not(all(unix, target_pointer_width = "64")))]
+mod system {
+    pub(super) fn replace_calls() -> bool {
+        true
+    }
+    pub(super) fn watch_forks() {}
+}

@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::stats::Stats;
+use crate::sync::Mutex;
 
 const MOST: usize = 256; // messages kept; more than one screen of any log, and a bound on memory
 

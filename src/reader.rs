@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
 use r2d2::{ManageConnection, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
@@ -18,9 +17,12 @@ use crate::connection::{
     BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
 };
 use crate::error::{Error, Kind, Result};
+use crate::files::Files;
+use crate::locking::OfThisProcess;
 use crate::log::{Level, Log, excerpt};
 use crate::revocable::{Refused, Revocable, Tenure};
 use crate::stats::Stats;
+use crate::sync::{Condvar, Mutex, RwLock};
 use crate::value::{Params, Rows};
 
 /// What a reader is doing, for the one who wonders who holds it.
@@ -130,6 +132,7 @@ pub struct ReaderPool {
     books: Arc<Books>,
     size: u32,
     rules: Rules,
+    files: Arc<Files>,
     log: Arc<Log>,
 }
 
@@ -144,7 +147,7 @@ struct Rules {
 
 /// A reader out of the pool; dropping it checks it in.
 struct Checkout {
-    reader: PooledConnection<Manager>,
+    reader: OfThisProcess<PooledConnection<Manager>>,
     stats: Arc<Stats>,
 }
 
@@ -166,7 +169,14 @@ impl ReaderPool {
     ///
     /// # Errors
     /// What opening the first reader says.
-    pub fn open(path: &Path, config: &Config, stats: Arc<Stats>, lately: Arc<Lately>, log: Arc<Log>) -> Result<Self> {
+    pub fn open(
+        path: &Path,
+        config: &Config,
+        files: Arc<Files>,
+        stats: Arc<Stats>,
+        lately: Arc<Lately>,
+        log: Arc<Log>,
+    ) -> Result<Self> {
         let books = Arc::new(Books { stats, ..Books::default() });
         let settings = config.clone();
         let opener = SqliteConnectionManager::file(path)
@@ -192,7 +202,7 @@ impl ReaderPool {
             transaction_timeout: config.transaction_timeout,
             slow_threshold: config.slow_threshold,
         };
-        let readers = ReaderPool { pool: RwLock::new(Some(pool)), books, size: config.readers, rules, log };
+        let readers = ReaderPool { pool: RwLock::new(Some(pool)), books, size: config.readers, rules, files, log };
         readers.checkout(&Call::internal())?;
         Ok(readers)
     }
@@ -244,7 +254,7 @@ impl ReaderPool {
     fn hold<T>(&self, thing: T, what: &'static str, sql: &str) -> Arc<Held<T>> {
         let began = Instant::now();
         Arc::new(Held {
-            thing: Revocable::new(thing),
+            thing: OfThisProcess::new(Revocable::new(thing)),
             what,
             sql: sql.to_owned(),
             began,
@@ -258,13 +268,14 @@ impl ReaderPool {
     /// Take a reader out, without waiting where one is free; with the instant from which the reader's own time counts.
     fn checkout(&self, call: &Call) -> Result<(Checkout, Instant)> {
         let Some(pool) = self.pool.read().clone() else { return Err(closed()) };
+        self.files.look_seldom(call.started)?; // what is read from files that were removed is nobody's state any more
         let (reader, started) = match pool.try_get() {
             Some(reader) => (reader, call.started), // the clock is not worth asking again
             None => (self.wait_for_reader(call, &pool)?, Instant::now()),
         };
         self.books.stats.checkout_wait.record_duration(started - call.started);
         self.books.stats.readers_out.up();
-        Ok((Checkout { reader, stats: Arc::clone(&self.books.stats) }, started))
+        Ok((Checkout { reader: OfThisProcess::new(reader), stats: Arc::clone(&self.books.stats) }, started))
     }
 
     fn wait_for_reader(&self, call: &Call, pool: &r2d2::Pool<Manager>) -> Result<PooledConnection<Manager>> {
@@ -367,7 +378,7 @@ impl ReaderPool {
             self.tell_waiting(call);
         }
         while !register.open.is_empty() {
-            self.books.closed.wait(&mut register);
+            register = self.books.closed.wait(register);
         }
     }
 }
@@ -384,7 +395,7 @@ impl Rules {
 
 /// A reader, or a cursor on one, that the engine takes back after `transaction_timeout`.
 pub struct Held<T> {
-    thing: Revocable<T>,
+    thing: OfThisProcess<Revocable<T>>,
     what: &'static str,
     sql: String,
     began: Instant,
@@ -400,10 +411,11 @@ impl<T: Send> Held<T> {
             Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
             _ => Limit::Tenure(self.deadline),
         };
+        let lent = self.thing.get()?;
         if Instant::now() >= self.deadline {
             self.revoke(); // the keeper may be late
         }
-        let used = self.thing.use_it(|thing| work(thing, limit), |thing| self.take_back(thing));
+        let used = lent.use_it(|thing| work(thing, limit), |thing| self.take_back(thing));
         let done = used.map_err(|refused| self.refusal(refused))?;
         if let Err(error) = &done
             && error.kind == Kind::TransactionTimeout
@@ -436,7 +448,9 @@ impl<T: Send> Held<T> {
     }
 
     fn end(&self) {
-        if let Ok(thing) = self.thing.end() {
+        if let Ok(lent) = self.thing.get()
+            && let Ok(thing) = lent.end()
+        {
             drop(thing);
             self.rules.tell_slow(&self.stats, &self.log, self.what, self.began, &self.sql);
         }
@@ -553,7 +567,7 @@ mod tests {
         let stats = Arc::<Stats>::default();
         let _writer = open_writer(&Call::internal(), &path, &config, Arc::clone(&stats), Arc::default()).unwrap();
         let log = Arc::new(Log::new(Arc::clone(&stats)));
-        let readers = ReaderPool::open(&path, &config, stats, Arc::default(), log).unwrap();
+        let readers = ReaderPool::open(&path, &config, Arc::new(Files::of(&path)), stats, Arc::default(), log).unwrap();
         let mut tries = 0;
         let locked_once = || {
             tries += 1;

@@ -9,7 +9,7 @@
 
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Something held until an instant, after which its owner wants it back.
 pub trait Tenure: Send + Sync {

@@ -134,6 +134,7 @@ pub enum Figure {
 macro_rules! stats {
     (
         counters { $($counter:ident: $counter_doc:literal,)* }
+        facts { $($fact:ident: $fact_doc:literal,)* }
         gauges { $($gauge:ident: $gauge_doc:literal,)* }
         sizes { $($size:ident: $size_doc:literal,)* }
         times { $($time:ident: $time_doc:literal,)* }
@@ -142,6 +143,7 @@ macro_rules! stats {
         #[derive(Default)]
         pub struct Stats {
             $(#[doc = $counter_doc] pub $counter: Counter,)*
+            $(#[doc = $fact_doc] pub $fact: Gauge,)*
             $(#[doc = $gauge_doc] pub $gauge: Gauge,)*
             $(#[doc = $size_doc] pub $size: Histogram,)*
             $(#[doc = $time_doc] pub $time: Histogram,)*
@@ -151,6 +153,7 @@ macro_rules! stats {
         /// Each key of `stats()` with what it means, for the documentation and its test.
         pub fn keys() -> Vec<(String, &'static str)> {
             let mut keys = vec![$((stringify!($counter).to_owned(), $counter_doc)),*];
+            keys.extend([$((stringify!($fact).to_owned(), $fact_doc)),*]);
             $(
                 keys.push((stringify!($gauge).to_owned(), $gauge_doc));
                 keys.push((concat!(stringify!($gauge), "_peak").to_owned(), "its highest value"));
@@ -172,6 +175,7 @@ macro_rules! stats {
             pub fn read(&self, pop: bool) -> Vec<(String, Figure)> {
                 let mut figures =
                     vec![$((stringify!($counter).to_owned(), Figure::Count(self.$counter.read(pop)))),*];
+                figures.extend([$((stringify!($fact).to_owned(), Figure::Count(self.$fact.level()))),*]);
                 $(
                     figures.push((stringify!($gauge).to_owned(), Figure::Count(self.$gauge.level())));
                     figures.push((
@@ -212,6 +216,10 @@ stats! {
         yields_over_budget: "times the GIL was given up because a statement took longer than its budget",
         slow: "jobs, leases and reads past slow_threshold",
         log_dropped: "log messages lost because nobody called the pool to take them",
+    }
+    facts {
+        ofd_locks: "1 where the file's locks belong to descriptors, 0 where the system has only those of a process",
+        second_library: "1 once another SQLite library of this process was seen to have the file open",
     }
     gauges {
         jobs_waiting: "jobs and leases in the queue",

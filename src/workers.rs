@@ -7,10 +7,9 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::error::{Error, Kind, Result};
 use crate::revocable::Tenure;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What the keeper does when it is rung: returns when to do it again, if it is not done with.
 pub type Chore = Box<dyn Fn() -> Option<Duration> + Send>;
@@ -103,12 +102,14 @@ fn take_back(bell: &Bell) {
     while !agenda.is_closing {
         let overdue = take_overdue(&mut agenda.tenures, Instant::now());
         if !overdue.is_empty() {
-            MutexGuard::unlocked(&mut agenda, || overdue.iter().for_each(|tenure| tenure.revoke()));
+            drop(agenda);
+            overdue.iter().for_each(|tenure| tenure.revoke());
+            agenda = bell.agenda.lock();
             continue;
         }
         agenda.sleeps_until = agenda.tenures.iter().map(|(deadline, _)| *deadline).min();
         let next = agenda.sleeps_until;
-        sleep_until(&bell.ends_sooner, &mut agenda, next);
+        agenda = sleep_until(&bell.ends_sooner, agenda, next);
     }
 }
 
@@ -118,20 +119,21 @@ fn do_chores(bell: &Bell, chore: &Chore) {
     while !agenda.is_closing {
         if agenda.chore_at.take_if(|at| *at <= Instant::now()).is_none() {
             let next = agenda.chore_at;
-            sleep_until(&bell.is_wanted, &mut agenda, next);
+            agenda = sleep_until(&bell.is_wanted, agenda, next);
             continue;
         }
-        if let Some(delay) = MutexGuard::unlocked(&mut agenda, chore) {
+        drop(agenda);
+        let again = chore();
+        agenda = bell.agenda.lock();
+        if let Some(delay) = again {
             agenda.chore_at.get_or_insert_with(|| Instant::now() + delay);
         }
     }
 }
 
-fn sleep_until(rung: &Condvar, agenda: &mut MutexGuard<'_, Agenda>, next: Option<Instant>) {
+fn sleep_until<'a>(rung: &Condvar, agenda: MutexGuard<'a, Agenda>, next: Option<Instant>) -> MutexGuard<'a, Agenda> {
     match next {
-        Some(next) => {
-            rung.wait_until(agenda, next);
-        }
+        Some(next) => rung.wait_until(agenda, next).0,
         None => rung.wait(agenda),
     }
 }

@@ -302,7 +302,9 @@ def test_file_that_was_replaced_gets_an_engine_of_its_own(tmp_path: Path) -> Non
             Path(f"{path}{suffix}").rename(tmp_path / f"moved.db{suffix}")
         with walpool.Pool(path) as new:
             new.script("CREATE TABLE t (a); INSERT INTO t VALUES ('new')")
-            assert (old.fetchval("SELECT a FROM t"), new.fetchval("SELECT a FROM t")) == ("old", "new")
+            with pytest.raises(errors.StorageError, match="removed or replaced"):
+                old.execute("INSERT INTO t VALUES ('nowhere')")
+            assert new.fetchval("SELECT a FROM t") == "new"
     with walpool.Pool(path) as new, walpool.Pool(tmp_path / "moved.db") as moved:
         assert (moved.fetchval("SELECT a FROM t"), new.fetchval("SELECT a FROM t")) == ("old", "new")
 

@@ -32,12 +32,14 @@ RUST_FLOORS = {
     "log": 2,
     "caller": 1,
     "config": 1,
+    "files": 1,
     "grouping": 1,
     "revocable": 1,
     "stats": 1,
     "value": 1,
     "vector": 1,
     "error": 0,
+    "sync": 0,
 }
 
 PYTHON_FLOORS = {
@@ -65,7 +67,7 @@ RUST_PACKAGES = {
     "r2d2": {"reader"},
     "r2d2_sqlite": {"reader"},
     "scheduled_thread_pool": {"reader"},
-    "rusqlite": {"backup", "connection", "error", "functions", "value"},
+    "rusqlite": {"backup", "connection", "error", "functions", "locking", "value"},
 }
 PYTHON_PACKAGES = {
     "crewai": {"crewai"},

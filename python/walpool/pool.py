@@ -33,7 +33,7 @@ _open_here: ContextVar[tuple[_Hold, ...]] = ContextVar("walpool_open_here", defa
 class _Hold:
     """A block that holds a connection, for a verb of its pool that is called inside."""
 
-    __slots__ = ("engine", "held", "is_open", "path", "use")
+    __slots__ = ("engine", "held", "is_open", "path", "process", "use")
 
     def __init__(self, pool: Pool, held: str, use: str | None) -> None:
         self.engine = pool._engine
@@ -41,11 +41,12 @@ class _Hold:
         self.held = held
         self.use = use  # what to use instead of the pool; None where the pool may be used
         self.is_open = True
+        self.process = os.getpid()
 
     def blocks(self, verb: str, pool: Pool) -> bool:
         """Return whether the verb would wait for this block."""
-        if not self.is_open:
-            return False
+        if not self.is_open or self.process != os.getpid():
+            return False  # what a child inherited holds nothing of its own
         if verb == "close":
             return self.engine is pool._engine  # another handle on the file is not the last one
         return self.use is not None and self.path == pool.path

@@ -26,6 +26,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::caller::Caller;
+use crate::locking::generation;
 
 thread_local! {
     /// What PyEval_SaveThread returned on this thread; null while the GIL is held.
@@ -34,7 +35,8 @@ thread_local! {
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
     /// Whether waiting was dear when the GIL was given up.
     static WAS_DEAR: Cell<bool> = const { Cell::new(false) };
-    static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+    /// Whether this is Python's main thread, and in which process that was asked: a fork makes its thread the main one.
+    static IS_MAIN: Cell<Option<(u32, bool)>> = const { Cell::new(None) };
 }
 
 /// Having the GIL back takes up to a switch interval (5 ms) beside a busy Python thread, and well under one among threads
@@ -72,7 +74,7 @@ impl Caller for PythonThread {
 
     /// Python runs signal handlers on its main thread alone.
     fn can_be_interrupted(&self) -> bool {
-        IS_MAIN.get().unwrap_or(false)
+        is_known_main()
     }
 
     fn is_interrupted(&self) -> bool {
@@ -91,8 +93,9 @@ impl Caller for PythonThread {
 
 /// Run the engine's work on this thread, the GIL held until the engine gives it up, and held again afterwards.
 pub fn lazily<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
-    if IS_MAIN.get().is_none() {
-        IS_MAIN.set(Some(is_main_thread(py)));
+    let process = generation();
+    if IS_MAIN.get().is_none_or(|(asked_in, _)| asked_in != process) {
+        IS_MAIN.set(Some((process, is_main_thread(py))));
     }
     let _back = TakeBack; // also when `work` unwinds
     work()
@@ -100,7 +103,7 @@ pub fn lazily<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
 
 /// Run the handlers of signals that came during the call, while its outcome is at hand. Does nothing but on the main thread.
 pub fn hear_signals(py: Python<'_>) {
-    if IS_MAIN.get() == Some(true)
+    if is_known_main()
         && let Err(raised) = py.check_signals()
     {
         RAISED.replace(Some(raised));
@@ -118,6 +121,10 @@ impl Drop for TakeBack {
     fn drop(&mut self) {
         take_back();
     }
+}
+
+fn is_known_main() -> bool {
+    IS_MAIN.get().is_some_and(|(_, is_main)| is_main)
 }
 
 fn is_main_thread(py: Python<'_>) -> bool {

@@ -227,13 +227,12 @@ impl Engine {
 
     fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        for (key, figure) in self.engine.stats(pop) {
+        for (key, figure) in call(py, &self.engine, None, |call| self.engine.stats(call, pop))? {
             match figure {
                 Figure::Count(count) => stats.set_item(key, count)?,
                 Figure::Milliseconds(milliseconds) => stats.set_item(key, milliseconds)?,
             }
         }
-        log_messages(py, &self.engine)?;
         Ok(stats)
     }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use rusqlite::ffi;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::error::{Error, Kind};
+use crate::sync::Mutex;
 
 const TRANSACTION: &str = "walpool begins and ends transactions itself: use batch() or transaction()";
 const ATTACH: &str = "ATTACH and DETACH would reach one connection of many: open another Pool";

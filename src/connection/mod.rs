@@ -4,12 +4,13 @@ mod guard;
 mod statement;
 mod watch;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{OpenFlags, Statement, ffi};
 
@@ -18,8 +19,10 @@ pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
 use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::config::{Config, Synchronous};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Outcome, Result};
+use crate::files::Files;
 use crate::functions;
+use crate::locking::OfThisProcess;
 use crate::stats::Stats;
 use crate::value::{Params, Rows};
 
@@ -83,11 +86,12 @@ impl Checkpointed {
 
 /// A connection in a role, with what watches over it.
 pub struct Connection {
-    raw: Raw,
+    raw: OfThisProcess<Raw>,
     guard: Guard,
     watch: Watch,
     lately: Arc<Lately>,
     wal_frames: Cell<u32>,
+    files: OnceCell<Arc<Files>>,
 }
 
 /// The flags with which readers are opened.
@@ -141,7 +145,12 @@ pub fn open_writer(
         switch_wal_on(&raw)
     })?;
     retry_busy(config.busy_timeout, || init_writer(&raw, config))?;
-    Connection::adopt(raw, stats, lately)
+    let conn = Connection::adopt(raw, stats, lately)?;
+    // SQLite takes the file's shared lock once for all connections of a process, through the descriptor of the first that
+    // reads, and keeps it until the last one closes. It must be the writer's, which is closed last: a lock that belongs to a
+    // descriptor is not let go by another one.
+    retry_busy(config.busy_timeout, || conn.own(FIRST_READ))?;
+    Ok(conn)
 }
 
 fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
@@ -210,7 +219,20 @@ impl Connection {
     pub fn adopt(raw: Raw, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
         let guard = Guard::install(&raw)?;
         let watch = Watch::install(&raw, stats)?;
-        Ok(Connection { raw, guard, watch, lately, wal_frames: Cell::new(0) })
+        Ok(Connection {
+            raw: OfThisProcess::new(raw),
+            guard,
+            watch,
+            lately,
+            wal_frames: Cell::new(0),
+            files: OnceCell::new(),
+        })
+    }
+
+    /// Acknowledge nothing from now on that is written into files which nobody will find.
+    pub fn keep_to(&self, files: Arc<Files>) {
+        // A second call would name the same files.
+        let _ = self.files.set(files);
     }
 
     /// The watch over what runs here.
@@ -234,8 +256,9 @@ impl Connection {
     }
 
     fn own(&self, sql: &str) -> Result<()> {
+        let raw = self.raw.get()?;
         let run = || {
-            let mut stmt = self.raw.prepare_cached(sql)?;
+            let mut stmt = raw.prepare_cached(sql)?;
             let mut rows = stmt.raw_query();
             while rows.next()?.is_some() {}
             Ok(())
@@ -245,6 +268,9 @@ impl Connection {
 
     /// Begin a write transaction; `Busy` at once where another process has one.
     pub fn begin(&self) -> Result<()> {
+        if let Some(files) = self.files.get() {
+            files.look_seldom(Instant::now())?;
+        }
         self.own(BEGIN)
     }
 
@@ -269,9 +295,15 @@ impl Connection {
     }
 
     /// Commit, and say how many frames the WAL has since the last commit that wrote something.
+    ///
+    /// # Errors
+    /// `Storage` with the outcome `Unknown` where COMMIT succeeded, but into files that no longer lie at their paths.
     pub fn commit(&self) -> Result<u32> {
         WAL_FRAMES.set(None);
         self.own(COMMIT)?;
+        if let Some(files) = self.files.get() {
+            files.look().map_err(|error| error.with_outcome(Outcome::Unknown))?;
+        }
         if let Some(frames) = WAL_FRAMES.get() {
             self.wal_frames.set(frames);
         }
@@ -352,6 +384,7 @@ impl Connection {
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>> {
         refuse_nul(sql)?;
+        self.raw.get()?;
         if sql.trim_start().starts_with(OWN) {
             // The cache would hand out ours without asking the guard. This prepares it anew, and so asks.
             self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
@@ -365,7 +398,7 @@ impl Connection {
     /// `Programming` for bad SQL, and for a statement that writes.
     fn prepare_read(&self, sql: &str) -> Result<Statement<'_>> {
         refuse_nul(sql)?;
-        let stmt = self.raw.prepare(sql).map_err(|error| self.explain(error.into()))?;
+        let stmt = self.raw.get()?.prepare(sql).map_err(|error| self.explain(error.into()))?;
         if stmt.readonly() { Ok(stmt) } else { Err(write_on_reader()) }
     }
 
@@ -490,10 +523,13 @@ impl Connection {
         &self.raw
     }
 
-    /// Close the file.
+    /// Close the file. Where others lie at its paths by now nothing is checkpointed and no WAL removed: it would be theirs.
     pub fn close(self) -> Result<()> {
+        if self.files.get().is_some_and(|files| files.look().is_err()) {
+            self.raw.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         self.raw.flush_prepared_statement_cache();
-        self.raw.close().map_err(|(_, error)| error.into())
+        self.raw.into_inner()?.close().map_err(|(_, error)| error.into())
     }
 }
 

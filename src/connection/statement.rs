@@ -4,6 +4,7 @@ use rusqlite::Statement;
 use self_cell::self_cell;
 
 use crate::error::{Error, Kind, Result};
+use crate::locking::OfThisProcess;
 use crate::value::{Params, Rows, Value};
 
 /// What a statement did.
@@ -190,7 +191,7 @@ self_cell!(
 
 /// A statement that stays in the middle of its rows between calls, together with the connection it runs on.
 pub struct Cursor {
-    held: Held,
+    held: OfThisProcess<Held>,
     params: Params, // for its errors, which must not quote them
     has_ended: bool,
 }
@@ -208,11 +209,12 @@ impl Cursor {
             bind(&mut stmt, params)?;
             Ok::<_, Error>(stmt)
         })?;
-        Ok(Cursor { held, params: params.clone(), has_ended: false })
+        Ok(Cursor { held: OfThisProcess::new(held), params: params.clone(), has_ended: false })
     }
 
     /// The next rows, `most` at most; fewer, or none, at the end. Behind the end, or an error, there are none.
     pub fn next_rows(&mut self, want: Want) -> Result<Rows> {
+        self.held.get()?;
         let (has_ended, params) = (&mut self.has_ended, &self.params);
         self.held.with_dependent_mut(|owner, stmt| {
             let mut collected = Rows::default();

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use crate::caller::{BUDGET, Call, Caller, Unhurried, WAIT_SLICE};
 use crate::error::{Error, Kind, Result};
 use crate::stats::Stats;
+use crate::sync::Mutex;
 
 /// Virtual-machine steps between two looks at the clock: 10 to 30 µs of the usual statements, under half of the budget.
 const STEPS: std::ffi::c_int = 500;

@@ -16,19 +16,20 @@ use std::time::Instant;
 
 use super::queue::{Ticket, Wish};
 use super::{Begun, Turn, Writer};
-use parking_lot::Mutex;
 
 use crate::caller::Call;
 use crate::connection::{Connection, Limit, Ran, Want};
 use crate::error::{Error, Kind, Result};
 use crate::group_commit::commit_outcome;
+use crate::locking::OfThisProcess;
 use crate::log::{Level, excerpt};
 use crate::revocable::{Refused, Revocable, Tenure};
+use crate::sync::Mutex;
 use crate::value::{Params, Rows};
 
 /// The part of a lease that the engine can take back.
 pub struct Transaction {
-    turn: Revocable<Turn>,
+    turn: OfThisProcess<Revocable<Turn>>,
     writer: Arc<Writer>,
     began: Instant,
     deadline: Instant,
@@ -63,7 +64,13 @@ impl Writer {
         let deadline = began + self.rules.transaction_timeout;
         let last_sql = Mutex::new("(no statement yet)".to_owned());
         let writer = Arc::clone(self);
-        Ok(Lease(Arc::new(Transaction { turn: Revocable::new(turn), writer, began, deadline, last_sql })))
+        Ok(Lease(Arc::new(Transaction {
+            turn: OfThisProcess::new(Revocable::new(turn)),
+            writer,
+            began,
+            deadline,
+            last_sql,
+        })))
     }
 }
 
@@ -75,14 +82,12 @@ impl Lease {
 
     /// Run one statement.
     pub fn execute(&self, call: &Call, sql: &str, params: &Params) -> Result<Ran> {
-        self.0.note(sql);
-        self.0.with(call, |conn| conn.run(sql, params))
+        self.0.with(call, Some(sql), |conn| conn.run(sql, params))
     }
 
     /// Run one statement for each row of parameters: all of them or none.
     pub fn execute_many(&self, call: &Call, sql: &str, rows: &[Params]) -> Result<Ran> {
-        self.0.note(sql);
-        self.0.with(call, |conn| {
+        self.0.with(call, Some(sql), |conn| {
             conn.mark()?;
             conn.forget_last_rowid();
             match conn.run_many(sql, rows) {
@@ -95,23 +100,22 @@ impl Lease {
 
     /// Read inside the transaction: its own writes are seen.
     pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
-        self.0.note(sql);
-        self.0.with(call, |conn| conn.fetch(sql, params, want, call.started))
+        self.0.with(call, Some(sql), |conn| conn.fetch(sql, params, want, call.started))
     }
 
     /// Begin a savepoint inside.
     pub fn mark(&self, call: &Call) -> Result<()> {
-        self.0.with(call, Connection::mark)
+        self.0.with(call, None, Connection::mark)
     }
 
     /// End the innermost savepoint and keep what it did.
     pub fn keep_mark(&self, call: &Call) -> Result<()> {
-        self.0.with(call, Connection::keep_mark)
+        self.0.with(call, None, Connection::keep_mark)
     }
 
     /// End the innermost savepoint and undo what it did.
     pub fn undo_to_mark(&self, call: &Call) -> Result<()> {
-        self.0.with(call, Connection::undo_to_mark)
+        self.0.with(call, None, Connection::undo_to_mark)
     }
 
     /// Commit, and give the writer back.
@@ -120,10 +124,11 @@ impl Lease {
     /// `TransactionTimeout` if it was revoked; `Integrity` for a deferred foreign key; what COMMIT says otherwise, with its
     /// outcome. The transaction is over in every case.
     pub fn commit(&self, call: &Call) -> Result<()> {
+        let lent = self.0.turn.get()?;
         if Instant::now() >= self.0.deadline {
             self.0.revoke(); // the keeper may be late
         }
-        let turn = self.0.turn.end().map_err(|refused| self.0.refusal(refused))?;
+        let turn = lent.end().map_err(|refused| self.0.refusal(refused))?;
         self.0.writer.tell_waiting_for_disk(call);
         let committed = turn.run(|conn| {
             if conn.is_autocommit() {
@@ -144,9 +149,10 @@ impl Lease {
         Ok(())
     }
 
-    /// Roll back, and give the writer back. Nothing is wrong with rolling back what was revoked.
+    /// Roll back, and give the writer back. Nothing is wrong with rolling back what was revoked, or is the parent's.
     pub fn rollback(&self) -> Result<()> {
-        match self.0.turn.end() {
+        let Ok(lent) = self.0.turn.get() else { return Ok(()) };
+        match lent.end() {
             Ok(turn) => {
                 self.0.tell_end();
                 turn.run(Connection::rollback)
@@ -159,7 +165,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Ok(turn) = self.0.turn.end() {
+        if let Ok(lent) = self.0.turn.get()
+            && let Ok(turn) = lent.end()
+        {
             self.0.tell_end();
             // The turn is passed on either way; should this fail, the next BEGIN says so.
             let _ = turn.run(Connection::rollback);
@@ -168,16 +176,19 @@ impl Drop for Lease {
 }
 
 impl Transaction {
-    fn with<T>(&self, call: &Call, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    /// Use the connection, for the statement `sql` if it is one of the caller's.
+    fn with<T>(&self, call: &Call, sql: Option<&str>, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let limit = Some(match call.deadline() {
             Some(deadline) if deadline < self.deadline => Limit::Timeout(deadline),
             _ => Limit::Tenure(self.deadline),
         });
+        let lent = self.turn.get()?;
         if Instant::now() >= self.deadline {
             self.revoke(); // the keeper may be late
         }
-        let used = self.turn.use_it(
+        let used = lent.use_it(
             |turn| {
+                sql.inspect(|sql| self.note(sql));
                 turn.run(|conn| {
                     if conn.is_autocommit() {
                         return Err(ended_by_statement());
@@ -221,10 +232,10 @@ impl Transaction {
     fn take_back(&self, turn: Turn) {
         // Should the rollback fail, the next BEGIN says so.
         let _ = turn.run(Connection::rollback);
-        drop(turn);
         self.writer.stats.leases_revoked.one();
         self.tell_end();
         self.warn("transaction rolled back (transaction_timeout)");
+        drop(turn);
     }
 
     fn warn(&self, what: &str) {

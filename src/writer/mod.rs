@@ -24,8 +24,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 pub use self::lease::{Lease, Transaction};
 use self::queue::{Queue, Ticket, Wish, Woken};
 use crate::caller::{Call, WAIT_SLICE, lock_telling};
@@ -36,6 +34,7 @@ use crate::group_commit::{Answer, Ended, Group, Job};
 use crate::grouping::{Bounds, Load};
 use crate::log::{Level, Log, excerpt};
 use crate::stats::Stats;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// The settings that the writer goes by.
 struct Rules {
@@ -212,9 +211,11 @@ impl Writer {
 
     /// Stand in the queue, and take the seat if it is free.
     fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Box<Connection>>> {
-        let mut queue = lock_telling(&self.queue, call.caller);
-        self.make_room(call, ticket, &mut queue)?;
-        queue.note_caller(call.started);
+        let queue = lock_telling(&self.queue, call.caller);
+        let mut queue = self.make_room(call, ticket, queue)?;
+        if ticket.job().is_some() {
+            queue.note_writer(call.started); // not the keeper, nor a lease: these join no group
+        }
         queue.push(ticket);
         let seat = queue.take_seat(ticket);
         self.tell_levels(&queue);
@@ -239,7 +240,12 @@ impl Writer {
     }
 
     /// Refuse the ticket where the queue has its number of jobs; hold it back while the queue has its bytes.
-    fn make_room(&self, call: &Call, ticket: &Ticket, queue: &mut MutexGuard<'_, Queue>) -> Result<()> {
+    fn make_room<'a>(
+        &'a self,
+        call: &Call,
+        ticket: &Ticket,
+        mut queue: MutexGuard<'a, Queue>,
+    ) -> Result<MutexGuard<'a, Queue>> {
         let deadline = call.wait_deadline(self.rules.write_timeout);
         let mut ask_at = Instant::now() + WAIT_SLICE;
         loop {
@@ -250,7 +256,7 @@ impl Writer {
                 return Err(queue_full(self.rules.max_waiting));
             }
             if queue.len() == 0 || queue.bytes() + ticket.bytes() <= self.rules.max_waiting_bytes {
-                return Ok(());
+                return Ok(queue);
             }
             // By the clock, not by how the sleep ended: others who come and go may ring all the time.
             let now = Instant::now();
@@ -259,13 +265,15 @@ impl Writer {
             }
             if now >= ask_at {
                 ask_at = now + WAIT_SLICE;
-                if MutexGuard::unlocked(queue, || is_interrupted(call)) {
+                drop(queue);
+                if is_interrupted(call) {
                     return Err(interrupted(Outcome::NotApplied));
                 }
+                queue = self.queue.lock();
                 continue; // there may be room now
             }
             self.tell_waiting(call);
-            self.room.wait_until(queue, deadline.min(ask_at));
+            (queue, _) = self.room.wait_until(queue, deadline.min(ask_at));
         }
     }
 
@@ -486,7 +494,7 @@ impl Writer {
             self.tell_waiting(call);
         }
         while !queue.is_at_rest() {
-            self.at_rest.wait(&mut queue);
+            queue = self.at_rest.wait(queue);
         }
         let conn = queue.remove_seat();
         drop(queue);

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::caller::{Call, WAIT_SLICE};
 use crate::connection::Connection;
 use crate::group_commit::{Answer, Job};
 use crate::grouping::{Bounds, Load};
+use crate::sync::{Condvar, Mutex};
 
 /// Where the writer connection is.
 enum Seat {
@@ -96,7 +95,9 @@ impl Ticket {
             if let Some(news) = slot.take_news() {
                 return Some(news);
             }
-            if self.woken.wait_until(&mut slot, until).timed_out() && !slot.is_news() {
+            let (woken, is_over) = self.woken.wait_until(slot, until);
+            slot = woken;
+            if is_over && !slot.is_news() {
                 return None;
             }
         }
@@ -168,7 +169,7 @@ pub struct Queue {
     pub is_closed: bool,
     /// Since when another process has kept the writer from beginning.
     pub busy_since: Option<Instant>,
-    last_caller: Option<ThreadId>,
+    last_writer: Option<ThreadId>,
     contended_until: Option<Instant>,
 }
 
@@ -184,18 +185,18 @@ impl Queue {
             bytes: 0,
             is_closed: false,
             busy_since: None,
-            last_caller: None,
+            last_writer: None,
             contended_until: None,
         }
     }
 
     /// Remember that this thread writes; two threads within a short time contend.
-    pub fn note_caller(&mut self, now: Instant) {
-        let caller = Some(std::thread::current().id());
-        if self.last_caller.is_some() && self.last_caller != caller {
+    pub fn note_writer(&mut self, now: Instant) {
+        let writer = Some(std::thread::current().id());
+        if self.last_writer.is_some() && self.last_writer != writer {
             self.contended_until = Some(now + CONTENTION);
         }
-        self.last_caller = caller;
+        self.last_writer = writer;
     }
 
     /// Whether several threads have written lately.

@@ -19,7 +19,7 @@ fn open(path: &Path, change: impl FnOnce(&mut Config), given: &[&str]) -> Result
 
 /// Both handles are on one engine: they count in the same statistics.
 fn is_same(one: &Engine, other: &Engine) -> bool {
-    one.stats(true);
+    one.stats(&Call::internal(), true).unwrap();
     write(other, "CREATE TABLE IF NOT EXISTS shared (a)").unwrap();
     figure(one, "jobs") == 1
 }

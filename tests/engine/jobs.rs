@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 
+use walpool::caller::Call;
 use walpool::error::{Kind, Outcome};
 use walpool::group_commit::{Job, Work};
 use walpool::value::{Out, Params, Value};
@@ -35,7 +36,7 @@ fn assert_undoes_itself_and_nothing_else(offender: Job, kind: Kind, replays: u64
     let what = format!("{:?}", offender.work);
     let db = Database::new();
     script(&db, SCHEMA);
-    db.stats(true);
+    db.stats(&Call::internal(), true).unwrap();
     let before = job("INSERT INTO item VALUES (100, 'before')");
     let behind = batch(&["INSERT INTO item VALUES (101, 'behind')", "INSERT INTO child VALUES (101)"]);
     let answers = run_together(&db, vec![before, offender, behind]);

@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_millis(50);
 fn groups_of(change: impl Fn(&mut Config), sizes: &[usize]) -> u64 {
     let groups = (0..5).map(|_| {
         let db = Database::with_items(&change);
-        db.stats(true);
+        db.stats(&Call::internal(), true).unwrap();
         let jobs = sizes.iter().enumerate().map(|(id, bytes)| insert_bytes(id as i64, *bytes)).collect();
         assert!(run_together(&db, jobs).iter().all(Result::is_ok));
         assert_eq!((items(&db).len(), figure(&db, "jobs")), (sizes.len(), sizes.len() as u64));

@@ -199,7 +199,7 @@ pub const TAKES_MILLISECONDS: &str = "INSERT INTO item (id) WITH RECURSIVE n(i) 
 
 /// One figure of `stats()`.
 pub fn figure(engine: &Engine, key: &str) -> u64 {
-    match engine.stats(false).into_iter().find(|(name, _)| name == key) {
+    match engine.stats(&Call::internal(), false).unwrap().into_iter().find(|(name, _)| name == key) {
         Some((_, Figure::Count(count))) => count,
         other => panic!("no count is called {key}: {other:?}"),
     }
