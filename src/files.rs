@@ -44,6 +44,7 @@ pub struct Files {
     has_second_library: AtomicBool,
 }
 
+const NEVER: u64 = u64::MAX;
 /// How often those look who cannot look each time: a look costs about a microsecond.
 const SELDOM: Duration = Duration::from_millis(50);
 /// How often a second library is searched for: reading the process's map costs a fifth of a millisecond.
@@ -61,7 +62,7 @@ impl Files {
             is_lost: AtomicBool::new(false),
             began: Instant::now(),
             looked_ms: AtomicU64::new(0),
-            searched_ms: AtomicU64::new(0),
+            searched_ms: AtomicU64::new(NEVER),
             has_second_library: AtomicBool::new(false),
         }
     }
@@ -93,7 +94,8 @@ impl Files {
     /// Whether `last` lies so far back; if it does, it is now. Threads that race do something twice, which is no harm.
     fn is_due(&self, last: &AtomicU64, now: Instant, every: Duration) -> bool {
         let since = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
-        let is_due = since.saturating_sub(last.load(Ordering::Relaxed)) >= every.as_millis() as u64;
+        let before = last.load(Ordering::Relaxed);
+        let is_due = before == NEVER || since.saturating_sub(before) >= every.as_millis() as u64;
         if is_due {
             last.store(since, Ordering::Relaxed);
         }

@@ -192,6 +192,29 @@ mod system {
         }
     }
 
+    /// A child does not get what SQLite maps, the WAL's index: a mapping holds its descriptor open, and with that its locks.
+    extern "C" fn mmap(
+        address: *mut c_void,
+        length: libc::size_t,
+        protection: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: libc::off_t,
+    ) -> *mut c_void {
+        // SAFETY: as in `open`; what was mapped is marked as a whole, and if that fails the child merely gets it.
+        #[allow(unsafe_code)]
+        unsafe {
+            let mapped = libc::mmap(address, length, protection, flags, fd, offset);
+            if mapped != libc::MAP_FAILED {
+                #[cfg(target_os = "linux")]
+                libc::madvise(mapped, length, libc::MADV_DONTFORK);
+                #[cfg(target_os = "macos")]
+                libc::minherit(mapped, length, libc::VM_INHERIT_NONE);
+            }
+            mapped
+        }
+    }
+
     /// The salt of inode numbers: none in a process that was never forked.
     fn salt() -> libc::ino_t {
         libc::ino_t::from(generation()).rotate_right(8) // the highest bits, where inode numbers seldom get
@@ -267,12 +290,13 @@ mod system {
     }
 
     pub(super) fn replace_calls() -> bool {
-        let calls: [(&CStr, *const ()); 5] = [
+        let calls: [(&CStr, *const ()); 6] = [
             (c"open", open as *const ()),
             (c"close", close as *const ()),
             (c"stat", stat as *const ()),
             (c"fstat", fstat as *const ()),
             (c"fcntl", fcntl as *const ()),
+            (c"mmap", mmap as *const ()),
         ];
         // SAFETY: the default file system lives for ever; each function has the type of the call that it replaces.
         #[allow(unsafe_code)]
@@ -330,7 +354,7 @@ mod system {
         }
     }
 
-    /// Let the inherited descriptors lead to /dev/null. An OFD lock lasts as long as any process has its descriptor: a parent
+    /// Let the inherited descriptors lead to /dev/null, as nothing is mapped from them (see `mmap`). An OFD lock lasts as long as any process has its descriptor: a parent
     /// that is killed while it writes would leave the file locked for as long as its children live. Their numbers stay
     /// taken, so that nothing of SQLite's, should it still use one, meets somebody else's file.
     fn abandon_descriptors() {

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -114,17 +114,21 @@ def run_queued(pool: walpool.Pool, calls: Sequence[Callable[[], object]]) -> lis
     return [caller.outcome() for caller in callers]
 
 
-def start_python(program: str, *args: object, options: Sequence[str] = ()) -> subprocess.Popen[str]:
+def start_python(
+    program: str, *args: object, options: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> subprocess.Popen[str]:
     """Start `program` in a Python of its own, with pipes for all it reads and writes."""
     command = [sys.executable, *options, "-c", textwrap.dedent(program), *map(str, args)]
     pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**env, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def run_python(program: str, *args: object, options: Sequence[str] = ()) -> tuple[str, str]:
+def run_python(
+    program: str, *args: object, options: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> tuple[str, str]:
     """Run `program` in a Python of its own, which must end well, and return its output and its errors."""
-    process = start_python(program, *args, options=options)
+    process = start_python(program, *args, options=options, env=env)
     try:
         output, errors = process.communicate(timeout=2 * WITHIN)
     finally:
