@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import walpool
+from tests.layers import environment_with
 from walpool import cli
 from walpool.errors import BusyError, ConfigError
 from walpool.settings import Settings
@@ -170,3 +171,49 @@ def test_env_touches_no_database(tmp_path: Path) -> None:
     done = run("env", str(tmp_path / "a.db"))
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+# walpool doctor
+
+
+def test_doctor_says_which_locks_this_machine_has(tmp_path: Path) -> None:
+    done = run("doctor", "--json")
+    findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    assert (done.returncode, findings["SQLite"]["verdict"]) == (0, "ok")
+    assert walpool.sqlite_version in findings["SQLite"]["said"]
+    assert (findings["file locks"]["verdict"] == "ok") == sys.platform.startswith(("linux", "darwin"))
+
+
+def test_doctor_warns_where_locks_belong_to_the_process(tmp_path: Path) -> None:
+    done = run("doctor", **environment_with("posix_locks", tmp_path))
+    assert done.returncode == 0
+    assert "warning  file locks" in done.stdout
+
+
+def test_doctor_checks_a_database(database: Path) -> None:
+    with walpool.Pool(database) as pool:
+        pool.script("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    database.chmod(0o644)
+    done = run("doctor", str(database))
+    verdicts = {line[9:21].strip(): line[:8].strip() for line in done.stdout.splitlines()}
+    assert done.returncode == 0
+    assert (verdicts["integrity"], verdicts["WAL"], verdicts["permissions"]) == ("ok", "ok", "warning")
+
+
+def test_doctor_of_a_damaged_database_fails(database: Path) -> None:
+    with walpool.Pool(database) as pool:
+        pool.script("CREATE TABLE t (a); CREATE INDEX i ON t (a)")
+        pool.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(2000)])
+    content = bytearray(database.read_bytes())
+    content[8192:8292] = bytes(100)  # the beginning of a page: nothing reads it as a b-tree any more
+    database.write_bytes(content)
+    done = run("doctor", str(database))
+    assert done.returncode == 1
+    assert "bad      integrity" in done.stdout
+    assert "the database is damaged" in done.stderr
+
+
+def test_doctor_makes_no_file(database: Path) -> None:
+    done = run("doctor", str(database))
+    assert (done.returncode, database.exists()) == (1, False)
+    assert "there is no file" in done.stderr

@@ -388,7 +388,7 @@ IN_THE_MIDDLE = """
 def test_fork_in_the_middle_of_other_threads_work_loses_nothing_and_leaves_nobody_waiting(
     database: Path, tmp_path: Path, torture: Torture, locks: str
 ) -> None:
-    rounds = torture.size(25, 1000)
+    rounds = torture.size(25, 400)
     env = os.environ if locks == "ofd" else environment_with("posix_locks", tmp_path)
     process = start_python(_dedented(FORKING) + _dedented(IN_THE_MIDDLE), database, rounds, 1, env=env)
     try:

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 import walpool
-from walpool.errors import ConfigError, Error
+from walpool.doctor import examine
+from walpool.errors import ConfigError, CorruptError, Error
 from walpool.settings import Explanation, Settings
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -122,4 +123,26 @@ def _print_rich(explanation: Explanation) -> bool:
     return True
 
 
-COMMANDS = (Command("env", "print each setting, its value and where that came from", _env_arguments, _env),)
+# walpool doctor
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path_or_url", metavar="PATH_OR_URL", nargs="?", help="an existing database to check as well")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    findings = []
+    for finding in examine(arguments.path_or_url):
+        findings.append(finding)
+        if not arguments.json:  # one by one: a large database takes its time
+            print(f"{finding.verdict:<8} {finding.subject:<12} {finding.said}", flush=True)
+    if arguments.json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    if any(finding.verdict == "bad" for finding in findings):
+        raise CorruptError("the database is damaged")
+
+
+COMMANDS = (
+    Command("env", "print each setting, its value and where that came from", _env_arguments, _env),
+    Command("doctor", "say whether this machine, and a database, are in order", _doctor_arguments, _doctor),
+)
