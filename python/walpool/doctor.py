@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import walpool
-from walpool.errors import ConfigError, StorageError
+from walpool.errors import ConfigError, CorruptError, StorageError
 from walpool.settings import Settings
 
 __all__ = ["Finding", "examine"]
@@ -76,11 +76,19 @@ def _database(pool: walpool.Pool) -> Iterator[Finding]:
     else:
         yield Finding("permissions", "ok", f"{mode:04o}")
     yield _wal(pool)
-    problems = pool.check()
-    if problems:
-        yield Finding("integrity", "bad", "; ".join(problems) + ": restore a backup, or save what .recover finds")
-    else:
-        yield Finding("integrity", "ok", "SQLite's integrity check finds nothing")
+    yield _integrity(pool)
+
+
+def _integrity(pool: walpool.Pool) -> Finding:
+    try:
+        problems = pool.check()
+    except CorruptError as error:
+        problems = [str(error)]
+    if not problems:
+        return Finding("integrity", "ok", "SQLite's integrity check finds nothing")
+    return Finding(
+        "integrity", "bad", "; ".join(problems) + ": restore a backup, or save what sqlite3's .recover finds"
+    )
 
 
 def _wal(pool: walpool.Pool) -> Finding:
