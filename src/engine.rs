@@ -446,7 +446,7 @@ fn tell_second_library(files: &Files, stats: &Stats, log: &Log) {
     }
     stats.second_library.set(1);
     let risk = if locking::has_ofd_locks() {
-        "walpool's locks are safe from it, but its own end when walpool closes the file"
+        "the locks of both are kept apart, but it meets \"database is locked\" while walpool writes"
     } else {
         "each drops the other's locks when it closes the file, since this system's locks belong to a process: the file may be \
          damaged"

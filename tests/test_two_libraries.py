@@ -118,6 +118,52 @@ def test_another_library_gets_a_clean_refusal_while_the_writer_is_held(pool: wal
         assert foreign.execute("SELECT a FROM t ORDER BY a").fetchall() == [(1,), (3,), (4,)]
 
 
+# Its locks are safe from us too
+
+FOREIGN_LOCKS = """
+    import os, sqlite3, subprocess, sys
+    import walpool
+
+    path, stranger = sys.argv[1:]
+    with walpool.Pool(path) as pool:
+        pool.script("CREATE TABLE t (a)")
+    foreign = sqlite3.connect(path, isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    foreign.execute("INSERT INTO t VALUES ('foreign')")
+
+    def is_locked_out():
+        asked = subprocess.run([sys.executable, "-c", stranger, path], capture_output=True, text=True, timeout=30)
+        return "locked" in asked.stderr
+
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    assert is_locked_out()
+    for _ in range(3):
+        with walpool.Pool(path) as pool:
+            pool.fetch("SELECT a FROM t")
+            during = descriptors()
+        parked = descriptors()
+    assert is_locked_out(), "closing the pool dropped them"
+    assert parked <= during, "descriptors are used again, not added to"
+    foreign.execute("COMMIT")
+    foreign.close()
+    with walpool.Pool(path + "-other"):
+        pass
+    print(parked - descriptors())
+"""
+STRANGER = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
+"""
+
+
+def test_locks_of_another_library_outlast_the_close_of_a_pool(database: Path) -> None:
+    output, errors = run_python(FOREIGN_LOCKS, database, STRANGER)
+    assert "Traceback" not in errors
+    assert int(output) > 1, "what was parked is closed once the other library has gone"
+
+
 def test_another_library_on_the_file_is_told_once(database: Path, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as foreign:
         foreign.execute("PRAGMA journal_mode = WAL")
