@@ -1,4 +1,4 @@
-"""Jobs that tell by themselves whether they are whole, a program that writes them in every way, and what is found later.
+"""Jobs that tell by themselves whether they are whole, programs that write them in every way, and what is found later.
 
 A job has a writer and a number, and is one to five rows that each say which part of how many they are. A trigger counts
 the jobs of each writer, and keeps a blob that grows and shrinks, so that pages are written anew and come free.
@@ -6,11 +6,12 @@ the jobs of each writer, and keeps a blob that grows and shrinks, so that pages 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import sqlite3
+import sys
 import threading
-import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,8 +103,8 @@ WAYS = [
 class Writers:
     """Threads that write jobs into a pool, over and over, while it is opened and closed under them.
 
-    They tell, each in a line of its own, after the call has returned: `acked WRITER NUMBER`, `refused WRITER NUMBER`; the
-    thread that opens and closes tells `opening`, `opened`, `closing`, `closed`, and `checkpointing`, `checkpointed`.
+    They tell, each in a line of its own, after the call has returned: `acked WRITER NUMBER`, `refused WRITER NUMBER`.
+    The thread that opens and closes tells `opening`, `opened`, `closing`, `closed`, `checkpointing`, `checkpointed`.
     """
 
     database: Path
@@ -116,7 +117,7 @@ class Writers:
 
     def __post_init__(self) -> None:
         self._next = [itertools.count(self.first) for _ in range(self.count)]
-        self._modes = itertools.cycle(("passive", "full", "restart", "truncate"))
+        self._modes = itertools.cycle(("passive", "full", "restart", "truncate", "vacuum"))
 
     def work(self, rounds: int | None = None) -> None:
         """Open, write, close while they write, again and again; for ever if `rounds` is None."""
@@ -132,7 +133,7 @@ class Writers:
             for thread in writing:
                 thread.start()
             # In every other round walpool's own checkpoints meet a reader that pins the WAL.
-            beside = self._checkpoint if number % 2 else self._read
+            beside = self._maintain if number % 2 else self._read
             while not enough.wait(0.01):
                 beside(pool)
             self.tell("closing")
@@ -141,15 +142,19 @@ class Writers:
             for thread in writing:
                 thread.join()
 
-    def _checkpoint(self, pool: walpool.Pool) -> None:
+    def _maintain(self, pool: walpool.Pool) -> None:
+        mode = next(self._modes)
+        if mode == "vacuum":
+            pool.vacuum()
+            return
         self.tell("checkpointing")
-        was_busy, in_wal, moved = pool.checkpoint(next(self._modes))
+        was_busy, in_wal, moved = pool.checkpoint(mode)
         if not was_busy and in_wal == moved:
             self.tell("checkpointed")
 
     def _read(self, pool: walpool.Pool) -> None:
         with pool.read() as snapshot:
-            for _ in range(20):
+            for _ in range(3):
                 snapshot.fetchval("SELECT sum(length(body)) FROM part")
 
     def _write(self, pool: walpool.Pool, writer: int, left: itertools.count[int], enough: threading.Event) -> None:
@@ -157,12 +162,10 @@ class Writers:
             try:
                 WAYS[number % len(WAYS)](pool, rows_of(writer, number))
             except errors.ClosedError as error:
-                assert error.outcome == "not_applied"
+                if error.outcome != "not_applied":
+                    raise
                 self.tell(f"refused {writer} {number}")
                 return
-            except BaseException:  # a thread's error ends no process by itself
-                traceback.print_exc()
-                os._exit(1)
             self.tell(f"acked {writer} {number}")
             if next(left) == 0:
                 enough.set()
@@ -189,7 +192,7 @@ class Found:
     """What is in the file: what is wrong with it, and the rows in the order in which they were committed."""
 
     problems: list[str]
-    rows: list[tuple[int, *Row]]
+    rows: list[tuple[int, int, int, int, int, bytes]]
     tally: list[tuple[int, int, int]]
 
     def jobs(self) -> dict[JobId, list[Row]]:
@@ -244,4 +247,43 @@ def write_until_killed(database: str, synchronous: str, first: str) -> None:
     def tell(line: str) -> None:
         os.write(1, line.encode() + b"\n")
 
+    end_with_any_thread()
     Writers(Path(database), tell, synchronous, count=16, jobs=120, first=int(first)).work()
+
+
+def write_under_the_recorder(database: str, synchronous: str) -> None:
+    """The program of a process that is recorded: tells in marks among its writes and syncs."""
+    end_with_any_thread()
+    Writers(Path(database), mark(), synchronous, count=8, jobs=40).work(rounds=4)
+
+
+def write_with_sqlite3(database: str, synchronous: str) -> None:
+    """The program of a process that is recorded, and writes with the standard library's SQLite, one job a commit."""
+    tell = mark()
+    conn = sqlite3.connect(database, isolation_level=None)
+    conn.execute("PRAGMA journal_mode = WAL")
+    conn.execute(f"PRAGMA synchronous = {synchronous}")
+    conn.execute("PRAGMA wal_autocheckpoint = 60")
+    conn.executescript(SCHEMA)
+    for number in range(100):
+        conn.execute("BEGIN IMMEDIATE")
+        conn.executemany(INSERT, rows_of(0, number))
+        conn.execute("COMMIT")
+        tell(f"acked 0 {number}")
+    conn.close()
+
+
+def mark() -> Callable[[str], object]:
+    """Return what enters a line into the record."""
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    return lambda line: library.power_mark(line.encode())
+
+
+def end_with_any_thread() -> None:
+    """Let a thread's error end the process."""
+
+    def end(unhandled: threading.ExceptHookArgs) -> None:
+        sys.__excepthook__(unhandled.exc_type, unhandled.exc_value or SystemExit(), unhandled.exc_traceback)
+        os._exit(1)
+
+    threading.excepthook = end

@@ -26,8 +26,8 @@ WRITING_PROCESS = "import sys; from durable import write_until_killed; write_unt
 ROUNDS_ON_A_FILE = 4  # each begins with the WAL that the last one left
 JOBS_OF_A_ROUND = 10_000  # more than a writer ever gets to: the numbers of a round begin at its multiple of this
 
-# The word at which the parent gets ready to kill, and how many of it come first at most. Opening and closing have a word
-# before and one after, so half of all kills are meant for them.
+# The word at which the parent gets ready to kill, and how many of it come first at most. Opening and closing have a
+# word before and one after, so half of all kills are meant for them.
 MOMENTS = {"opening": 4, "opened": 2, "closing": 3, "closed": 2, "acked": 500, "checkpointing": 12, "refused": 40}
 LONGEST_DELAY = 0.01  # seconds after that word, several times what an open or a close takes
 
@@ -82,10 +82,11 @@ class Account:
 
     def wrong(self, found: Found) -> list[str]:
         """Return what is wrong with what was found, but for what is lost."""
+        if found.problems:
+            return found.problems  # of a damaged file nothing else can be said
         # Nobody wrote these, or was told that they were not applied.
         uncalled_for = set(found.jobs()) - self.acked - (self.unanswered - self.refused)
         return [
-            *found.problems,
             *(f"{job} is there in part" for job in found.torn()),
             *(f"{job} should not be there" for job in uncalled_for),
             *([] if found.is_counted() else ["the trigger counted otherwise"]),
