@@ -32,6 +32,7 @@ SCHEMA = """
         ON CONFLICT DO UPDATE SET jobs = jobs + 1, body = zeroblob(jobs * 997 % 6000);
     END;
 """
+COPY = "copy.db"
 INSERT = "INSERT INTO part (writer, number, part, parts, body) VALUES (?, ?, ?, ?, ?)"
 
 Row = tuple[int, int, int, int, bytes]
@@ -271,6 +272,17 @@ def write_with_sqlite3(database: str, synchronous: str) -> None:
         conn.execute("COMMIT")
         tell(f"acked 0 {number}")
     conn.close()
+
+
+def back_up_under_the_recorder(database: str, synchronous: str) -> None:
+    """The program of a process that is recorded while it copies its database."""
+    tell = mark()
+    with walpool.Pool(database, synchronous=synchronous) as pool:
+        pool.script(SCHEMA)
+        for number in range(40):
+            in_a_batch(pool, rows_of(0, number))
+        pool.backup(Path(database).with_name(COPY))
+        tell("copied")
 
 
 def mark() -> Callable[[str], object]:

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from durable import Found, JobId, found_by_walpool
+from durable import COPY, Found, JobId, found_by_walpool
 
 from tests.power.rebuild import Disk, cuts, lay_out
 from tests.power.record import Kind, build_recorder, record
@@ -82,6 +82,11 @@ class Recorded:
         """How many states were opened."""
         return len(self._looks)
 
+    @property
+    def rows(self) -> int:
+        """How many rows there are in the end."""
+        return len(self._final.rows)
+
     def wrong(self) -> list[str]:
         """Return what was wrong with any state."""
         return [problem for look in self._looks.values() for problem in look.problems]
@@ -97,26 +102,27 @@ class Recorded:
                     heard.hear(event.text)
             done = cut
             for how in hows:
-                yield heard, self._look(disk.left(rng, how))
+                yield heard, self.look(disk.left(rng, how))
 
     def lost(self, jobs: set[JobId], look: Look) -> set[JobId]:
         """Return those of the jobs that are not there."""
         return {job for job in jobs if self._length[job] > look.rows}
 
-    def _look(self, files: dict[str, bytes]) -> Look:
+    def look(self, files: dict[str, bytes], database: str = DATABASE) -> Look:
+        """Return what is in a state's database."""
         digest = sha256(repr(sorted(files.items())).encode()).digest()
         if digest not in self._looks:
-            look = self._open(files)
+            look = self._open(files, database)
             if look.problems and len(self.wrong()) < KEPT:
                 lay_out(files, self._kept / f"wrong-{self.states}")
             self._looks[digest] = look
         return self._looks[digest]
 
-    def _open(self, files: dict[str, bytes]) -> Look:
+    def _open(self, files: dict[str, bytes], database: str) -> Look:
         with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
             lay_out(files, Path(folder) / "state")
             try:
-                found = found_by_walpool(Path(folder) / "state" / DATABASE)
+                found = found_by_walpool(Path(folder) / "state" / database)
             except errors.DatabaseError as error:
                 return Look((str(error),), 0)
         return Look(tuple(self._problems(found)), len(found.rows))
@@ -178,3 +184,17 @@ def test_states_show_what_sqlite_says_of_each_synchronous(
     recorded = Recorded(recorder, tmp_path / "recorded", "write_with_sqlite3", synchronous)
     lost = [recorded.lost(heard.acked, look) for heard, look in recorded.failures(40, of_each=2, seed=synchronous)]
     assert (any(lost), recorded.wrong() != []) == (loses, breaks)
+
+
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+def test_backup_is_there_and_whole_after_power_loss_once_it_has_returned(
+    recorder: Path, tmp_path: Path, synchronous: str
+) -> None:
+    recorded = Recorded(recorder, tmp_path / "recorded", "back_up_under_the_recorder", synchronous)
+    disk, rng, is_copied = Disk(), random.Random(synchronous), False
+    for event in recorded.records:
+        disk.do(event)
+        is_copied = is_copied or (event.kind is Kind.MARK and event.text == "copied")
+        for how in ("none", "all", None, None) if is_copied else ():
+            files = {name: data for name, data in disk.left(rng, how).items() if name.startswith(COPY)}
+            assert recorded.look(files, COPY) == Look((), recorded.rows)
