@@ -129,7 +129,8 @@ class Writers:
             self.tell("opened")
             left, enough = itertools.count(1 - self.jobs), threading.Event()
             writing = [
-                threading.Thread(target=self._write, args=(pool, writer, left, enough)) for writer in range(self.count)
+                threading.Thread(target=self._write, args=(pool, writer, left, enough), daemon=True)
+                for writer in range(self.count)
             ]
             for thread in writing:
                 thread.start()

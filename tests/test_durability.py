@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from durable import Found, JobId, Told, found_by_sqlite3, found_by_walpool
-from helpers import start_python
+from helpers import WITHIN, start_python
 
 from tests.torture import Torture
 
@@ -49,10 +50,15 @@ class Moment:
         """Kill the process at this moment and return what it told."""
         assert process.stdout is not None
         told, descriptor = b"", process.stdout.fileno()
-        while f"\n{told.decode()}".count(f"\n{self.word}") < self.count:
-            piece = os.read(descriptor, 1 << 16)
-            assert piece, process.stderr and process.stderr.read()
-            told += piece
+        too_late = threading.Timer(WITHIN, process.kill)  # one that hangs would never tell
+        too_late.start()
+        try:
+            while f"\n{told.decode()}".count(f"\n{self.word}") < self.count:
+                piece = os.read(descriptor, 1 << 16)
+                assert piece, process.stderr and process.stderr.read()
+                told += piece
+        finally:
+            too_late.cancel()
         with pytest.raises(subprocess.TimeoutExpired):  # it writes for ever
             process.wait(self.delay)
         process.kill()
