@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 /// Pages copied in one step: 4 MiB, so that an interrupt is heard between two steps.
 const PAGES: std::ffi::c_int = 1_024;
 
-/// Copy the whole database, as one snapshot sees it, into a new file with these permissions.
+/// Copy the whole database, as one snapshot sees it, into a new file with these permissions. It is durable on return.
 ///
 /// # Errors
 /// `Storage` if the file exists or cannot be written; `Interrupted`; the half-made copy is removed.
@@ -36,6 +36,12 @@ pub fn copy(source: &Connection, dest: &Path, file_mode: u32, call: &Call) -> Re
 fn copy_into(source: &Connection, dest: &Path, call: &Call) -> Result<()> {
     #[allow(clippy::disallowed_methods)] // the copy's own connection, which no pool knows
     let mut target = rusqlite::Connection::open(dest)?;
+    // The copy is committed when its rollback journal is gone. A journal that a power failure brings back would undo it, so
+    // the folder is synced too, which FULL does not do. https://www.sqlite.org/pragma.html#pragma_synchronous
+    target.pragma_update(None, "synchronous", "EXTRA")?;
+    if cfg!(target_os = "macos") {
+        target.pragma_update(None, "fullfsync", true)?; // there fsync() leaves the data in the drive's cache
+    }
     {
         let backup = Backup::new(source.raw(), &mut target)?;
         loop {

@@ -318,6 +318,8 @@ class Pool:
     def backup(self, dest: str | os.PathLike[str]) -> None:
         """Copy the database, as one snapshot sees it, into a new file; writers go on meanwhile.
 
+        The copy survives a loss of power once the call has returned.
+
         Raises:
             StorageError: the file exists, or cannot be written.
         """
