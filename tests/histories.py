@@ -1,7 +1,7 @@
 """Histories of calls that append to lists and read them, and what no strictly serializable database would show.
 
-Pure: no database here. `anomalies` infers the order of each list from what was read, as Elle does (Kingsbury and Alvaro,
-VLDB 2020, https://arxiv.org/abs/2003.10554), and looks for cycles; `against_order` compares with an order that is known.
+Pure: no database here. `anomalies` infers the order of each list from what was read, and looks for cycles, as Elle does
+(Kingsbury, Alvaro, VLDB 2020, https://arxiv.org/abs/2003.10554); `against_order` compares with an order that is known.
 """
 
 from __future__ import annotations
