@@ -6,7 +6,7 @@ Pure: no database here. `anomalies` infers the order of each list from what was 
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,6 +62,13 @@ class Anomaly:
     kind: str
     calls: tuple[Call, ...]
     why: str = ""
+
+
+def report(found: Sequence[Anomaly]) -> str:
+    """Return how many anomalies of each kind there are, and the first in full."""
+    lines = [f"{count} of: {kind}" for kind, count in Counter(anomaly.kind for anomaly in found).items()]
+    lines += [f"the first, {anomaly.kind}: {anomaly.why}" for anomaly in found[:1]]
+    return "\n".join(lines + [f"  {call}" for anomaly in found[:1] for call in anomaly.calls])
 
 
 # How one call comes before another. What stands lower in this list explains less, and is asked last.

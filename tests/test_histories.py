@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from histories import APPLIED, FAILED, UNKNOWN, Append, Call, Read, against_order, anomalies
+from histories import APPLIED, FAILED, UNKNOWN, Append, Call, Read, against_order, anomalies, report
 
 X, Y = 1, 2  # lists
 AGES = 10**6  # an interval that overlaps every other
@@ -159,6 +159,7 @@ def test_anomaly_is_told_with_the_calls_that_show_it() -> None:
     (anomaly,) = anomalies(calls)
     assert {each.caller for each in anomaly.calls} == {"a", "b"}
     assert "it did not see the other's element" in anomaly.why
+    assert report([anomaly]).startswith("1 of: stale read\nthe first, stale read: ")
 
 
 def test_several_anomalies_are_all_found() -> None:

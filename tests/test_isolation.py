@@ -20,7 +20,7 @@ from subprocess import Popen
 import pytest
 from appending import ALL, SCHEMA, new_lists, order_of, read_of, run_callers
 from helpers import other_process
-from histories import FAILED, UNKNOWN, Anomaly, Call, against_order, anomalies
+from histories import FAILED, UNKNOWN, Anomaly, Call, against_order, anomalies, report
 
 import walpool
 from tests.torture import Torture
@@ -61,7 +61,7 @@ def assert_isolated(pool: walpool.Pool, torture: Torture, what: str, rounds: int
             break
     note = f"{tried[FAILED]:,} failed, as they should"
     torture.tell(f"isolation, {what}", tried=tried.total(), unit="calls", lost=len(found), note=note)
-    assert found == []
+    assert not found, report(found)
     assert tried[UNKNOWN] == 0
     assert pool.check() == []
 

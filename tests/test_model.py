@@ -169,7 +169,12 @@ class OneProcess(RuleBasedStateMachine):
 
     @initialize(synchronous=st.sampled_from(["full", "normal"]), max_group=st.sampled_from([1, 2, 512]))
     def open(self, synchronous: str, max_group: int) -> None:
-        self.settings = {"synchronous": synchronous, "max_group": max_group, "readers": MOST_OPEN + 1}
+        self.settings = {
+            "synchronous": synchronous,
+            "max_group": max_group,
+            "readers": MOST_OPEN + 1,
+            "slow_threshold": 60,
+        }
         self.pool = walpool.Pool(self.path, **self.settings)
         self.pool.script(SCHEMA)
 
