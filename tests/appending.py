@@ -102,16 +102,18 @@ class Caller:
     def _call(self, verb: str, work: Callable[[Steps], None], *, fails: tuple[type[Exception], ...] = ()) -> None:
         """Make one call and write it down. It may fail by `fails`, and must unless that is for want of time."""
         steps: Steps = []
-        outcome = APPLIED
+        outcome, surprise = APPLIED, ""
         invoked = time.monotonic_ns()
         try:
             work(steps)
-        except fails as error:
-            is_known = not isinstance(error, errors.Error) or error.outcome == "not_applied"
+            if fails not in ((), (errors.WriteTimeout,)):
+                surprise = "it should have failed"
+        except (Undone, errors.Error) as error:
+            is_known = isinstance(error, Undone) or error.outcome == "not_applied"
             outcome = FAILED if is_known else UNKNOWN
+            surprise = "" if isinstance(error, fails) else repr(error)
         returned = time.monotonic_ns()
-        assert outcome != APPLIED or fails in ((), (errors.WriteTimeout,)), f"{verb} should have failed"
-        self.calls.append(Call(self.name, tuple(steps), invoked, returned, outcome, verb))
+        self.calls.append(Call(self.name, tuple(steps), invoked, returned, outcome, verb, surprise))
 
     def _element(self) -> int:
         self._next += 1

@@ -43,6 +43,7 @@ class Call:
     returned: int
     outcome: str = APPLIED
     verb: str = ""
+    surprise: str = ""  # an error that it should not have met, or that it was applied although it should not
 
     def reads(self) -> Iterator[Read]:
         return (step for step in self.steps if isinstance(step, Read))
@@ -104,7 +105,7 @@ class _Inference:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.calls = calls
-        self.found: list[Anomaly] = []
+        self.found = [Anomaly("surprise", (call,), call.surprise) for call in calls if call.surprise]
         self.writers: dict[tuple[int, int], int] = {}  # (key, element): index of the call
         for index, call in enumerate(calls):
             for step in call.appends():

@@ -143,6 +143,7 @@ FOUND: dict[str, tuple[str, list[Call]]] = {
         "incompatible orders",
         [call("a", Append(X, 1)), call("b", Append(X, 2)), call("c", Read(X, (1,))), call("d", Read(X, (2, 1)))],
     ),
+    "a call that failed and should not": ("surprise", [Call("a", (), 0, 1, FAILED, surprise="a lock error")]),
     "an element twice": ("duplicate element", [call("a", Append(X, 1)), call("b", Read(X, (1, 1)))]),
     "an element that nobody wrote": ("element from nowhere", [call("a", Read(X, (7,)))]),
 }
