@@ -265,11 +265,12 @@ class Caller:
             steps.append(Append(key, element, is_kept=False))
 
     def _try_in_vain(self, tx: walpool.Transaction, steps: Steps) -> None:
-        """Run a statement that fails alone; `OR FAIL` would keep its rows, as SQLite has it."""
-        ((key, element),) = self._some(1, 1)
-        steps.append(Append(key, element, is_kept=False))
+        """Run a statement that fails alone, for one row or for the last of several; what it wrote is undone."""
+        appends = self._some()
+        steps += [Append(*each, is_kept=False) for each in appends]
+        rows = [*((*each, None) for each in appends[:-1]), (*appends[-1], self._draw.choice(["abort", "check"]))]
         try:
-            tx.execute(APPEND, (key, element, self._draw.choice(["abort", "check"])))
+            tx.execute(APPEND, rows[0]) if len(rows) == 1 else tx.executemany(APPEND, rows)
         except errors.IntegrityError:
             return
         raise AssertionError("the statement should have failed")
