@@ -18,7 +18,7 @@ pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
 use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::config::{Config, Synchronous};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, from_code};
 use crate::functions;
 use crate::stats::Stats;
 use crate::value::{Params, Rows};
@@ -141,6 +141,7 @@ pub fn open_writer(
         switch_wal_on(&raw)
     })?;
     retry_busy(config.busy_timeout, || init_writer(&raw, config))?;
+    refuse_read_only(&raw)?;
     Connection::adopt(raw, stats, lately)
 }
 
@@ -192,6 +193,23 @@ fn switch_wal_on(raw: &Raw) -> Result<()> {
              the shared memory it needs, so put the file on a local disk"
         ),
     ))
+}
+
+/// Where a file cannot be opened for writing SQLite opens it for reading, without a word; so the file, and so its WAL. The
+/// cause may be gone a moment later (no descriptor was left), but the connection would stay as it is.
+fn refuse_read_only(raw: &Raw) -> Result<()> {
+    // This fails where the WAL is only read; where the file is, it begins a read transaction.
+    let is_read_only = match raw.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Error::from) {
+        Ok(()) => raw.is_readonly(rusqlite::MAIN_DB)?,
+        Err(error) if error.primary_code() == Some(ffi::SQLITE_READONLY) => true,
+        Err(error) if error.is_busy() => false, // another process writes; SQLite asks for the lock only where it may write
+        Err(error) => return Err(error),
+    };
+    if is_read_only {
+        let text = "the file, or its WAL, could only be opened for reading";
+        return Err(from_code(ffi::SQLITE_READONLY, text.to_owned()));
+    }
+    Ok(())
 }
 
 /// Try again while another process holds the lock, for `patience` at most.
