@@ -229,8 +229,8 @@ class Story:
 
     def checks(self) -> None:
         def work(told: Told) -> None:
-            problems = self.pool.check()
-            assert problems == [], problems
+            if problems := self.pool.check():
+                raise walpool.errors.CorruptError(problems[0], sqlite_errorname="SQLITE_CORRUPT")
 
         self.does("check", work)
 

@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,17 +39,6 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, HERE / "faults.c", "-ldl"]
     subprocess.run(command, check=True)
     return library
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory where there is one: each of thousands of attempts syncs some ten times."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as made:
-        yield Path(made)
 
 
 def attempts(layer: Path, folder: Path, story: str, files: str, extent: str) -> Iterator[dict[str, Any]]:
