@@ -27,8 +27,13 @@ pub fn copy(source: &Connection, dest: &Path, file_mode: u32, call: &Call) -> Re
     create_file(dest, file_mode)?;
     let copied = copy_into(source, dest, call);
     if copied.is_err() {
-        // The error of the copy is the one to tell.
+        // The error of the copy is the one to tell. A full disk keeps SQLite from rolling the copy back, and then its journal
+        // stays, hot: it would be played back into the next file of this name. Last, since it alone tells that a copy is half
+        // made.
+        let mut journal = dest.as_os_str().to_owned();
+        journal.push("-journal");
         let _ = std::fs::remove_file(dest);
+        let _ = std::fs::remove_file(journal);
     }
     copied
 }

@@ -7,8 +7,6 @@ use rusqlite::ffi;
 
 /// A foreign key refers to nothing.
 pub const CONSTRAINT_FOREIGNKEY: i32 = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
-/// The data was written, but the disk did not confirm it.
-pub const IOERR_FSYNC: i32 = ffi::SQLITE_IOERR_FSYNC;
 
 /// The result of everything in the engine that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -178,6 +176,18 @@ impl Error {
     pub fn is_busy(&self) -> bool {
         self.primary_code() == Some(ffi::SQLITE_BUSY)
     }
+
+    /// Whether a COMMIT that SQLite failed with this had not yet written, whole, the frame that makes it count.
+    ///
+    /// Named are the codes that come from nowhere behind that frame, read in SQLite's `walFrames`; the rest may.
+    pub fn is_before_commit_frame(&self) -> bool {
+        let Some(code) = self.code else { return self.outcome == Outcome::NotApplied }; // walpool's own: it knows
+        match code & 0xff {
+            ffi::SQLITE_BUSY | ffi::SQLITE_CONSTRAINT | ffi::SQLITE_FULL | ffi::SQLITE_PROTOCOL => true,
+            ffi::SQLITE_READONLY => true,
+            _ => matches!(code, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ),
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -235,7 +245,11 @@ fn meaning(code: i32) -> (Kind, &'static str) {
         ffi::SQLITE_PERM => (Kind::Storage, "check the permissions of the file and of its folder"),
         ffi::SQLITE_PROTOCOL => (Kind::Busy, ""),
         ffi::SQLITE_NOMEM => (Kind::Operational, "out of memory"),
-        ffi::SQLITE_CORRUPT => (Kind::Corrupt, "run PRAGMA integrity_check and restore a backup"),
+        // SQLite calls a read that the disk refused (EIO) by this name too, and keeps no trace of the difference.
+        ffi::SQLITE_CORRUPT => (
+            Kind::Corrupt,
+            "look in the system's log for a disk that could not be read, run check(), and restore a backup if it finds damage",
+        ),
         ffi::SQLITE_NOTADB => (Kind::Corrupt, "the file is not an SQLite database"),
         ffi::SQLITE_CONSTRAINT => (Kind::Integrity, ""),
         ffi::SQLITE_MISMATCH => (Kind::Integrity, ""),
@@ -258,6 +272,7 @@ macro_rules! code_names {
                 ffi::SQLITE_CONSTRAINT => "SQLITE_CONSTRAINT",
                 ffi::SQLITE_READONLY => "SQLITE_READONLY",
                 ffi::SQLITE_CANTOPEN => "SQLITE_CANTOPEN",
+                ffi::SQLITE_CORRUPT => "SQLITE_CORRUPT",
                 _ => "SQLITE_ERROR",
             },
         }
@@ -292,6 +307,7 @@ fn code_name(code: i32) -> &'static str {
         SQLITE_AUTH,
         SQLITE_RANGE,
         SQLITE_NOTADB,
+        SQLITE_ABORT_ROLLBACK,
         SQLITE_BUSY_RECOVERY,
         SQLITE_BUSY_SNAPSHOT,
         SQLITE_BUSY_TIMEOUT,
@@ -305,15 +321,25 @@ fn code_name(code: i32) -> &'static str {
         SQLITE_CONSTRAINT_UNIQUE,
         SQLITE_CONSTRAINT_VTAB,
         SQLITE_CONSTRAINT_ROWID,
+        SQLITE_CONSTRAINT_PINNED,
         SQLITE_CONSTRAINT_DATATYPE,
+        SQLITE_CANTOPEN_NOTEMPDIR,
         SQLITE_CANTOPEN_ISDIR,
         SQLITE_CANTOPEN_FULLPATH,
+        SQLITE_CANTOPEN_CONVPATH,
+        SQLITE_CANTOPEN_DIRTYWAL,
         SQLITE_CANTOPEN_SYMLINK,
         SQLITE_CORRUPT_VTAB,
+        SQLITE_CORRUPT_SEQUENCE,
         SQLITE_CORRUPT_INDEX,
+        SQLITE_ERROR_MISSING_COLLSEQ,
+        SQLITE_ERROR_RETRY,
+        SQLITE_ERROR_SNAPSHOT,
+        SQLITE_READONLY_RECOVERY,
         SQLITE_READONLY_CANTLOCK,
-        SQLITE_READONLY_CANTINIT,
+        SQLITE_READONLY_ROLLBACK,
         SQLITE_READONLY_DBMOVED,
+        SQLITE_READONLY_CANTINIT,
         SQLITE_READONLY_DIRECTORY,
         SQLITE_IOERR_READ,
         SQLITE_IOERR_SHORT_READ,
@@ -322,13 +348,34 @@ fn code_name(code: i32) -> &'static str {
         SQLITE_IOERR_DIR_FSYNC,
         SQLITE_IOERR_TRUNCATE,
         SQLITE_IOERR_FSTAT,
+        SQLITE_IOERR_UNLOCK,
+        SQLITE_IOERR_RDLOCK,
+        SQLITE_IOERR_DELETE,
+        SQLITE_IOERR_BLOCKED,
+        SQLITE_IOERR_NOMEM,
+        SQLITE_IOERR_ACCESS,
+        SQLITE_IOERR_CHECKRESERVEDLOCK,
         SQLITE_IOERR_LOCK,
         SQLITE_IOERR_CLOSE,
+        SQLITE_IOERR_DIR_CLOSE,
         SQLITE_IOERR_SHMOPEN,
         SQLITE_IOERR_SHMSIZE,
         SQLITE_IOERR_SHMLOCK,
         SQLITE_IOERR_SHMMAP,
-        SQLITE_IOERR_NOMEM,
+        SQLITE_IOERR_SEEK,
+        SQLITE_IOERR_DELETE_NOENT,
+        SQLITE_IOERR_MMAP,
+        SQLITE_IOERR_GETTEMPPATH,
+        SQLITE_IOERR_CONVPATH,
+        SQLITE_IOERR_VNODE,
+        SQLITE_IOERR_AUTH,
+        SQLITE_IOERR_BEGIN_ATOMIC,
+        SQLITE_IOERR_COMMIT_ATOMIC,
+        SQLITE_IOERR_ROLLBACK_ATOMIC,
+        SQLITE_IOERR_DATA,
+        SQLITE_IOERR_CORRUPTFS,
+        SQLITE_LOCKED_SHAREDCACHE,
+        SQLITE_LOCKED_VTAB,
     )
 }
 
@@ -349,6 +396,18 @@ mod tests {
             let error = from_code(code, "x".into());
             assert_eq!((error.kind, error.code_name()), (kind, Some(name)));
             assert_eq!(error.outcome, Outcome::NotApplied);
+        }
+    }
+
+    #[test]
+    fn a_failed_commit_is_not_applied_only_where_its_last_frame_cannot_be_whole() {
+        let is_before = |code| from_code(code, String::new()).is_before_commit_frame();
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_CONSTRAINT_FOREIGNKEY, ffi::SQLITE_BUSY] {
+            assert!(is_before(code), "{code}");
+        }
+        for code in [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_SHMMAP, ffi::SQLITE_CORRUPT]
+        {
+            assert!(!is_before(code), "{code}");
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Ran, retry_busy};
-use crate::error::{CONSTRAINT_FOREIGNKEY, Error, IOERR_FSYNC, Kind, Outcome, Result, from_code};
+use crate::error::{CONSTRAINT_FOREIGNKEY, Error, Kind, Outcome, Result, from_code};
 use crate::value::Params;
 
 /// What a job does.
@@ -212,13 +212,12 @@ impl<'conn> Group<'conn> {
 
 /// Whether a COMMIT that failed may have been applied all the same.
 ///
-/// The frame that makes a transaction count is written last. If writing failed it is not there; if only the fsync failed it
-/// is, and a crash before it is overwritten would bring it back. <https://www.sqlite.org/walformat.html>
+/// The frame that makes a transaction count is written last, then comes the fsync, then the WAL's index is told. Only what
+/// fails before that frame is complete is certainly not applied. Later, the frame stays in the file when the transaction is
+/// rolled back, and a crash before the next commit overwrites it would bring it back: so after a failed fsync, and so where
+/// there is no room for the index to grow. <https://www.sqlite.org/walformat.html>
 pub fn commit_outcome(error: &Error) -> Outcome {
-    match error.code {
-        Some(IOERR_FSYNC) => Outcome::Unknown,
-        _ => error.outcome, // that of files which were replaced is unknown too
-    }
+    if error.is_before_commit_frame() { Outcome::NotApplied } else { Outcome::Unknown }
 }
 
 /// Run a job so that it is in the transaction as a whole, or not at all, or else say that it spoilt the transaction.

@@ -1,5 +1,6 @@
 //! Opening ONE connection in a role; every PRAGMA and transaction verb; running a statement. Must not know pools or threads.
 
+mod file_system;
 mod guard;
 mod statement;
 mod watch;
@@ -19,7 +20,7 @@ pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
 use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::config::{Config, Synchronous};
-use crate::error::{Error, Kind, Outcome, Result};
+use crate::error::{Error, Kind, Outcome, Result, from_code};
 use crate::files::Files;
 use crate::functions;
 use crate::locking::OfThisProcess;
@@ -92,6 +93,7 @@ pub struct Connection {
     lately: Arc<Lately>,
     wal_frames: Cell<u32>,
     files: OnceCell<Arc<Files>>,
+    doubt: Option<String>,
 }
 
 /// The flags with which readers are opened.
@@ -117,8 +119,8 @@ fn init_both(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
 /// Open the writer, creating the file if it is not there, and switch WAL on.
 ///
 /// # Errors
-/// `Storage` for a path that cannot be opened, `Corrupt` for a file that is no database, `NotSupported` where WAL does not
-/// take, `Busy` when another process keeps the file locked for `busy_timeout`.
+/// `Storage` for a path that cannot be opened or only be read, `Corrupt` for a file that is no database, `NotSupported` where
+/// WAL does not take or would lose data, `Busy` when another process keeps the file locked for `busy_timeout`.
 ///
 /// # Blocking
 /// Waits for another process's lock for up to `busy_timeout`.
@@ -129,10 +131,13 @@ pub fn open_writer(
     stats: Arc<Stats>,
     lately: Arc<Lately>,
 ) -> Result<Connection> {
+    let doubt = file_system::check(path)?;
     create_file(path, config.file_mode)?;
+    refuse_no_file(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     #[allow(clippy::disallowed_methods)] // this is the one place
     let raw = Raw::open_with_flags(path, flags)?;
+    refuse_read_only(&raw)?; // before a WAL is made, which would be as read-only as the file, and stay so
     raw.busy_timeout(Duration::ZERO)?;
     let mut ask_at = call.started + WAIT_SLICE;
     retry_busy(config.busy_timeout, || {
@@ -145,7 +150,8 @@ pub fn open_writer(
         switch_wal_on(&raw)
     })?;
     retry_busy(config.busy_timeout, || init_writer(&raw, config))?;
-    let conn = Connection::adopt(raw, stats, lately)?;
+    refuse_read_only_wal(&raw)?;
+    let conn = Connection { doubt, ..Connection::adopt(raw, stats, lately)? };
     // SQLite takes the file's shared lock once for all connections of a process, through the descriptor of the first that
     // reads, and keeps it until the last one closes. It must be the writer's, which is closed last: a lock that belongs to a
     // descriptor is not let go by another one.
@@ -190,7 +196,8 @@ pub fn create_file(path: &Path, mode: u32) -> Result<()> {
 }
 
 fn switch_wal_on(raw: &Raw) -> Result<()> {
-    let mode: String = raw.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mode = raw.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    let mode = mode.map_err(|error| name_unknown_format(error.into()))?;
     if mode == "wal" {
         return Ok(());
     }
@@ -201,6 +208,40 @@ fn switch_wal_on(raw: &Raw) -> Result<()> {
              the shared memory it needs, so put the file on a local disk"
         ),
     ))
+}
+
+/// No caller's SQL runs while a file is opened: an error of SQL there is a file whose format this SQLite does not know.
+fn name_unknown_format(error: Error) -> Error {
+    let is_unknown = error.kind == Kind::Programming;
+    if is_unknown { Error { kind: Kind::NotSupported, ..error } } else { error }
+}
+
+/// SQLite would take a device or a pipe for a database, and make its WAL beside it.
+fn refuse_no_file(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(Error::new(Kind::Storage, "the path leads to no file, but to a folder, a device or a pipe")),
+        Err(error) => Err(Error::new(Kind::Storage, format!("the file cannot be looked at: {error}"))),
+    }
+}
+
+/// Where a file cannot be opened for writing SQLite opens it for reading, without a word. The cause may be gone a moment later
+/// (no descriptor was left), but the connection would stay as it is.
+fn refuse_read_only(raw: &Raw) -> Result<()> {
+    if raw.is_readonly(rusqlite::MAIN_DB)? { Err(read_only()) } else { Ok(()) }
+}
+
+/// As `refuse_read_only`, for the WAL. SQLite tells of it only when a write begins, before it asks for the lock.
+fn refuse_read_only_wal(raw: &Raw) -> Result<()> {
+    match raw.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Error::from) {
+        Err(error) if error.is_busy() => Ok(()), // another process writes
+        Err(error) if error.primary_code() == Some(ffi::SQLITE_READONLY) => Err(read_only()),
+        begun => begun,
+    }
+}
+
+fn read_only() -> Error {
+    from_code(ffi::SQLITE_READONLY, "the file, or its WAL, could only be opened for reading".to_owned())
 }
 
 /// Try again while another process holds the lock, for `patience` at most.
@@ -226,6 +267,7 @@ impl Connection {
             lately,
             wal_frames: Cell::new(0),
             files: OnceCell::new(),
+            doubt: None,
         })
     }
 
@@ -233,6 +275,11 @@ impl Connection {
     pub fn keep_to(&self, files: Arc<Files>) {
         // A second call would name the same files.
         let _ = self.files.set(files);
+    }
+
+    /// What speaks against the place where the file lies, for the log.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// The watch over what runs here.
