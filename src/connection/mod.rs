@@ -40,7 +40,8 @@ const ROLLBACK: &str = "/* walpool */ ROLLBACK";
 const SAVEPOINT: &str = "/* walpool */ SAVEPOINT walpool_job";
 const RELEASE: &str = "/* walpool */ RELEASE walpool_job";
 const ROLLBACK_TO: &str = "/* walpool */ ROLLBACK TO walpool_job";
-const OWN_STATEMENTS: usize = 8; // the texts above: walpool's own never push a caller's statement out of the cache
+const DATA_VERSION: &str = "/* walpool */ PRAGMA data_version";
+const OWN_STATEMENTS: usize = 9; // the texts above: walpool's own never push a caller's statement out of the cache
 
 const NO_ROWID: i64 = i64::MIN; // no sane table has it; 0 is one that people do use
 
@@ -297,6 +298,12 @@ impl Connection {
     pub fn undo_to_mark(&self) -> Result<()> {
         self.own(ROLLBACK_TO)?;
         self.own(RELEASE)
+    }
+
+    /// A number that changes when another connection has committed, as this one's transaction sees it.
+    /// <https://www.sqlite.org/pragma.html#pragma_data_version>
+    pub fn data_version(&self) -> Result<i64> {
+        self.guard.own(|| Ok(self.raw.prepare_cached(DATA_VERSION)?.query_row([], |row| row.get(0))?))
     }
 
     /// Whether no transaction is open.

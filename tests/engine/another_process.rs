@@ -126,6 +126,40 @@ fn vacuum_waits_for_the_lock_of_another_process() {
     });
 }
 
+/// ```text
+/// another process     this one: job after job, in gaps of microseconds
+/// BEGIN IMMEDIATE
+///                     busy: it is not alone
+/// COMMIT
+///                     a job, a job, ...
+///                     waits for a moment before the next
+/// ```
+#[test]
+fn lock_is_left_for_a_moment_where_another_process_writes_too() {
+    let db = Database::with_items(|_| ());
+    let foreign = db.foreign();
+    let (caller, waits) = Telling::waits();
+    let call = call_of(caller);
+    let left_in_ten_jobs = || {
+        for _ in 0..10 {
+            db.submit(&call, job(&TAKES_MILLISECONDS.replace("1000", "NULL"))).unwrap();
+        }
+        waits.try_iter().count() > 0
+    };
+    assert!(!left_in_ten_jobs(), "nobody else writes");
+    until("the lock is left", || {
+        foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| db.submit(&call, insert_bytes(0, 0)));
+            await_busy(&waits);
+            foreign.execute_batch("DELETE FROM item; COMMIT").unwrap();
+            writer.join().unwrap().unwrap();
+        });
+        waits.try_iter().for_each(drop); // what it was told of that wait
+        left_in_ten_jobs()
+    });
+}
+
 #[test]
 fn what_another_process_committed_is_seen() {
     let db = Database::with_items(|config| config.readers = 1);
