@@ -26,6 +26,24 @@ STRANGER = """
     conn = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 """
 
+# Writes much without a commit: with so small a cache its pages spill into the WAL.
+FILLING = f"""{STRANGER}
+    conn.execute("PRAGMA cache_size = 10")
+    conn.execute("BEGIN IMMEDIATE")
+    conn.executemany("INSERT INTO strange VALUES (?)", [("x" * 1000,)] * 3000)
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+# Commits row after row, and tells the number of each afterwards.
+COMMITTING = f"""{STRANGER}
+    start = conn.execute("SELECT coalesce(max(n), -1) + 1 FROM strange").fetchone()[0]
+    print("ready", flush=True)
+    for n in range(start, start + 10**9):
+        conn.execute("INSERT INTO strange VALUES (?)", (n,))
+        print(n, flush=True)
+"""
+
 
 class Traffic:
     """Threads that write through one pool and read back what was acknowledged, without a pause."""
@@ -143,7 +161,7 @@ def test_exclusive_transaction_is_waited_for_and_keeps_no_reader_out(table: walp
     ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(RESTART)", "PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM"],
 )
 def test_stranger_tidies_up_beside_us(table: walpool.Pool, torture: Torture, act: str) -> None:
-    rounds = torture.size(5, 100)
+    rounds = torture.size(5, 1_000)
     program = (
         f"{STRANGER}\n"
         "    print('ready', flush=True)\n"
@@ -163,7 +181,7 @@ def test_stranger_tidies_up_beside_us(table: walpool.Pool, torture: Torture, act
 
 
 def test_journal_mode_stays_wal_whatever_a_stranger_tries(table: walpool.Pool, torture: Torture) -> None:
-    rounds = torture.size(20, 500)
+    rounds = torture.size(20, 5_000)
     program = (
         f"{STRANGER}\n"
         "    conn.execute('PRAGMA busy_timeout = 0')\n"
@@ -200,39 +218,47 @@ def test_stranger_keeps_its_snapshot_while_we_write(table: walpool.Pool, torture
     tell(torture, running, "snapshots of a stranger held while we write", rounds)
 
 
+def last_told_before_its_kill(program: str, path: object) -> int:
+    """Kill a stranger after a few of its lines, and return the number in its last whole one; -1 where there is none."""
+    with other_process(program, path) as stranger:
+        assert stranger.stdout is not None
+        lines = [stranger.stdout.readline() for _ in range(5)] if program is COMMITTING else []
+        stranger.kill()
+        lines += stranger.stdout.readlines()
+    return max([int(line) for line in lines if line.endswith("\n")], default=-1)
+
+
 @pytest.mark.parametrize("instant", ["in a transaction that has filled the WAL", "between and in commits"])
 def test_stranger_is_killed_while_it_writes(table: walpool.Pool, torture: Torture, instant: str) -> None:
     """What it was told is there; what it had only written to the WAL is not, and nothing of ours is missing."""
-    rounds, is_open = torture.size(2, 40), instant.startswith("in a")
-    fills = (
-        f"{STRANGER}\n"
-        "    conn.execute('PRAGMA cache_size = 10')\n"  # so that its pages spill into the WAL
-        "    conn.execute('BEGIN IMMEDIATE')\n"
-        "    conn.executemany('INSERT INTO strange VALUES (?)', [('x' * 1000,)] * 3000)\n"
-        "    print('written', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    commits = (
-        f"{STRANGER}\n"
-        "    start = conn.execute('SELECT coalesce(max(n), -1) + 1 FROM strange').fetchone()[0]\n"
-        "    for n in range(start, start + 10**9):\n"
-        "        conn.execute('INSERT INTO strange VALUES (?)', (n,))\n"
-        "        print(n, flush=True)\n"
-    )
+    rounds, is_open = torture.size(2, 60), instant.startswith("in a")
     told = -1
     with traffic(table) as running:
         for _ in range(rounds):
-            with other_process(fills if is_open else commits, table.path) as stranger:
-                assert stranger.stdout is not None
-                lines = [] if is_open else [stranger.stdout.readline() for _ in range(5)]
-                stranger.kill()
-                lines += stranger.stdout.readlines()
-                told = int([line for line in lines if line.endswith("\n")][-1]) if lines else told
+            told = max(told, last_told_before_its_kill(FILLING if is_open else COMMITTING, table.path))
             running.goes_on()
             assert table.fetchval("SELECT count(*) FROM strange") >= told + 1
     tell(torture, running, f"kills of a stranger {instant}", rounds)
     strange = [n for (n,) in table.fetch("SELECT n FROM strange ORDER BY rowid")]
     assert strange == ([] if is_open else list(range(len(strange))))
+
+
+def test_wal_of_a_killed_stranger_is_recovered_when_we_open_the_file(database: Path, torture: Torture) -> None:
+    """Nobody else has the file: whoever opens it first recovers the WAL."""
+    rounds, told, lost = torture.size(3, 100), -1, 0
+    with walpool.Pool(database) as pool:
+        pool.script("CREATE TABLE strange (n)")
+    for number in range(rounds):
+        told = max(told, last_told_before_its_kill(COMMITTING, database))
+        if number % 2:
+            last_told_before_its_kill(FILLING, database)
+        with walpool.Pool(database) as pool:
+            strange = [n for (n,) in pool.fetch("SELECT n FROM strange ORDER BY rowid")]
+            assert pool.check() == []
+        lost += max(0, told + 1 - len(strange))
+        assert strange == list(range(len(strange)))
+    torture.tell("openings after a stranger was killed", tried=rounds, unit="openings", lost=lost)
+    assert lost == 0
 
 
 def test_statements_of_ours_follow_the_schema_that_a_stranger_changes(table: walpool.Pool, torture: Torture) -> None:
