@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::{Config, Synchronous};
-use crate::connection::{BUSY_RETRY, CheckpointMode, Checkpointed, Connection};
+use crate::connection::{CheckpointMode, Checkpointed, Connection};
 use crate::error::Result;
 use crate::stats::Stats;
 
@@ -121,14 +121,30 @@ impl Checkpointer {
 
     /// Checkpoint, in the mode that fits: passive, which waits for nobody; past the limit truncate, with some patience.
     /// `longest_read` is how long the longest read of this process has gone on.
+    ///
+    /// Truncating keeps the writers out, of every process, until no reader is in the WAL:
+    ///
+    /// ```text
+    /// reader 1          reader 2          checkpoint (nobody writes meanwhile)
+    /// in the WAL
+    ///                   in the WAL        moves what neither needs
+    /// ends
+    /// reads again: the newest snapshot
+    ///                   ends              moves all
+    ///                   reads again: from the file
+    /// ends                                truncates
+    /// ```
+    ///
+    /// With writers at work the reader that ends would be back behind a new commit each time, and the WAL would grow for
+    /// ever under readers of microseconds, as long as there are two.
     pub fn run(&self, conn: &Connection, longest_read: Duration) -> Result<Next> {
         let started = Instant::now();
         let mut done = conn.checkpoint(CheckpointMode::Passive)?;
         let frames = done.wal_frames;
         if frames >= self.limit_frames {
             let patience = self.patience(frames, longest_read);
-            done = truncate(conn, patience)?;
-            if patience == LONGEST_PATIENCE {
+            done = conn.checkpoint_patiently(CheckpointMode::Truncate, patience)?;
+            if patience == LONGEST_PATIENCE && !done.was_refused() {
                 self.excess.lock().waited_frames = frames;
             }
         }
@@ -147,6 +163,10 @@ impl Checkpointer {
     }
 
     fn settle(&self, done: Checkpointed, frames: u32, now: Instant) -> Next {
+        if done.was_refused() {
+            self.stats.checkpoints_incomplete.one();
+            return Next { retry: Some(FIRST_RETRY), bytes_past_limit: None }; // the other one may well finish
+        }
         let is_past = !done.is_complete() && frames >= self.limit_frames;
         let is_told = {
             let mut excess = self.excess.lock();
@@ -166,33 +186,6 @@ impl Checkpointer {
         let retry = Duration::from_millis(self.retry_ms.load(Ordering::Relaxed) * 2).clamp(FIRST_RETRY, LONGEST_RETRY);
         self.retry_ms.store(retry.as_millis() as u64, Ordering::Relaxed);
         Next { retry: Some(retry), bytes_past_limit: is_told.then(|| u64::from(frames) * (PAGE + FRAME_HEADER)) }
-    }
-}
-
-/// Truncate as soon as no reader is in the WAL.
-///
-/// ```text
-/// reader 1          reader 2          checkpoint (nobody writes meanwhile)
-/// in the WAL
-///                   in the WAL        moves what neither needs
-/// ends
-/// reads again: the newest snapshot
-///                   ends              moves all
-///                   reads again: from the file
-/// ends                                truncates
-/// ```
-///
-/// With writers at work the reader that ends would be back behind a new commit each time, and the WAL would grow for ever
-/// under readers of microseconds, as long as there are two.
-fn truncate(conn: &Connection, patience: Duration) -> Result<Checkpointed> {
-    let mut waited = Duration::ZERO; // the checkpoints themselves do not count: they may take longer
-    loop {
-        let done = conn.checkpoint(CheckpointMode::Truncate)?;
-        if done.is_complete() || waited >= patience {
-            return Ok(done);
-        }
-        std::thread::sleep(BUSY_RETRY);
-        waited += BUSY_RETRY;
     }
 }
 
@@ -227,6 +220,16 @@ mod tests {
         assert!(!checkpointer.is_due(5_999) && checkpointer.is_due(6_000));
         assert_eq!(checkpointer.settle(done(2_000, 2_000), 2_000, now).retry, None);
         assert!(checkpointer.is_due(MOST_FRAMES));
+    }
+
+    #[test]
+    fn a_checkpoint_beside_that_of_another_process_changes_nothing() {
+        let (checkpointer, now) = (checkpointer(), Instant::now());
+        let refused = Checkpointed { was_busy: true, wal_frames: 0, moved_frames: 0 };
+        checkpointer.settle(done(12_000, 5), 12_000, now - PERSISTS);
+        assert_eq!(checkpointer.settle(refused, 0, now).retry, Some(FIRST_RETRY));
+        let next = checkpointer.settle(done(12_000, 5), 12_000, now);
+        assert_eq!((next.retry, next.bytes_past_limit.is_some()), (Some(FIRST_RETRY * 2), true));
     }
 
     #[test]
