@@ -12,6 +12,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 
 use crate::caller::{Call, Lately, WAIT_SLICE};
+use crate::checkpoint::LONGEST_PATIENCE;
 use crate::config::Config;
 use crate::connection::{
     BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
@@ -307,7 +308,7 @@ impl ReaderPool {
     fn checkout_timeout(&self, call: &Call) -> Error {
         let waited = call.started.elapsed().as_secs_f64();
         let mut text = format!("no reader came free within {waited:.1} s: all {} are out", self.size);
-        if let Some((age, sql)) = self.longest_read() {
+        if let Some((age, sql)) = self.oldest_read() {
             text += &format!(", one for {:.1} s with: {}", age.as_secs_f64(), excerpt(&sql));
         }
         if let Some(error) = self.books.last_error.lock().as_ref() {
@@ -355,8 +356,12 @@ impl ReaderPool {
         self.rules.tell_slow(&self.books.stats, &self.log, what, began, sql);
     }
 
-    /// The read that has gone on for longest, with its SQL: the one that pins the WAL.
+    /// The read that pins the WAL, with its SQL: the longest, if it has gone on for longer than a checkpoint may wait for.
     pub fn longest_read(&self) -> Option<(Duration, String)> {
+        self.oldest_read().filter(|(age, _)| *age > LONGEST_PATIENCE)
+    }
+
+    fn oldest_read(&self) -> Option<(Duration, String)> {
         let register = self.books.register.lock();
         let doing = register.open.iter().filter_map(Weak::upgrade).filter_map(|activity| {
             let doing = activity.0.lock();

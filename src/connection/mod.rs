@@ -44,7 +44,8 @@ const ROLLBACK: &str = "/* walpool */ ROLLBACK";
 const SAVEPOINT: &str = "/* walpool */ SAVEPOINT walpool_job";
 const RELEASE: &str = "/* walpool */ RELEASE walpool_job";
 const ROLLBACK_TO: &str = "/* walpool */ ROLLBACK TO walpool_job";
-const OWN_STATEMENTS: usize = 8; // the texts above: walpool's own never push a caller's statement out of the cache
+const DATA_VERSION: &str = "/* walpool */ PRAGMA data_version";
+const OWN_STATEMENTS: usize = 9; // the texts above: walpool's own never push a caller's statement out of the cache
 
 const NO_ROWID: i64 = i64::MIN; // no sane table has it; 0 is one that people do use
 
@@ -52,6 +53,8 @@ thread_local! {
     /// Frames in the WAL after the commit that runs on this thread, if it wrote any: SQLite tells it to a hook that can carry
     /// no state of its own.
     static WAL_FRAMES: Cell<Option<u32>> = const { Cell::new(None) };
+    /// How often the checkpoint that runs on this thread may still try for a lock.
+    static TRIES_LEFT: Cell<u32> = const { Cell::new(0) };
 }
 
 /// SQLite's checkpoint modes. <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>
@@ -82,6 +85,11 @@ impl Checkpointed {
     /// Whether every frame is in the file now.
     pub fn is_complete(self) -> bool {
         !self.was_busy && self.wal_frames == self.moved_frames
+    }
+
+    /// Whether it did not even begin, since another connection was at it.
+    pub fn was_refused(self) -> bool {
+        self.was_busy && self.wal_frames == 0
     }
 }
 
@@ -378,6 +386,12 @@ impl Connection {
         self.own(RELEASE)
     }
 
+    /// A number that changes when another connection has committed, as this one's transaction sees it.
+    /// <https://www.sqlite.org/pragma.html#pragma_data_version>
+    pub fn data_version(&self) -> Result<i64> {
+        self.guard.own(|| Ok(self.raw.prepare_cached(DATA_VERSION)?.query_row([], |row| row.get(0))?))
+    }
+
     /// Whether no transaction is open.
     pub fn is_autocommit(&self) -> bool {
         self.raw.is_autocommit()
@@ -548,6 +562,24 @@ impl Connection {
             })?;
             Ok(done)
         })
+    }
+
+    /// As `checkpoint`, waiting for the write lock and then, with it, for readers to leave, `patience` in all.
+    ///
+    /// SQLite must do this waiting: between two tries from outside, other processes would write, and readers come back.
+    pub fn checkpoint_patiently(&self, mode: CheckpointMode, patience: Duration) -> Result<Checkpointed> {
+        TRIES_LEFT.set((patience.as_micros() / BUSY_RETRY.as_micros()) as u32);
+        self.raw.busy_handler(Some(|_| {
+            let left = TRIES_LEFT.get();
+            TRIES_LEFT.set(left.saturating_sub(1));
+            if left > 0 {
+                std::thread::sleep(BUSY_RETRY);
+            }
+            left > 0
+        }))?;
+        let done = self.checkpoint(mode);
+        self.raw.busy_timeout(Duration::ZERO)?; // takes the handler away
+        done
     }
 
     /// Rewrite the whole file without its holes. Not inside a transaction.

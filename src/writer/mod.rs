@@ -16,6 +16,7 @@
 //! A leader gives way after one group: it passes the seat to one who waits, or leaves it free. A caller who must ask Python
 //! something (was there a Ctrl-C?) may block on the GIL, so it has gone away meanwhile and is offered no turn.
 
+mod courtesy;
 mod lease;
 mod queue;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::courtesy::{Courtesy, MOMENT};
 pub use self::lease::{Lease, Transaction};
 use self::queue::{Queue, Ticket, Wish, Woken};
 use crate::caller::{Call, WAIT_SLICE, lock_telling};
@@ -50,9 +52,10 @@ struct Rules {
 
 /// The writer of one file.
 pub struct Writer {
-    queue: Mutex<Queue>, // never held while SQLite runs, nor while a caller is asked
-    room: Condvar,       // bytes have left the queue, or it was closed
-    at_rest: Condvar,    // nobody waits and nobody has the seat
+    queue: Mutex<Queue>,       // never held while SQLite runs, nor while a caller is asked
+    room: Condvar,             // bytes have left the queue, or it was closed
+    at_rest: Condvar,          // nobody waits and nobody has the seat
+    courtesy: Mutex<Courtesy>, // towards other processes; whoever has the seat asks it, so nobody ever waits for it
     rules: Rules,
     after_commit: Box<dyn Fn(u32) + Send + Sync>, // gets the frames in the WAL
     stats: Arc<Stats>,
@@ -126,6 +129,7 @@ impl Writer {
             queue: Mutex::new(Queue::new(Box::new(conn))),
             room,
             at_rest,
+            courtesy: Mutex::default(),
             rules,
             after_commit,
             stats,
@@ -372,6 +376,7 @@ impl Writer {
     }
 
     fn pass_on(&self, conn: Box<Connection>) {
+        self.courtesy.lock().free(Instant::now);
         // One who waits is offered the seat, so somebody is always responsible for those in the queue.
         let mut queue = self.queue.lock();
         queue.pass_on(conn);
@@ -388,12 +393,30 @@ impl Writer {
         turn.run(|conn| {
             conn.watch().arm(call, started, None, false);
             conn.rollback()?; // what a failed COMMIT may have left open
+            let was_left = self.leave_lock(call, started);
             let begun = self.begin_patiently(call, conn, ticket, started);
             if !matches!(begun, Ok(Begun::MustAsk)) {
                 self.tell_busy_wait(&begun);
             }
+            if let Ok(Begun::Yes) = begun {
+                self.courtesy.lock().take(Instant::now);
+                if was_left {
+                    let version = conn.data_version()?;
+                    self.courtesy.lock().note_version(version, started);
+                }
+            }
             begun
         })
+    }
+
+    /// Let another process have the lock, if it is its turn. Jobs that come meanwhile join the group.
+    fn leave_lock(&self, call: &Call, now: Instant) -> bool {
+        let is_owed = self.courtesy.lock().owes_a_moment(now);
+        if is_owed {
+            self.tell_waiting(call);
+            std::thread::sleep(MOMENT);
+        }
+        is_owed
     }
 
     fn tell_busy_wait(&self, begun: &Result<Begun>) {
@@ -424,6 +447,7 @@ impl Writer {
                 Ok(()) => return Ok(Begun::Yes),
             }
             self.tell_waiting(call);
+            self.courtesy.lock().meet(Instant::now());
             self.queue.lock().busy_since.get_or_insert(started);
             if let Some(error) = self.overdue(call, ticket) {
                 return Err(error);

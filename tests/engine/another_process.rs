@@ -126,6 +126,43 @@ fn vacuum_waits_for_the_lock_of_another_process() {
     });
 }
 
+/// ```text
+/// another process     this one: job after job, in gaps of microseconds
+/// BEGIN IMMEDIATE
+///                     busy: it is not alone
+/// COMMIT
+///                     a job, a job, ...
+///                     waits for a moment before the next
+/// ```
+#[test]
+fn lock_is_left_for_a_moment_where_another_process_writes_too() {
+    let db = Database::with_items(|_| ());
+    let mut foreign = db.foreign();
+    let (caller, mut waits) = Telling::waits();
+    let call = call_of(caller);
+    // One thread here, and no disk to wait for: whatever it is told of is the lock.
+    let left_in_ten_jobs = |waits: &Receiver<()>| {
+        for _ in 0..10 {
+            db.submit(&call, job(&TAKES_MILLISECONDS.replace("1000", "NULL"))).unwrap();
+        }
+        waits.try_iter().count() > 0
+    };
+    assert!(!left_in_ten_jobs(&waits), "nobody else writes");
+    until("the lock is left", || {
+        foreign.execute_batch("BEGIN IMMEDIATE; DELETE FROM item").unwrap();
+        thread::scope(|scope| {
+            let (foreign, waits) = (&mut foreign, &mut waits);
+            scope.spawn(move || {
+                await_busy(waits);
+                foreign.execute_batch("COMMIT").unwrap();
+            });
+            db.submit(&call, insert(0)).unwrap();
+        });
+        waits.try_iter().for_each(drop); // what it was told of that wait
+        left_in_ten_jobs(&waits)
+    });
+}
+
 #[test]
 fn what_another_process_committed_is_seen() {
     let db = Database::with_items(|config| config.readers = 1);
