@@ -1,6 +1,8 @@
 //! The classes that Python holds: an engine handle, an open transaction, a snapshot, a stream.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::ptr;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
@@ -29,6 +31,31 @@ pub struct Engine {
     engine: Arc<engine::Engine>,
 }
 
+thread_local! {
+    /// The handles that calls of this thread are inside of: more than one where a signal handler, which runs in the middle of
+    /// a call, makes another.
+    static INSIDE: RefCell<Vec<*const engine::Engine>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Inside;
+
+impl Inside {
+    fn of(engine: &engine::Engine) -> Inside {
+        INSIDE.with_borrow_mut(|inside| inside.push(ptr::from_ref(engine)));
+        Inside
+    }
+
+    fn is_in(engine: &engine::Engine) -> bool {
+        INSIDE.with_borrow(|inside| inside.contains(&ptr::from_ref(engine)))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(Vec::pop);
+    }
+}
+
 /// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell.
 fn call<T: Send>(
     py: Python<'_>,
@@ -37,7 +64,9 @@ fn call<T: Send>(
     work: impl FnOnce(&Call) -> error::Result<T> + Send,
 ) -> PyResult<T> {
     let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
+    let inside = Inside::of(engine);
     let done = gil::lazily(py, || work(&call));
+    drop(inside);
     if let Err(error) = log_messages(py, engine) {
         // A log that fails must not take the place of a result that is committed.
         error.write_unraisable(py, None);
@@ -238,6 +267,18 @@ impl Engine {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        // main thread                          engine
+        // fetch                                runs it
+        //                                      asks whether there was a signal
+        // the handler: close()                 waits for the fetch, which waits for the handler
+        if Inside::is_in(&self.engine) {
+            let text = format!(
+                "close() in a signal handler that interrupted a call of the same pool would wait for itself; let the handler \
+                 raise an exception, and close after the call [{}]",
+                self.engine.path().display()
+            );
+            return Err(wrong(py, Kind::Reentrant, text));
+        }
         call(py, &self.engine, None, |call| self.engine.close(call))
     }
 }
