@@ -56,11 +56,13 @@ impl Drop for Inside {
     }
 }
 
-/// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell.
+/// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell. `success` is what
+/// a call that succeeds has brought into the database, for an interrupt that came too late to stop it.
 fn call<T: Send>(
     py: Python<'_>,
     engine: &engine::Engine,
     timeout: Option<f64>,
+    success: Outcome,
     work: impl FnOnce(&Call) -> error::Result<T> + Send,
 ) -> PyResult<T> {
     let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
@@ -74,15 +76,15 @@ fn call<T: Send>(
     gil::hear_signals(py);
     match done {
         Err(error) => Err(raise(py, &error)),
-        Ok(done) => raised_in_spite(py).map_or(Ok(done), Err),
+        Ok(done) => raised_in_spite(py, success).map_or(Ok(done), Err),
     }
 }
 
 /// What a signal handler raised although the call has come to its end, which must not be lost: neither of the two.
-fn raised_in_spite(py: Python<'_>) -> Option<PyErr> {
+fn raised_in_spite(py: Python<'_>, success: Outcome) -> Option<PyErr> {
     let raised = gil::take_raised()?;
     // An exception that takes no attributes still says what the handler wanted to say.
-    let _ = raised.value(py).setattr("outcome", Outcome::Applied.name());
+    let _ = raised.value(py).setattr("outcome", success.name());
     Some(raised)
 }
 
@@ -149,14 +151,15 @@ impl Engine {
     #[pyo3(signature = (statements, timeout))]
     fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Vec<Result>> {
         let work = Work::Batch(batch_parts(statements)?);
-        let answer = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)))?;
+        let answer =
+            call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work)))?;
         Ok(answer.into_iter().map(Result::new).collect())
     }
 
     #[pyo3(signature = (sql, timeout))]
     fn script(&self, py: Python<'_>, sql: &str, timeout: Option<f64>) -> PyResult<()> {
         let work = Work::Script(sql.into());
-        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work))).map(drop)
+        call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work))).map(drop)
     }
 
     #[pyo3(signature = (sql, params, row, timeout))]
@@ -210,19 +213,20 @@ impl Engine {
     ) -> PyResult<Stream> {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
         let params = convert::params(params)?;
-        let stream = call(py, &self.engine, timeout, |call| self.engine.stream(call, sql, &params))?;
+        let stream =
+            call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.stream(call, sql, &params))?;
         Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
     }
 
     #[pyo3(signature = (timeout))]
     fn snapshot(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Snapshot> {
-        let snapshot = call(py, &self.engine, timeout, |call| self.engine.snapshot(call))?;
+        let snapshot = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.snapshot(call))?;
         Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
     }
 
     #[pyo3(signature = (timeout))]
     fn lease(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Transaction> {
-        let lease = call(py, &self.engine, timeout, |call| self.engine.lease(call))?;
+        let lease = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.lease(call))?;
         Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
     }
 
@@ -238,20 +242,20 @@ impl Engine {
                 return Err(wrong(py, Kind::Programming, text));
             }
         };
-        let done = call(py, &self.engine, None, |call| self.engine.checkpoint(call, mode))?;
+        let done = call(py, &self.engine, None, Outcome::Applied, |call| self.engine.checkpoint(call, mode))?;
         Ok((done.was_busy, done.wal_frames, done.moved_frames))
     }
 
     fn backup(&self, py: Python<'_>, dest: PathBuf) -> PyResult<()> {
-        call(py, &self.engine, None, |call| self.engine.backup(call, &dest))
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.backup(call, &dest))
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        call(py, &self.engine, None, |call| self.engine.check(call))
+        call(py, &self.engine, None, Outcome::NotApplied, |call| self.engine.check(call))
     }
 
     fn vacuum(&self, py: Python<'_>) -> PyResult<()> {
-        call(py, &self.engine, None, |call| self.engine.vacuum(call))
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.vacuum(call))
     }
 
     fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
@@ -279,13 +283,16 @@ impl Engine {
             );
             return Err(wrong(py, Kind::Reentrant, text));
         }
-        call(py, &self.engine, None, |call| self.engine.close(call))
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.close(call))
     }
 }
 
 impl Engine {
     fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<f64>) -> PyResult<Result> {
-        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only)).map(Result::new)
+        call(py, &self.engine, timeout, Outcome::Applied, |call| {
+            self.engine.submit(call, Job::new(work)).and_then(only)
+        })
+        .map(Result::new)
     }
 
     fn read(
@@ -297,7 +304,7 @@ impl Engine {
         want: Want,
     ) -> PyResult<Rows> {
         let params = convert::params(params)?;
-        call(py, &self.engine, timeout, |call| self.engine.fetch(call, sql, &params, want))
+        call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.fetch(call, sql, &params, want))
     }
 }
 
@@ -382,7 +389,7 @@ impl Transaction {
     }
 
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |call, lease| lease.commit(call))
+        self.ending(py, None, Outcome::Applied, |call, lease| lease.commit(call))
     }
 
     fn rollback(&self, py: Python<'_>) -> PyResult<()> {
@@ -397,12 +404,23 @@ impl Transaction {
         timeout: Option<f64>,
         work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
     ) -> PyResult<T> {
+        // An interrupt ends the block, which rolls back, whatever the statement did.
+        self.ending(py, timeout, Outcome::NotApplied, work)
+    }
+
+    fn ending<T: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        success: Outcome,
+        work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
+    ) -> PyResult<T> {
         if self.thread != std::thread::current().id() {
             let text = "a transaction belongs to the thread that began it; begin another one in this thread".to_owned();
             return Err(wrong(py, Kind::Interface, text));
         }
         let Some(lease) = &self.lease else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, |call| work(call, lease).map_err(|error| self.engine.told(error)))
+        call(py, &self.engine, timeout, success, |call| work(call, lease).map_err(|error| self.engine.told(error)))
     }
 
     fn read(
@@ -494,7 +512,7 @@ impl Snapshot {
     ) -> PyResult<Rows> {
         let params: Params = convert::params(params)?;
         let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, |call| {
+        call(py, &self.engine, timeout, Outcome::NotApplied, |call| {
             snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
         })
     }
@@ -515,8 +533,9 @@ impl Stream {
         let row_as = RowAs::from_argument(self.row.as_ref().map(|row| row.bind(py).clone()))?;
         let Some(stream) = &self.stream else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
         let want = Want { columns: row_as.wants_columns(), most: chunk };
-        let rows =
-            call(py, &self.engine, None, |call| stream.next_rows(call, want).map_err(|error| self.engine.told(error)))?;
+        let rows = call(py, &self.engine, None, Outcome::NotApplied, |call| {
+            stream.next_rows(call, want).map_err(|error| self.engine.told(error))
+        })?;
         convert::list(py, &rows, &row_as)
     }
 
