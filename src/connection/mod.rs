@@ -470,8 +470,9 @@ impl Connection {
         })
     }
 
-    /// Rewrite the whole file without its holes. Not inside a transaction.
+    /// Rewrite the whole file without its holes. Not inside a transaction. Called again where another process was in the way.
     pub fn vacuum(&self) -> Result<()> {
+        self.watch.look_between_tries()?;
         self.guard.own(|| self.raw.execute_batch("VACUUM")).map_err(|error| self.explain(error.into()))
     }
 

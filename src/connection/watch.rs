@@ -175,6 +175,17 @@ impl Watch {
         false
     }
 
+    /// Look between two tries of what another process keeps from running, where SQLite does not look.
+    ///
+    /// # Errors
+    /// What a running statement would have been stopped by.
+    pub fn look_between_tries(&self) -> Result<()> {
+        if !self.look() {
+            return Ok(());
+        }
+        self.state.lock().stopped_by.take().map_or(Ok(()), Err)
+    }
+
     /// The reason why a statement that SQLite calls interrupted was stopped, in place of SQLite's own error.
     pub fn explain(&self, error: Error) -> Error {
         match error.kind {
