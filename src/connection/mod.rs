@@ -25,6 +25,8 @@ use crate::value::{Params, Rows};
 
 /// The connection type of the reader pool, under the name by which `reader` may know it.
 pub type Raw = rusqlite::Connection;
+/// What stops a connection's statement from another thread.
+pub type Interrupter = rusqlite::InterruptHandle;
 
 /// How long to sleep between two tries for a lock of another process: constant, because SQLite's growing back-off
 /// starves those who wait longest.
@@ -484,6 +486,11 @@ impl Connection {
         });
         let found = found.map_err(|error| self.explain(error.into()))?;
         Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// What stops the statement that runs here, from another thread; it does nothing between two statements.
+    pub fn interrupter(&self) -> Interrupter {
+        self.raw.get_interrupt_handle()
     }
 
     /// The connection itself, for `backup`.

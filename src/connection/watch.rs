@@ -188,10 +188,15 @@ impl Watch {
 
     /// The reason why a statement that SQLite calls interrupted was stopped, in place of SQLite's own error.
     pub fn explain(&self, error: Error) -> Error {
-        match error.kind {
-            Kind::Interrupted => self.state.lock().stopped_by.take().unwrap_or(error),
-            _ => error,
+        if error.kind != Kind::Interrupted {
+            return error;
         }
+        let reason = self.state.lock().stopped_by.take();
+        reason.unwrap_or_else(|| {
+            // Nobody else stops a statement from outside.
+            let text = "the pool was closed, and waited for transaction_timeout; the statement was stopped then";
+            Error { message: text.to_owned(), ..error }
+        })
     }
 
     /// Fail now if the limit has already passed, so that a short statement does not slip past it.
