@@ -6,6 +6,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -69,23 +70,30 @@ fn call<T: Send>(
     let inside = Inside::of(engine);
     let done = gil::lazily(py, || work(&call));
     drop(inside);
-    if let Err(error) = log_messages(py, engine) {
-        // A log that fails must not take the place of a result that is committed.
-        error.write_unraisable(py, None);
-    }
     gil::hear_signals(py);
-    match done {
-        Err(error) => Err(raise(py, &error)),
-        Ok(done) => raised_in_spite(py, success).map_or(Ok(done), Err),
+    // Before anything else runs Python: what a handler raises there would be taken for a failure of the log.
+    let raised = gil::take_raised();
+    let raised = raised.or_else(|| log_messages(py, engine).err().and_then(|error| not_of_the_log(py, error)));
+    match (done, raised) {
+        (Ok(done), None) => Ok(done),
+        (Err(error), None) => Err(raise(py, &error)),
+        (done, Some(raised)) => {
+            let outcome = done.map_or_else(|error| error.outcome, |_| success);
+            // An exception that takes no attributes still says what it has to say.
+            let _ = raised.value(py).setattr("outcome", outcome.name());
+            Err(raised)
+        }
     }
 }
 
-/// What a signal handler raised although the call has come to its end, which must not be lost: neither of the two.
-fn raised_in_spite(py: Python<'_>, success: Outcome) -> Option<PyErr> {
-    let raised = gil::take_raised()?;
-    // An exception that takes no attributes still says what the handler wanted to say.
-    let _ = raised.value(py).setattr("outcome", success.name());
-    Some(raised)
+/// A log that fails must not take the place of a result that is committed. But Ctrl-C, or an exception that another thread
+/// set, is no failure of the log that it happens to come in, and must not be lost.
+fn not_of_the_log(py: Python<'_>, error: PyErr) -> Option<PyErr> {
+    if !error.is_instance_of::<PyException>(py) {
+        return Some(error);
+    }
+    error.write_unraisable(py, None);
+    None
 }
 
 fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
