@@ -5,6 +5,7 @@ mod errors;
 mod gil;
 mod pool;
 mod result;
+mod upcall;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;

@@ -14,6 +14,7 @@ use super::convert::{self, RowAs};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
 use super::result::Result;
+use super::upcall;
 use crate::caller::Call;
 use crate::config::{Config, SettingValue};
 use crate::connection::{CheckpointMode, Want};
@@ -101,13 +102,14 @@ fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
     if messages.is_empty() {
         return Ok(());
     }
-    let logger = py.import("logging")?.call_method1("getLogger", ("walpool",))?;
+    let logger = upcall::call_method(py.import("logging")?.as_any(), "getLogger", &PyTuple::new(py, ["walpool"])?)?;
     for message in messages {
         let method = match message.level {
             Level::Info => "info",
             Level::Warning => "warning",
         };
-        logger.call_method1(method, ("%s [%s]", message.text, engine.path().display().to_string()))?;
+        let path = engine.path().display().to_string();
+        upcall::call_method(&logger, method, &PyTuple::new(py, ["%s [%s]", &message.text, &path])?)?;
     }
     Ok(())
 }
@@ -560,8 +562,8 @@ const ENDED: &str = "it has ended";
 /// The statements of a batch: pairs of SQL and parameters, or SQL alone.
 fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
     let mut parts = Vec::new();
-    for statement in statements.try_iter()? {
-        let statement = statement?;
+    let statements = statements.try_iter()?;
+    while let Some(statement) = upcall::next(&statements)? {
         if let Ok(sql) = statement.extract::<&str>() {
             parts.push((sql.into(), Params::NONE));
             continue;
