@@ -122,11 +122,11 @@ def start_python(program: str, *args: object, options: Sequence[str] = ()) -> su
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def run_python(program: str, *args: object, options: Sequence[str] = ()) -> tuple[str, str]:
+def run_python(program: str, *args: object, options: Sequence[str] = (), within: float = 2 * WITHIN) -> tuple[str, str]:
     """Run `program` in a Python of its own, which must end well, and return its output and its errors."""
     process = start_python(program, *args, options=options)
     try:
-        output, errors = process.communicate(timeout=2 * WITHIN)
+        output, errors = process.communicate(timeout=within)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -286,8 +286,8 @@ class Pool:
         """
         self._refuse_reentry("transaction")
         lease = self._engine.lease(timeout)
-        # `try` follows at once, and holds the commit too: Ctrl-C, or an exception set by another thread, may come between
-        # any two calls, and its traceback would keep the lease that nobody ends.
+        # `try` follows at once, and holds the commit too: Ctrl-C, or an exception that another thread sets, may come
+        # between any two calls, and its traceback would keep the lease that nobody ends.
         try:
             with self._open_as("transaction()", "the tx"):
                 yield Transaction(lease)
