@@ -4,7 +4,7 @@
 //! a reader brings home, since the next caller would read its stale snapshot.
 
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, PooledConnection};
@@ -15,7 +15,7 @@ use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::checkpoint::LONGEST_PATIENCE;
 use crate::config::Config;
 use crate::connection::{
-    BUSY_RETRY, Connection, Cursor, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
+    BUSY_RETRY, Connection, Cursor, Interrupter, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
 };
 use crate::error::{Error, Kind, Result};
 use crate::files::Files;
@@ -28,18 +28,27 @@ use crate::value::{Params, Rows};
 
 /// What a reader is doing, for the one who wonders who holds it.
 #[derive(Default)]
-struct Activity(Mutex<(Option<Instant>, String)>);
+struct Activity {
+    doing: Mutex<(Option<Instant>, String)>,
+    interrupter: OnceLock<Interrupter>, // from when the file is open
+}
 
 impl Activity {
     fn begin(&self, sql: &str, now: Instant) {
-        let mut doing = self.0.lock();
+        let mut doing = self.doing.lock();
         doing.0.get_or_insert(now);
         doing.1.clear();
         doing.1.push_str(sql);
     }
 
     fn end(&self) {
-        self.0.lock().0 = None;
+        self.doing.lock().0 = None;
+    }
+
+    fn interrupt(&self) {
+        if let Some(interrupter) = self.interrupter.get() {
+            interrupter.interrupt();
+        }
     }
 }
 
@@ -101,6 +110,7 @@ impl Manager {
         // Another process that closes the file last, or recovers it, keeps everybody out for a moment.
         let raw: Raw = retry_busy(self.busy_timeout, || Ok(self.opener.connect()?))?;
         let conn = Connection::adopt(raw, Arc::clone(&self.books.stats), Arc::clone(&self.lately))?;
+        activity.interrupter.get_or_init(|| conn.interrupter());
         Ok(Reader { conn, activity, _entry: entry })
     }
 }
@@ -364,7 +374,7 @@ impl ReaderPool {
     fn oldest_read(&self) -> Option<(Duration, String)> {
         let register = self.books.register.lock();
         let doing = register.open.iter().filter_map(Weak::upgrade).filter_map(|activity| {
-            let doing = activity.0.lock();
+            let doing = activity.doing.lock();
             doing.0.map(|since| (since.elapsed(), doing.1.clone()))
         });
         doing.max_by_key(|(age, _)| *age)
@@ -373,7 +383,7 @@ impl ReaderPool {
     /// Refuse new checkouts, and return when every reader has come home and its file is closed.
     ///
     /// # Blocking
-    /// For as long as a read lasts: a snapshot is taken back after `transaction_timeout`, a fetch by its `timeout`.
+    /// For as long as a read lasts, `transaction_timeout` at most: a snapshot is taken back then, and a fetch is stopped.
     pub fn close(&self, call: &Call) {
         self.books.register.lock().is_closed = true;
         let pool = self.pool.write().take();
@@ -382,8 +392,15 @@ impl ReaderPool {
         if !register.open.is_empty() {
             self.tell_waiting(call);
         }
+        let patience = Instant::now() + self.rules.transaction_timeout;
         while !register.open.is_empty() {
-            register = self.books.closed.wait(register);
+            // Again and again: one that was between two statements has begun another since.
+            let until = patience.max(Instant::now() + WAIT_SLICE);
+            let is_over;
+            (register, is_over) = self.books.closed.wait_until(register, until);
+            if is_over {
+                register.open.iter().filter_map(Weak::upgrade).for_each(|activity| activity.interrupt());
+            }
         }
     }
 }

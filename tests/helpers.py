@@ -125,12 +125,16 @@ def start_python(
 
 
 def run_python(
-    program: str, *args: object, options: Sequence[str] = (), env: Mapping[str, str] = os.environ
+    program: str,
+    *args: object,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] = os.environ,
+    within: float = 2 * WITHIN,
 ) -> tuple[str, str]:
     """Run `program` in a Python of its own, which must end well, and return its output and its errors."""
     process = start_python(program, *args, options=options, env=env)
     try:
-        output, errors = process.communicate(timeout=2 * WITHIN)
+        output, errors = process.communicate(timeout=within)
     finally:
         process.kill()
     assert process.returncode == 0, errors

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_python
+from helpers import WITHIN, run_python
+
+from tests.torture import Torture
 
 pytestmark = pytest.mark.crash
 
@@ -72,8 +74,8 @@ print(json.dumps(told))
 UNHARMED = [0, 0, 0]  # readers out, jobs and bytes waiting
 
 
-def run(database: Path, program: str) -> dict[str, Any]:
-    output, errors = run_python(PRELUDE + program + EPILOGUE, database)
+def run(database: Path, program: str, *args: object, within: float = 2 * WITHIN) -> dict[str, Any]:
+    output, errors = run_python(PRELUDE + program + EPILOGUE, database, *args, within=within)
     assert errors == ""
     told: dict[str, Any] = json.loads(output)
     assert told.pop("left") == UNHARMED
@@ -86,6 +88,8 @@ def run(database: Path, program: str) -> dict[str, Any]:
         "pool.execute('INSERT INTO t VALUES (1)')",
         "pool.executemany('INSERT INTO t VALUES (?)', [(1,), (2,)])",
         "pool.run(lambda tx: tx.execute('INSERT INTO t VALUES (1)'))",
+        "pool.checkpoint()",
+        "pool.vacuum()",
     ],
 )
 def test_job_in_the_queue_is_withdrawn(database: Path, write: str) -> None:
@@ -163,6 +167,7 @@ queued[0].outcome()
         "pool.read().__enter__()",
         "pool.stream('SELECT 1').__enter__()",
         "pool.check()",
+        "pool.backup(sys.argv[1] + '.copy')",
     ],
 )
 def test_wait_for_a_reader_ends(database: Path, read: str) -> None:
@@ -242,7 +247,7 @@ call("writing", write)
     assert told == {"writing": "KeyboardInterrupt", "outcome": "not_applied", "kept": ["afterwards"]}
 
 
-@pytest.mark.parametrize("write", ["execute('INSERT INTO t VALUES (1)')", "transaction().__enter__()"])
+@pytest.mark.parametrize("write", ["execute('INSERT INTO t VALUES (1)')", "transaction().__enter__()", "vacuum()"])
 def test_wait_for_another_process_ends(database: Path, write: str) -> None:
     told = run(
         database,
@@ -275,6 +280,106 @@ for other in others:
         "alive": [True, True, True],
         "kept": ["other", "other", "other", "afterwards"],
     }
+
+
+# Long work on the file as a whole: the interrupt may come after its end, and is tried again then.
+LARGE = """
+pool.script("CREATE TABLE large (id INTEGER PRIMARY KEY, a, b); CREATE INDEX large_b ON large (b)")
+pool.executemany("INSERT INTO large VALUES (?, ?, ?)", ((n, n * 7 % 1000, 100 * " " + str(n)) for n in range({rows})))
+def is_begun():
+    stats = pool.stats()
+    return stats["readers_out"] == 1 or is_stuck()
+interrupt_when(is_begun)
+call("working", lambda: pool.{work})
+pool.script("DROP TABLE large")
+told["copy"] = os.path.exists(sys.argv[1] + ".copy")
+"""
+
+
+@pytest.mark.parametrize("work", ["check()", "vacuum()", "backup(sys.argv[1] + '.copy')"])
+def test_long_work_on_the_whole_file_is_interrupted_and_leaves_nothing_half_made(tmp_path: Path, work: str) -> None:
+    sizes = (100_000, 200_000, 400_000, 800_000)
+    tries = (run(tmp_path / f"{rows}.db", LARGE.format(rows=rows, work=work)) for rows in sizes)
+    told = next(told for told in tries if told["working"] == "KeyboardInterrupt" and told["outcome"] == "not_applied")
+    assert told == {"working": "KeyboardInterrupt", "outcome": "not_applied", "copy": False, "kept": ["afterwards"]}
+
+
+def test_close_hears_the_interrupt_only_when_it_is_done(database: Path) -> None:
+    told = run(
+        database,
+        """
+from leftovers import open_descriptors
+held, let_go = threading.Event(), threading.Event()
+def hold():
+    with pool.read():
+        held.set()
+        let_go.wait()
+holder = Caller(hold)
+held.wait()
+def interrupt_and_let_go():
+    eventually(is_stuck)
+    os.kill(os.getpid(), signal.SIGINT)
+    told["still closing"] = is_stuck()
+    let_go.set()
+watcher = Caller(interrupt_and_let_go)
+call("closing", pool.close)
+told["files left"] = open_descriptors(__import__("pathlib").Path(sys.argv[1]))
+pool = walpool.Pool(sys.argv[1])
+""",
+    )
+    assert told == {
+        "still closing": True,
+        "closing": "KeyboardInterrupt",
+        "outcome": "applied",
+        "files left": [],
+        "kept": ["afterwards"],
+    }
+
+
+def test_interrupt_is_not_lost_in_the_log_that_tells_of_a_slow_job(database: Path) -> None:
+    # main thread                     engine
+    # leads                           runs the job, which nobody may interrupt
+    # SIGINT
+    #                                 COMMIT; has a message for the log
+    # writes the log: Python, in the middle of which KeyboardInterrupt would come
+    told = run(
+        database,
+        """
+import logging
+heard = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        heard.append("slow job" in record.getMessage())
+logging.getLogger("walpool").addHandler(Handler())
+pool.close()
+pool = walpool.Pool(sys.argv[1], readers=1, slow_threshold=0.01)
+interrupt_when()
+call("writing", lambda: pool.execute("INSERT INTO t " + COUNT_TO, (5_000_000,)))
+pool.stats()
+told["heard"] = all(heard) and len(heard) > 0
+""",
+    )
+    assert told == {
+        "writing": "KeyboardInterrupt",
+        "outcome": "applied",
+        "heard": True,
+        "kept": [5_000_000, "afterwards"],
+    }
+
+
+def test_signal_that_another_thread_gets_is_heard_by_the_main_one(database: Path) -> None:
+    told = run(
+        database,
+        """
+def signal_this_thread():
+    eventually(is_stuck)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+with writer_held(pool):
+    watcher = Caller(signal_this_thread)
+    call("waiting", lambda: pool.execute("INSERT INTO t VALUES (1)"))
+""",
+    )
+    assert told == {"waiting": "KeyboardInterrupt", "outcome": "not_applied", "kept": ["afterwards"]}
 
 
 def test_handler_that_does_not_raise_is_run_and_the_wait_goes_on(database: Path) -> None:
@@ -337,6 +442,121 @@ call("reading", lambda: pool.fetch(COUNT_TO, (FOREVER,)))
         "in the handler": [1, 1],
         "kept": ["handler", "afterwards"],
     }
+
+
+@pytest.mark.parametrize("wait", ["fetch(COUNT_TO, (FOREVER,))", "execute('INSERT INTO t VALUES (1)')", "vacuum()"])
+def test_handler_that_closes_the_pool_is_refused_where_close_would_wait_for_the_interrupted_call(
+    database: Path, wait: str
+) -> None:
+    # main thread                     handler
+    # waits, or reads without end
+    #                                 close(): would wait for the call, which waits for the handler
+    told = run(
+        database,
+        f"""
+def close(number, frame):
+    pool.close()
+signal.signal(signal.SIGTERM, close)
+with writer_held(pool):
+    interrupt_when(number=signal.SIGTERM)
+    try:
+        pool.{wait}
+    except walpool.errors.ReentrantError as error:
+        told["raised"] = ["signal handler" in str(error), error.outcome]
+""",
+    )
+    assert told == {"raised": [True, "not_applied"], "kept": ["afterwards"]}
+
+
+AT_ANY_MOMENT = """
+import random
+drawn = random.Random(int(sys.argv[2]))
+rounds, is_in_a_call, heard, state = int(sys.argv[3]), False, 0, {}
+pool.close()
+pool = walpool.Pool(sys.argv[1], readers=2, synchronous="normal")
+
+def interrupt(number, frame):
+    global heard
+    if is_in_a_call:
+        heard += 1
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+
+def interrupt_now_and_then():
+    pause = random.Random(int(sys.argv[2]) + 1)
+    while heard < rounds:
+        threading.Event().wait(pause.random() / 100)
+        os.kill(os.getpid(), signal.SIGINT)
+
+def others():  # somebody to wait for, and to share groups with
+    n = 0
+    while heard < rounds:
+        if n % 3:
+            pool.execute("INSERT INTO other VALUES (?)", (n,))
+        else:
+            pool.run(lambda tx: [tx.execute("INSERT INTO other VALUES (?)", (n,)), tx.fetchval(COUNT_TO, (20_000,))])
+        n += 1
+    return n
+
+def transaction(tx, n):
+    tx.execute("INSERT INTO t VALUES (?)", (n,))
+    tx.fetchval(COUNT_TO, (drawn.randrange(50_000),))
+    tx.execute("INSERT INTO t VALUES (?)", (n,))
+
+def snapshot(n):
+    with pool.read() as held:
+        return held.fetchval("SELECT count(*) FROM t") + 0 * held.fetchval(COUNT_TO, (drawn.randrange(50_000),))
+
+def stream(n):
+    with pool.stream("SELECT a FROM t", chunk=3) as rows:
+        return [row for row, _ in zip(rows, range(100))]
+
+pool.script("CREATE TABLE other (a)")
+calls = [
+    lambda n: pool.execute("INSERT INTO t VALUES (?), (?)", (n, n)),
+    lambda n: pool.executemany("INSERT INTO t VALUES (?)", [(n,), (n,)]),
+    lambda n: pool.batch([("INSERT INTO t VALUES (?)", (n,)), ("INSERT INTO t SELECT ?", (n,))]),
+    lambda n: pool.run(lambda tx: transaction(tx, n)),
+]
+reads = [snapshot, stream, lambda n: pool.fetchval(COUNT_TO, (drawn.randrange(50_000),)), lambda n: pool.check()]
+watchers = [Caller(interrupt_now_and_then), Caller(others), Caller(others)]
+n = 0
+while heard < rounds:
+    n += 1
+    call = drawn.choice(calls) if n % 2 else drawn.choice(reads)
+    try:
+        is_in_a_call = True
+        call(n)
+        is_in_a_call = False
+        state[n] = "applied" if n % 2 else "not_applied"
+    except KeyboardInterrupt as error:
+        is_in_a_call = False
+        # The interrupt of a moment in Python, before or after the engine's part, cannot say what became of it.
+        state[n] = getattr(error, "outcome", "unknown") if n % 2 else "not_applied"
+written = [watcher.outcome() for watcher in watchers][1:]
+rows = {}
+for (a,) in pool.fetch("SELECT a FROM t"):
+    rows[a] = rows.get(a, 0) + 1
+told["heard"] = heard
+told["others"] = pool.fetchval("SELECT count(*) FROM other") - sum(written)
+told["half"] = [a for a, count in rows.items() if count != 2]
+told["lost"] = [a for a, outcome in state.items() if outcome == "applied" and a not in rows]
+told["applied after all"] = [a for a, outcome in state.items() if outcome == "not_applied" and a in rows]
+pool.script("DELETE FROM t")
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(2))
+def test_interrupts_at_any_moment_lose_nothing_and_leave_nothing_held(
+    database: Path, torture: Torture, seed: int
+) -> None:
+    rounds = torture.size(100, 10_000)
+    told = run(database, AT_ANY_MOMENT, seed, rounds, within=torture.size(WITHIN * 2, 1700))
+    lost = len(told["lost"]) + len(told["half"]) + len(told["applied after all"])
+    torture.tell("Ctrl-C at any moment of mixed calls", tried=told.pop("heard"), unit="interrupts", lost=lost)
+    assert told == {"others": 0, "half": [], "lost": [], "applied after all": [], "kept": ["afterwards"]}
 
 
 def test_threads_other_than_the_main_one_hear_no_interrupt(database: Path) -> None:

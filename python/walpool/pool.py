@@ -287,8 +287,18 @@ class Pool:
         """
         self._refuse_reentry("transaction")
         lease = self._engine.lease(timeout)
-        with self._open_as("transaction()", "the tx"), _ended(lease):
-            yield Transaction(lease)
+        # `try` follows at once, and holds the commit too: Ctrl-C, or an exception that another thread sets, may come
+        # between any two calls, and its traceback would keep the lease that nobody ends.
+        try:
+            with self._open_as("transaction()", "the tx"):
+                yield Transaction(lease)
+                lease.commit()
+        except BaseException as error:
+            try:
+                lease.rollback()  # does nothing to what has ended
+            except Error as failure:
+                error.__context__ = failure  # the block's own exception is the one to tell
+            raise
 
     def run(self, fn: Callable[[Transaction], T], /, *, timeout: float | None = None) -> T:
         """Return `fn(tx)`, run in a `transaction()` on the caller's own thread."""
@@ -379,8 +389,8 @@ class Pool:
     @contextmanager
     def _open_as(self, held: str, use: str | None) -> Iterator[None]:
         hold = _Hold(self, held, use)
-        _open_here.set((*_open_here.get(), hold))
-        try:
+        try:  # from before it is entered: an exception that comes in between must not leave it open for ever
+            _open_here.set((*_open_here.get(), hold))
             yield
         finally:
             # Generators and tasks end blocks in any order, and in other contexts than those in which they began them:
@@ -391,20 +401,6 @@ class Pool:
 
 def _reopen(path: str, settings: Mapping[str, object]) -> Pool:
     return Pool(path, **settings)
-
-
-@contextmanager
-def _ended(lease: _core.Transaction) -> Iterator[None]:
-    """Commit at the end of the block, roll back on an exception."""
-    try:
-        yield
-    except BaseException as error:
-        try:
-            lease.rollback()
-        except Error as failure:
-            error.__context__ = failure  # the block's own exception is the one to tell
-        raise
-    lease.commit()
 
 
 @_public

@@ -10,6 +10,7 @@ use pyo3::types::{
 };
 
 use super::errors::wrong;
+use super::upcall;
 use crate::error::Kind;
 use crate::value::{Out, Params, Rows, Value};
 
@@ -93,8 +94,9 @@ fn named<'py>(pairs: impl Iterator<Item = PyResult<(Bound<'py, PyAny>, Bound<'py
 /// Parameters for each row of `executemany`, from any iterable.
 pub fn rows_of_params(given: &Bound<'_, PyAny>) -> PyResult<Vec<Params>> {
     let mut rows = Vec::with_capacity(given.len().unwrap_or(0));
-    for (index, row) in given.try_iter()?.enumerate() {
-        let converted = params(&row?).map_err(|error| in_row(given.py(), error, index))?;
+    let iterator = given.try_iter()?;
+    while let Some(row) = upcall::next(&iterator)? {
+        let converted = params(&row).map_err(|error| in_row(given.py(), error, rows.len()))?;
         rows.push(converted);
     }
     Ok(rows)
@@ -102,8 +104,9 @@ pub fn rows_of_params(given: &Bound<'_, PyAny>) -> PyResult<Vec<Params>> {
 
 /// The same exception, its message led by the row.
 fn in_row(py: Python<'_>, error: PyErr, index: usize) -> PyErr {
-    let class = error.get_type(py);
-    match class.call1((format!("row {}: {}", index + 1, error.value(py)),)) {
+    let text = format!("row {}: {}", index + 1, error.value(py));
+    let made = PyTuple::new(py, [text]).and_then(|args| upcall::call(&error.get_type(py).into_any(), &args, None));
+    match made {
         Ok(instance) => PyErr::from_value(instance),
         Err(_) => error,
     }
@@ -266,7 +269,7 @@ fn one<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     match row_as {
         RowAs::Tuple => Ok(tuple(py, rows, index)?.into_any()),
-        RowAs::Call(factory) => factory.call1((columns, tuple(py, rows, index)?)),
+        RowAs::Call(factory) => upcall::call(factory, &PyTuple::new(py, [columns, &tuple(py, rows, index)?])?, None),
         RowAs::Dict => {
             let dict = PyDict::new(py);
             for column in 0..rows.width() {

@@ -2,9 +2,9 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyModule};
+use pyo3::types::{PyDict, PyModule, PyTuple};
 
-use super::gil;
+use super::{gil, upcall};
 use crate::error::{Error, Kind};
 
 static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
@@ -26,7 +26,8 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     fields.set_item("outcome", error.outcome.name())?;
     fields.set_item("sqlite_errorcode", error.code)?;
     fields.set_item("sqlite_errorname", error.code_name())?;
-    Ok(PyErr::from_value(class.call((error.message.as_str(),), Some(&fields))?))
+    let args = PyTuple::new(py, [error.message.as_str()])?;
+    Ok(PyErr::from_value(upcall::call(&class, &args, Some(&fields))?))
 }
 
 /// An error about what the caller gave.

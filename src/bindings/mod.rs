@@ -5,7 +5,10 @@ mod errors;
 mod gil;
 mod pool;
 mod result;
+mod upcall;
 
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -25,6 +28,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::refuse_subinterpreter()?;
         module.add("sqlite_version", connection::sqlite_version())
     }
 
@@ -39,6 +43,20 @@ mod _core {
     fn stat_keys() -> Vec<(String, &'static str)> {
         stats::keys()
     }
+}
+
+/// Classes, and the GIL as this module gives it up, are the main interpreter's: in another one `except walpool.Error` would
+/// catch nothing, and a pool that is collected would look for a thread that is not there.
+fn refuse_subinterpreter() -> PyResult<()> {
+    // SAFETY: the thread is attached to an interpreter, which is importing this module.
+    #[allow(unsafe_code)]
+    let interpreter = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if interpreter == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "walpool works in the main interpreter alone, not in a subinterpreter; use threads, or processes started by spawn",
+    ))
 }
 
 fn setting_row<'py>(py: Python<'py>, setting: &Setting) -> PyResult<Bound<'py, PyTuple>> {

@@ -1,9 +1,12 @@
 //! The classes that Python holds: an engine handle, an open transaction, a snapshot, a stream.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::ptr;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -11,6 +14,7 @@ use super::convert::{self, RowAs};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
 use super::result::Result;
+use super::upcall;
 use crate::caller::Call;
 use crate::config::{Config, SettingValue};
 use crate::connection::{CheckpointMode, Want};
@@ -29,32 +33,68 @@ pub struct Engine {
     engine: Arc<engine::Engine>,
 }
 
-/// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell.
+thread_local! {
+    /// The handles that calls of this thread are inside of: more than one where a signal handler, which runs in the middle of
+    /// a call, makes another.
+    static INSIDE: RefCell<Vec<*const engine::Engine>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Inside;
+
+impl Inside {
+    fn of(engine: &engine::Engine) -> Inside {
+        INSIDE.with_borrow_mut(|inside| inside.push(ptr::from_ref(engine)));
+        Inside
+    }
+
+    fn is_in(engine: &engine::Engine) -> bool {
+        INSIDE.with_borrow(|inside| inside.contains(&ptr::from_ref(engine)))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell. `success` is what
+/// a call that succeeds has brought into the database, for an interrupt that came too late to stop it.
 fn call<T: Send>(
     py: Python<'_>,
     engine: &engine::Engine,
     timeout: Option<f64>,
+    success: Outcome,
     work: impl FnOnce(&Call) -> error::Result<T> + Send,
 ) -> PyResult<T> {
     let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
+    let inside = Inside::of(engine);
     let done = gil::lazily(py, || work(&call));
-    if let Err(error) = log_messages(py, engine) {
-        // A log that fails must not take the place of a result that is committed.
-        error.write_unraisable(py, None);
-    }
+    drop(inside);
     gil::hear_signals(py);
-    match done {
-        Err(error) => Err(raise(py, &error)),
-        Ok(done) => raised_in_spite(py).map_or(Ok(done), Err),
+    // Before anything else runs Python: what a handler raises there would be taken for a failure of the log.
+    let raised = gil::take_raised();
+    let raised = raised.or_else(|| log_messages(py, engine).err().and_then(|error| not_of_the_log(py, error)));
+    match (done, raised) {
+        (Ok(done), None) => Ok(done),
+        (Err(error), None) => Err(raise(py, &error)),
+        (done, Some(raised)) => {
+            let outcome = done.map_or_else(|error| error.outcome, |_| success);
+            // An exception that takes no attributes still says what it has to say.
+            let _ = raised.value(py).setattr("outcome", outcome.name());
+            Err(raised)
+        }
     }
 }
 
-/// What a signal handler raised although the call has come to its end, which must not be lost: neither of the two.
-fn raised_in_spite(py: Python<'_>) -> Option<PyErr> {
-    let raised = gil::take_raised()?;
-    // An exception that takes no attributes still says what the handler wanted to say.
-    let _ = raised.value(py).setattr("outcome", Outcome::Applied.name());
-    Some(raised)
+/// A log that fails must not take the place of a result that is committed. But Ctrl-C, or an exception that another thread
+/// set, is no failure of the log that it happens to come in, and must not be lost.
+fn not_of_the_log(py: Python<'_>, error: PyErr) -> Option<PyErr> {
+    if !error.is_instance_of::<PyException>(py) {
+        return Some(error);
+    }
+    error.write_unraisable(py, None);
+    None
 }
 
 fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
@@ -62,13 +102,14 @@ fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
     if messages.is_empty() {
         return Ok(());
     }
-    let logger = py.import("logging")?.call_method1("getLogger", ("walpool",))?;
+    let logger = upcall::call_method(py.import("logging")?.as_any(), "getLogger", &PyTuple::new(py, ["walpool"])?)?;
     for message in messages {
         let method = match message.level {
             Level::Info => "info",
             Level::Warning => "warning",
         };
-        logger.call_method1(method, ("%s [%s]", message.text, engine.path().display().to_string()))?;
+        let path = engine.path().display().to_string();
+        upcall::call_method(&logger, method, &PyTuple::new(py, ["%s [%s]", &message.text, &path])?)?;
     }
     Ok(())
 }
@@ -120,14 +161,15 @@ impl Engine {
     #[pyo3(signature = (statements, timeout))]
     fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Vec<Result>> {
         let work = Work::Batch(batch_parts(statements)?);
-        let answer = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)))?;
+        let answer =
+            call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work)))?;
         Ok(answer.into_iter().map(Result::new).collect())
     }
 
     #[pyo3(signature = (sql, timeout))]
     fn script(&self, py: Python<'_>, sql: &str, timeout: Option<f64>) -> PyResult<()> {
         let work = Work::Script(sql.into());
-        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work))).map(drop)
+        call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work))).map(drop)
     }
 
     #[pyo3(signature = (sql, params, row, timeout))]
@@ -181,19 +223,20 @@ impl Engine {
     ) -> PyResult<Stream> {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
         let params = convert::params(params)?;
-        let stream = call(py, &self.engine, timeout, |call| self.engine.stream(call, sql, &params))?;
+        let stream =
+            call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.stream(call, sql, &params))?;
         Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
     }
 
     #[pyo3(signature = (timeout))]
     fn snapshot(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Snapshot> {
-        let snapshot = call(py, &self.engine, timeout, |call| self.engine.snapshot(call))?;
+        let snapshot = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.snapshot(call))?;
         Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
     }
 
     #[pyo3(signature = (timeout))]
     fn lease(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Transaction> {
-        let lease = call(py, &self.engine, timeout, |call| self.engine.lease(call))?;
+        let lease = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.lease(call))?;
         Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
     }
 
@@ -209,25 +252,25 @@ impl Engine {
                 return Err(wrong(py, Kind::Programming, text));
             }
         };
-        let done = call(py, &self.engine, None, |call| self.engine.checkpoint(call, mode))?;
+        let done = call(py, &self.engine, None, Outcome::Applied, |call| self.engine.checkpoint(call, mode))?;
         Ok((done.was_busy, done.wal_frames, done.moved_frames))
     }
 
     fn backup(&self, py: Python<'_>, dest: PathBuf) -> PyResult<()> {
-        call(py, &self.engine, None, |call| self.engine.backup(call, &dest))
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.backup(call, &dest))
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        call(py, &self.engine, None, |call| self.engine.check(call))
+        call(py, &self.engine, None, Outcome::NotApplied, |call| self.engine.check(call))
     }
 
     fn vacuum(&self, py: Python<'_>) -> PyResult<()> {
-        call(py, &self.engine, None, |call| self.engine.vacuum(call))
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.vacuum(call))
     }
 
     fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
         let stats = PyDict::new(py);
-        for (key, figure) in call(py, &self.engine, None, |call| self.engine.stats(call, pop))? {
+        for (key, figure) in call(py, &self.engine, None, Outcome::NotApplied, |call| self.engine.stats(call, pop))? {
             match figure {
                 Figure::Count(count) => stats.set_item(key, count)?,
                 Figure::Milliseconds(milliseconds) => stats.set_item(key, milliseconds)?,
@@ -237,13 +280,28 @@ impl Engine {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        call(py, &self.engine, None, |call| self.engine.close(call))
+        // main thread                          engine
+        // fetch                                runs it
+        //                                      asks whether there was a signal
+        // the handler: close()                 waits for the fetch, which waits for the handler
+        if Inside::is_in(&self.engine) {
+            let text = format!(
+                "close() in a signal handler that interrupted a call of the same pool would wait for itself; let the handler \
+                 raise an exception, and close after the call [{}]",
+                self.engine.path().display()
+            );
+            return Err(wrong(py, Kind::Reentrant, text));
+        }
+        call(py, &self.engine, None, Outcome::Applied, |call| self.engine.close(call))
     }
 }
 
 impl Engine {
     fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<f64>) -> PyResult<Result> {
-        call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only)).map(Result::new)
+        call(py, &self.engine, timeout, Outcome::Applied, |call| {
+            self.engine.submit(call, Job::new(work)).and_then(only)
+        })
+        .map(Result::new)
     }
 
     fn read(
@@ -255,7 +313,7 @@ impl Engine {
         want: Want,
     ) -> PyResult<Rows> {
         let params = convert::params(params)?;
-        call(py, &self.engine, timeout, |call| self.engine.fetch(call, sql, &params, want))
+        call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.fetch(call, sql, &params, want))
     }
 }
 
@@ -340,7 +398,7 @@ impl Transaction {
     }
 
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |call, lease| lease.commit(call))
+        self.ending(py, None, Outcome::Applied, |call, lease| lease.commit(call))
     }
 
     fn rollback(&self, py: Python<'_>) -> PyResult<()> {
@@ -355,12 +413,23 @@ impl Transaction {
         timeout: Option<f64>,
         work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
     ) -> PyResult<T> {
+        // An interrupt ends the block, which rolls back, whatever the statement did.
+        self.ending(py, timeout, Outcome::NotApplied, work)
+    }
+
+    fn ending<T: Send>(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        success: Outcome,
+        work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
+    ) -> PyResult<T> {
         if self.thread != std::thread::current().id() {
             let text = "a transaction belongs to the thread that began it; begin another one in this thread".to_owned();
             return Err(wrong(py, Kind::Interface, text));
         }
         let Some(lease) = &self.lease else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, |call| work(call, lease).map_err(|error| self.engine.told(error)))
+        call(py, &self.engine, timeout, success, |call| work(call, lease).map_err(|error| self.engine.told(error)))
     }
 
     fn read(
@@ -452,7 +521,7 @@ impl Snapshot {
     ) -> PyResult<Rows> {
         let params: Params = convert::params(params)?;
         let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, |call| {
+        call(py, &self.engine, timeout, Outcome::NotApplied, |call| {
             snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
         })
     }
@@ -473,8 +542,9 @@ impl Stream {
         let row_as = RowAs::from_argument(self.row.as_ref().map(|row| row.bind(py).clone()))?;
         let Some(stream) = &self.stream else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
         let want = Want { columns: row_as.wants_columns(), most: chunk };
-        let rows =
-            call(py, &self.engine, None, |call| stream.next_rows(call, want).map_err(|error| self.engine.told(error)))?;
+        let rows = call(py, &self.engine, None, Outcome::NotApplied, |call| {
+            stream.next_rows(call, want).map_err(|error| self.engine.told(error))
+        })?;
         convert::list(py, &rows, &row_as)
     }
 
@@ -491,8 +561,8 @@ const ENDED: &str = "it has ended";
 /// The statements of a batch: pairs of SQL and parameters, or SQL alone.
 fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
     let mut parts = Vec::new();
-    for statement in statements.try_iter()? {
-        let statement = statement?;
+    let statements = statements.try_iter()?;
+    while let Some(statement) = upcall::next(&statements)? {
         if let Ok(sql) = statement.extract::<&str>() {
             parts.push((sql.into(), Params::NONE));
             continue;

@@ -29,6 +29,8 @@ use crate::value::{Params, Rows};
 
 /// The connection type of the reader pool, under the name by which `reader` may know it.
 pub type Raw = rusqlite::Connection;
+/// What stops a connection's statement from another thread.
+pub type Interrupter = rusqlite::InterruptHandle;
 
 /// How long to sleep between two tries for a lock of another process: constant, because SQLite's growing back-off
 /// starves those who wait longest.
@@ -582,8 +584,9 @@ impl Connection {
         done
     }
 
-    /// Rewrite the whole file without its holes. Not inside a transaction.
+    /// Rewrite the whole file without its holes. Not inside a transaction. Called again where another process was in the way.
     pub fn vacuum(&self) -> Result<()> {
+        self.watch.look_between_tries()?;
         self.guard.own(|| self.raw.execute_batch("VACUUM")).map_err(|error| self.explain(error.into()))
     }
 
@@ -595,6 +598,11 @@ impl Connection {
         });
         let found = found.map_err(|error| self.explain(error.into()))?;
         Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// What stops the statement that runs here, from another thread; it does nothing between two statements.
+    pub fn interrupter(&self) -> Interrupter {
+        self.raw.get_interrupt_handle()
     }
 
     /// The connection itself, for `backup`.

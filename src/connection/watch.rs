@@ -174,12 +174,28 @@ impl Watch {
         false
     }
 
+    /// Look between two tries of what another process keeps from running, where SQLite does not look.
+    ///
+    /// # Errors
+    /// What a running statement would have been stopped by.
+    pub fn look_between_tries(&self) -> Result<()> {
+        if !self.look() {
+            return Ok(());
+        }
+        self.state.lock().stopped_by.take().map_or(Ok(()), Err)
+    }
+
     /// The reason why a statement that SQLite calls interrupted was stopped, in place of SQLite's own error.
     pub fn explain(&self, error: Error) -> Error {
-        match error.kind {
-            Kind::Interrupted => self.state.lock().stopped_by.take().unwrap_or(error),
-            _ => error,
+        if error.kind != Kind::Interrupted {
+            return error;
         }
+        let reason = self.state.lock().stopped_by.take();
+        reason.unwrap_or_else(|| {
+            // Nobody else stops a statement from outside.
+            let text = "the pool was closed, and waited for transaction_timeout; the statement was stopped then";
+            Error { message: text.to_owned(), ..error }
+        })
     }
 
     /// Fail now if the limit has already passed, so that a short statement does not slip past it.
