@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{OpenFlags, Statement, ffi};
 
@@ -107,7 +108,21 @@ fn init_both(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
     let cache_kib = i64::try_from(config.cache_size / 1024).unwrap_or(i64::MAX);
     raw.pragma_update(None, "cache_size", -cache_kib)?; // negative: KiB rather than pages
     raw.pragma_update(None, "foreign_keys", config.foreign_keys)?;
+    distrust(raw)?;
     functions::register(raw)
+}
+
+/// Let neither SQL nor the schema of a file that came from elsewhere do what could damage the file or run foreign code.
+/// <https://www.sqlite.org/security.html>
+fn distrust(raw: &Raw) -> rusqlite::Result<()> {
+    for (config, is_on) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true), // no writing to shadow tables or to the schema itself
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false), // views and triggers call innocuous functions only
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false), // it takes a pointer from SQL
+    ] {
+        raw.set_db_config(config, is_on)?;
+    }
+    Ok(())
 }
 
 /// Open the writer, creating the file if it is not there, and switch WAL on.
