@@ -185,8 +185,8 @@ fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
 }
 
 /// Create the file with its permissions before SQLite does: the WAL and its index get the same ones. Does nothing to a file
-/// that exists.
-pub fn create_file(path: &Path, mode: u32) -> Result<()> {
+/// or a link that exists, and says whether there was none.
+pub fn create_file(path: &Path, mode: u32) -> Result<bool> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -194,9 +194,9 @@ pub fn create_file(path: &Path, mode: u32) -> Result<()> {
     #[cfg(not(unix))]
     let _ = mode; // permissions come from the folder there
     match options.open(path) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // Found out without opening the file: closing a descriptor would drop the locks of others on it.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(Error::new(Kind::Storage, format!("the file cannot be created: {error}"))),
     }
 }

@@ -7,19 +7,30 @@ use std::collections::HashSet;
 
 /// The words of the messages that SQLite, FTS5, R-Tree and JSON have for a statement that runs. A word that is missing here
 /// costs a message some of its sense, never somebody a secret.
-const WORDS: &str = "a abort an and are argument arguments array as at authorized bad be been being big blob body but by \
-    can cannot changed character close column columns complex config constraint contains content contentless corrupt \
-    database datatype deep delete delete_all deleted depth detail differ directive disabled does due element ends \
-    error even exceeds expected expression external failed find first fts3tokenize fts5 fts5vocab full function \
-    functions glob hold holds in input insert integer integrity interrupted inverted invalid is json json_array \
-    json_each json_error_position json_extract json_group_array json_group_object json_insert json_object json_patch \
-    json_quote json_remove json_replace json_set json_tree json_type json_valid jsonb keys label labels large levels \
-    like local locked logic malformed many match maximum memory mismatch missing mode modified modify must near needs \
-    negative nested no non not number numeric object odd of offset on only or out overflow overflowed parameter parse \
-    parser path pattern phrase positive queries query rank read readonly recursion requires rollback rtree schema \
-    second single size some special sql stack starting statement string such supported support syntax table tables \
-    text than that the third time to token tokenizer too tree trigger type unable unavailable unknown unrecognized \
-    unterminated update use used user utf valid value values vfs virtual when while with write wrong zero";
+const WORDS: &str = "\
+    a abort add after aggregate all already alter an analyze and another any are argument arguments array as at \
+    attempt authorized automerge bad be been before being between big blob body boolean but by can cannot case cast \
+    changed character check circular circularly clause close collate collation column columns columnsize complex \
+    config conflict constraint constructor contains content contentless context corrupt create crisismerge cross \
+    database datatype date decimal deep default defined definition delete delete_all deleted depth detail differ \
+    different directive directives disabled distinct does double drop due duplicate each element else end ending \
+    ends error escape even exceeds exists expected explain expression external failed find finite first flags float \
+    foreign fraction frame from fts3tokenize fts5 fts5vocab full function functions generated glob group having \
+    hold holds if in index infinity inner input insert integer integrity interrupted into invalid inverted is \
+    isnull join json json_array json_each json_error_position json_extract json_group_array json_group_object \
+    json_insert json_object json_patch json_quote json_remove json_replace json_set json_tree json_type json_valid \
+    jsonb julian key keys label labels languageid large left length levels like limit local locale locales locked \
+    logic loop malformed many match materialized max maximum median memory merge mismatch missing mode modified \
+    modify module multiple must name nan natural near nearest needs negative nested newer no node nodes non not \
+    notnull nth_value ntile null number numeric object odd of offset on only open operand operator optimize option \
+    or order out outer overflow overflowed parameter parse parser path pattern percentile pgsz phrase phrases \
+    positive possible pragma prefix primary queries query range rank ranks rbu read readonly real rebuild recursion \
+    recursive reference references regexp reindex rename replace requested requires reserved returning right \
+    rollback row rowid rows rtree same schema second secure_delete select sequence set single size some special sql \
+    stack starting statement stored strict string such support supported syntax table tables text than that the \
+    then third time to token tokenize tokenizer tokenizers too tree trigger type unable unavailable union unique \
+    unix unknown unrecognized unterminated update upsert use used user usermerge using utf vacuum valid value \
+    values version vfs view virtual vtable when where while window with without write wrong zero";
 
 /// Punctuation that belongs to messages; any other may be part of a value.
 const MARKS: &str = "'\"(),.:;-";
