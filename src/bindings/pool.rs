@@ -7,7 +7,7 @@ use std::thread::ThreadId;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::convert::{self, RowAs};
+use super::convert::{self, RowAs, Seconds};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
 use super::result::Result;
@@ -33,10 +33,10 @@ pub struct Engine {
 fn call<T: Send>(
     py: Python<'_>,
     engine: &engine::Engine,
-    timeout: Option<f64>,
+    timeout: Option<Seconds>,
     work: impl FnOnce(&Call) -> error::Result<T> + Send,
 ) -> PyResult<T> {
-    let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
+    let call = Call::new(&PYTHON, timeout.map(|seconds| seconds.0));
     let done = gil::lazily(py, || work(&call));
     if let Err(error) = log_messages(py, engine) {
         // A log that fails must not take the place of a result that is committed.
@@ -100,8 +100,14 @@ impl Engine {
     }
 
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
-        let work = Work::Execute(sql.into(), convert::params(params)?);
+    fn execute(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Result> {
+        let work = Work::Execute(sql.into(), convert::params(params, sql)?);
         self.submit_one(py, work, timeout)
     }
 
@@ -111,21 +117,21 @@ impl Engine {
         py: Python<'_>,
         sql: &str,
         rows: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Result> {
-        let work = Work::Many(sql.into(), convert::rows_of_params(rows)?);
+        let work = Work::Many(sql.into(), convert::rows_of_params(rows, sql)?);
         self.submit_one(py, work, timeout)
     }
 
     #[pyo3(signature = (statements, timeout))]
-    fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Vec<Result>> {
+    fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<Seconds>) -> PyResult<Vec<Result>> {
         let work = Work::Batch(batch_parts(statements)?);
         let answer = call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)))?;
         Ok(answer.into_iter().map(Result::new).collect())
     }
 
     #[pyo3(signature = (sql, timeout))]
-    fn script(&self, py: Python<'_>, sql: &str, timeout: Option<f64>) -> PyResult<()> {
+    fn script(&self, py: Python<'_>, sql: &str, timeout: Option<Seconds>) -> PyResult<()> {
         let work = Work::Script(sql.into());
         call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work))).map(drop)
     }
@@ -137,7 +143,7 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -151,7 +157,7 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -164,7 +170,7 @@ impl Engine {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -177,22 +183,22 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Stream> {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         let stream = call(py, &self.engine, timeout, |call| self.engine.stream(call, sql, &params))?;
         Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
     }
 
     #[pyo3(signature = (timeout))]
-    fn snapshot(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Snapshot> {
+    fn snapshot(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Snapshot> {
         let snapshot = call(py, &self.engine, timeout, |call| self.engine.snapshot(call))?;
         Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
     }
 
     #[pyo3(signature = (timeout))]
-    fn lease(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Transaction> {
+    fn lease(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Transaction> {
         let lease = call(py, &self.engine, timeout, |call| self.engine.lease(call))?;
         Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
     }
@@ -243,7 +249,7 @@ impl Engine {
 }
 
 impl Engine {
-    fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<f64>) -> PyResult<Result> {
+    fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<Seconds>) -> PyResult<Result> {
         call(py, &self.engine, timeout, |call| self.engine.submit(call, Job::new(work)).and_then(only)).map(Result::new)
     }
 
@@ -252,10 +258,10 @@ impl Engine {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         call(py, &self.engine, timeout, |call| self.engine.fetch(call, sql, &params, want))
     }
 }
@@ -271,8 +277,14 @@ pub struct Transaction {
 #[pymethods]
 impl Transaction {
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
-        let params = convert::params(params)?;
+    fn execute(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Result> {
+        let params = convert::params(params, sql)?;
         self.call(py, timeout, |call, lease| lease.execute(call, sql, &params)).map(Result::new)
     }
 
@@ -282,9 +294,9 @@ impl Transaction {
         py: Python<'_>,
         sql: &str,
         rows: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Result> {
-        let rows = convert::rows_of_params(rows)?;
+        let rows = convert::rows_of_params(rows, sql)?;
         self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows)).map(Result::new)
     }
 
@@ -295,7 +307,7 @@ impl Transaction {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -309,7 +321,7 @@ impl Transaction {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -322,7 +334,7 @@ impl Transaction {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -353,7 +365,7 @@ impl Transaction {
     fn call<T: Send>(
         &self,
         py: Python<'_>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
     ) -> PyResult<T> {
         if self.thread != std::thread::current().id() {
@@ -369,10 +381,10 @@ impl Transaction {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         self.call(py, timeout, |call, lease| lease.fetch(call, sql, &params, want))
     }
 }
@@ -401,7 +413,7 @@ impl Snapshot {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -415,7 +427,7 @@ impl Snapshot {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -428,7 +440,7 @@ impl Snapshot {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -448,10 +460,10 @@ impl Snapshot {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params: Params = convert::params(params)?;
+        let params: Params = convert::params(params, sql)?;
         let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
         call(py, &self.engine, timeout, |call| {
             snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
@@ -506,7 +518,8 @@ fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)
             let text = "batch() takes pairs of SQL and parameters".to_owned();
             return Err(wrong(statement.py(), Kind::Programming, text));
         };
-        parts.push((sql.into(), convert::params(&params)?));
+        let params = convert::params(&params, &sql)?;
+        parts.push((sql.into(), params));
     }
     Ok(parts)
 }
