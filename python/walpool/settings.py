@@ -213,6 +213,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: `C://` is a path
 _POSTGRES = ("postgresql", "postgres")
+_NEARLY_POSTGRES = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)  # as a path it would be shown, password and all
 _TARGETS = (
     "a path, :memory:, walpool:///absolute.db, walpool://relative.db, sqlite:////absolute.db, sqlite:///relative.db "
     "or postgresql://host/name"
@@ -226,12 +227,14 @@ def _from_target(names: list[str], given: _Given) -> tuple[str | None, dict[str,
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     url = _URL.fullmatch(text)
     if url is None:
+        if _NEARLY_POSTGRES.match(text):
+            raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
         return text, {}
     scheme, (location, _, query) = url[1].lower(), url[2].partition("?")
     if scheme in _POSTGRES:
         return None, _from_query(names, query, others_allowed=True)  # what is no setting belongs to libpq
     path = {"walpool": location, "sqlite": location[1:] if location.startswith("/") else ""}.get(scheme)
-    if not path:
+    if not path or _PASSWORD.match(text):  # a file has no user and no password
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     return unquote(path), _from_query(names, query, others_allowed=False)
 
@@ -258,13 +261,13 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 # Up to the last @ of the whole text, though a URL's own ends at the first slash: a password with an unescaped
 # slash or question mark in it is a wrong URL, and must not be printed either.
-_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://[^:@/?]*):.*@", re.DOTALL)
-_SECRET_KEYS = ("password", "sslpassword")  # libpq's
+_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/*[^:@/?]*):.*@", re.DOTALL)
+_SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")  # libpq's
 
 
 def _shown(value: object) -> object:
     """Return `value`, with the passwords masked if it is a URL."""
-    if not isinstance(value, str) or "://" not in value:
+    if not isinstance(value, str) or ":" not in value:
         return value
     return _replace_secrets(_PASSWORD.sub(r"\1:***@", value), "***")
 
@@ -279,7 +282,7 @@ def _replace_secrets(url: str, mask: str | None) -> str:
     kept = []
     for pair in query.split("&"):
         key, _, _ = pair.partition("=")
-        if unquote(key) not in _SECRET_KEYS:
+        if unquote(key).lower() not in _SECRET_KEYS:
             kept.append(pair)
         elif mask is not None:
             kept.append(f"{key}={mask}")

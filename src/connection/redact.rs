@@ -76,7 +76,7 @@ mod tests {
             ("fts5: syntax error near \"AND\"", "fts5: syntax error near \"AND\""),
             ("no such column: Diary", "no such column: Diary"),
             ("no such column: love letter", "no such column: …"),
-            ("bad JSON path: '$.love\n'", "bad JSON path: …"),
+            ("bad JSON path: '$.love'", "bad JSON path: …"),
             ("bad JSON path: 'f-4711'", "bad JSON path: …"),
             ("bad JSON path: '!#$!'", "bad JSON path: …"),
             ("bad JSON path: 'дневник'", "bad JSON path: …"),
