@@ -318,13 +318,20 @@ def _values(record: Record) -> tuple[Value, ...]:
         record.id,
         record.scope,
         record.content,
-        json.dumps(dict(record.metadata)),
+        _encoded(record.metadata),
         record.importance,
         _micros(record.created_at),
         _micros(record.accessed_at),
         record.source,
         record.private,
     )
+
+
+def _encoded(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata))
+    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
+        raise DataError("the metadata of a record is nested too deep for JSON") from None
 
 
 def _record(row: Row) -> Record:
