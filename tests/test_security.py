@@ -16,7 +16,9 @@ import pytest
 from helpers import run_python, run_queued
 
 import walpool
-from walpool import errors
+from walpool import errors, memory
+from walpool.crewai import _sql as crewai_sql
+from walpool.memory import _sqlite_sql as memory_sql
 
 Verb = tuple[str, Callable[[], Any]]
 
@@ -501,3 +503,54 @@ class TestFiles:
         except errors.Error:
             pass
         assert target.read_text() == "precious"
+
+
+HOSTILE = [
+    "x'; DROP TABLE memory_records; --",
+    'x" OR 1 = 1 --',
+    "x) OR (1",
+    "%",
+    "?1",
+    ":a",
+    "x\0y",
+    "/* walpool */",
+    "ключ",
+]
+
+
+def texts_of(name: str) -> list[str]:
+    """Return the SQL of every operation that takes names and values of a caller's, with this one in all places."""
+    condition = memory.Query(scope=f"/a{name}", ids=(name,), categories=(name,), metadata={name: name, "a": 1})
+    record = memory.Record(id=name, content=name, scope=name, categories=(name,), metadata={name: name}, source=name)
+    selection = memory_sql.select(condition)
+    reads = [memory_sql.matching(condition), memory_sql.by_id(name), memory_sql.children(name)]
+    reads += [memory_sql.newest(selection, limit=1, offset=1), memory_sql.count(selection), memory_sql.age(selection)]
+    reads += [memory_sql.categories(selection), memory_sql.nearest(b"\0" * 4, selection, limit=1, metric="l2")]
+    statements = [*memory_sql.put(record), memory_sql.touch([name], record.created_at), memory_sql.delete(selection)]
+    statements += [crewai_sql.save_state(name, name, name, name), crewai_sql.load_state(name)]
+    statements += [crewai_sql.save_feedback(name, name, name, name), crewai_sql.load_feedback(name)]
+    statements += [crewai_sql.clear_feedback(name), crewai_sql.add_output(name, name, name, name, 1, name, False)]
+    statements += [crewai_sql.update_outputs(1, {"output": name, name: name})]
+    statements += [crewai_sql.put_checkpoint(name, name, name, name, name), crewai_sql.load_checkpoint(name)]
+    statements += [crewai_sql.prune_checkpoints(name, 1)]
+    return [read.sql for read in reads] + [sql for sql, _ in statements]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_name_or_value_of_a_caller_never_becomes_sql(name):
+    assert texts_of(name) == texts_of("harmless")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_are_sql_are_kept_and_found_as_they_are(database, name):
+    with memory.open(database) as store:
+        store.put([memory.Record(id="other", content="other", categories=("other",), metadata={"a": "other"})])
+        record = memory.Record(id=name, content=name, scope=f"/{name}", categories=(name,), metadata={name: name})
+        store.put([record])
+        for query in (memory.Query(ids=(name,)), memory.Query(categories=(name,)), memory.Query(metadata={name: name})):
+            assert [found.content for found in store.records(query)] == [name]
+        found = store.get(name)
+        assert found is not None
+        assert (found.id, found.categories, found.metadata) == (name, (name,), {name: name})
+        assert store.delete(memory.Query(scope=record.scope)) == 1
+        assert store.count() == 1
