@@ -20,11 +20,11 @@ const PAGES: std::ffi::c_int = 1_024;
 /// # Blocking
 /// For the length of the copy. Nobody else waits for it.
 pub fn copy(source: &Connection, dest: &Path, file_mode: u32, call: &Call) -> Result<()> {
-    if dest.exists() {
+    // By creating it rather than by a look before: nobody else's file may come between the two, and no link is followed.
+    if !create_file(dest, file_mode)? {
         let text = format!("the backup's file {} exists; give a name that is free", dest.display());
         return Err(Error::new(Kind::Storage, text));
     }
-    create_file(dest, file_mode)?;
     let copied = copy_into(source, dest, call);
     if copied.is_err() {
         // The error of the copy is the one to tell. A full disk keeps SQLite from rolling the copy back, and then its journal

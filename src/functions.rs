@@ -35,6 +35,11 @@ pub fn register(conn: &Connection) -> rusqlite::Result<()> {
     add(conn, "vec_sketch_l2sq", 2, |ctx| bound(ctx, Probe::l2_squared_at_least))
 }
 
+/// Whether a message that SQLite passes on is one of these functions' own, which quote no values.
+pub fn is_own_message(message: &str) -> bool {
+    message.starts_with("vec_")
+}
+
 fn add<T: ToSql + 'static>(
     conn: &Connection,
     name: &'static str,

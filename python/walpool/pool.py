@@ -5,7 +5,9 @@ A handle on the engine of a file: pools of one process on one file share it. Kno
 
 from __future__ import annotations
 
+import operator
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -242,8 +244,8 @@ class Pool:
         """
         if _open_here.get():
             self._refuse_reentry("stream")
-        if chunk < 1:
-            msg = f"chunk must be 1 or more, not {chunk}"
+        if not 1 <= operator.index(chunk) <= sys.maxsize:
+            msg = f"chunk must be 1 or more, and {sys.maxsize} at most"
             raise ValueError(msg)
         stream = self._engine.stream(sql, params, row, timeout)
         try:

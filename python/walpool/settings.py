@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -213,6 +215,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: `C://` is a path
 _POSTGRES = ("postgresql", "postgres")
+_NEARLY_POSTGRES = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)  # as a path it would be shown, password and all
 _TARGETS = (
     "a path, :memory:, walpool:///absolute.db, walpool://relative.db, sqlite:////absolute.db, sqlite:///relative.db "
     "or postgresql://host/name"
@@ -226,12 +229,14 @@ def _from_target(names: list[str], given: _Given) -> tuple[str | None, dict[str,
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     url = _URL.fullmatch(text)
     if url is None:
+        if _NEARLY_POSTGRES.match(text):
+            raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
         return text, {}
     scheme, (location, _, query) = url[1].lower(), url[2].partition("?")
     if scheme in _POSTGRES:
         return None, _from_query(names, query, others_allowed=True)  # what is no setting belongs to libpq
     path = {"walpool": location, "sqlite": location[1:] if location.startswith("/") else ""}.get(scheme)
-    if not path:
+    if not path or _replace_password(text, "") != text:  # a file has no user and no password
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     return unquote(path), _from_query(names, query, others_allowed=False)
 
@@ -256,22 +261,28 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 # Passwords: shown never, pickled never.
 
-# Up to the last @ of the whole text, though a URL's own ends at the first slash: a password with an unescaped
-# slash or question mark in it is a wrong URL, and must not be printed either.
-_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://[^:@/?]*):.*@", re.DOTALL)
-_SECRET_KEYS = ("password", "sslpassword")  # libpq's
+# A scheme and a user. The password goes on to the last @ of the whole text, though a URL's own ends at the first slash:
+# a password with an unescaped slash or question mark in it is a wrong URL, and must not be printed either.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:/*[^:@/?]*):")  # a bound, or it takes long on a long text
+_SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")  # libpq's
 
 
 def _shown(value: object) -> object:
     """Return `value`, with the passwords masked if it is a URL."""
-    if not isinstance(value, str) or "://" not in value:
+    if not isinstance(value, str) or ":" not in value:
         return value
-    return _replace_secrets(_PASSWORD.sub(r"\1:***@", value), "***")
+    return _replace_secrets(_replace_password(value, ":***"), "***")
 
 
 def _without_password(url: str | None) -> str | None:
     """Return `url` with no password in it, so that libpq looks for it in PGPASSWORD or its password file."""
-    return url and _replace_secrets(_PASSWORD.sub(r"\1@", url), None)
+    return url and _replace_secrets(_replace_password(url, ""), None)
+
+
+def _replace_password(url: str, mask: str) -> str:
+    before, _, host = url.rpartition("@")
+    found = _USER.search(before)
+    return url if found is None else f"{before[: found.end(1)]}{mask}@{host}"
 
 
 def _replace_secrets(url: str, mask: str | None) -> str:
@@ -279,15 +290,19 @@ def _replace_secrets(url: str, mask: str | None) -> str:
     kept = []
     for pair in query.split("&"):
         key, _, _ = pair.partition("=")
-        if unquote(key) not in _SECRET_KEYS:
+        if unquote(key).lower() not in _SECRET_KEYS:
             kept.append(pair)
         elif mask is not None:
             kept.append(f"{key}={mask}")
     return location + mark + "&".join(kept)
 
 
+_REPR = reprlib.Repr()  # of objects that nest for ever, or have no repr
+_REPR.maxstring = _REPR.maxother = sys.maxsize  # cut below, when the passwords are masked
+
+
 def _quoted(value: object) -> str:
-    quoted = repr(_shown(value)) if isinstance(value, str) else str(_shown(repr(value)))
+    quoted = repr(_shown(value)) if isinstance(value, str) else str(_shown(_REPR.repr(value)))
     return quoted if len(quoted) <= 100 else f"{quoted[:96]}...{quoted[-1]}"
 
 

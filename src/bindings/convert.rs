@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pyo3::Borrowed;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{
@@ -19,6 +20,8 @@ use crate::value::{Out, Params, Rows, Value};
 enum At<'a> {
     Position(usize),
     Name(&'a str),
+    /// A name that the SQL does not have: it may be anything, and a secret too.
+    UnknownName,
 }
 
 impl std::fmt::Display for At<'_> {
@@ -26,12 +29,13 @@ impl std::fmt::Display for At<'_> {
         match self {
             At::Position(index) => write!(f, "parameter {}", index + 1),
             At::Name(name) => write!(f, "parameter :{name}"),
+            At::UnknownName => f.write_str("a parameter that the statement does not name"),
         }
     }
 }
 
-/// The parameters of one statement: a sequence, or a mapping of names.
-pub fn params(given: &Bound<'_, PyAny>) -> PyResult<Params> {
+/// The parameters of a statement: a sequence, or a mapping of names.
+pub fn params(given: &Bound<'_, PyAny>, sql: &str) -> PyResult<Params> {
     if let Ok(tuple) = given.cast::<PyTuple>() {
         return positional(tuple.iter(), tuple.len());
     }
@@ -39,14 +43,14 @@ pub fn params(given: &Bound<'_, PyAny>) -> PyResult<Params> {
         return positional(list.iter(), list.len());
     }
     if let Ok(dict) = given.cast::<PyDict>() {
-        return named(dict.iter().map(Ok));
+        return named(dict.iter().map(Ok), sql);
     }
     if is_text_or_bytes(given) {
         return Err(not_params(given));
     }
     if let Ok(mapping) = given.cast::<PyMapping>() {
         let items = mapping.items()?;
-        return named(items.iter().map(|pair| pair.extract()));
+        return named(items.iter().map(|pair| pair.extract()), sql);
     }
     if let Ok(sequence) = given.cast::<PySequence>() {
         let list = sequence.to_list()?;
@@ -74,7 +78,10 @@ fn positional<'py>(items: impl Iterator<Item = Bound<'py, PyAny>>, count: usize)
     Ok(Params::Positional(values))
 }
 
-fn named<'py>(pairs: impl Iterator<Item = PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>) -> PyResult<Params> {
+fn named<'py>(
+    pairs: impl Iterator<Item = PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)>>,
+    sql: &str,
+) -> PyResult<Params> {
     let mut values = Vec::new();
     for pair in pairs {
         let (key, item) = pair?;
@@ -86,17 +93,21 @@ fn named<'py>(pairs: impl Iterator<Item = PyResult<(Bound<'py, PyAny>, Bound<'py
             let text = "the name of a parameter holds lone surrogates, which UTF-8 has not".to_owned();
             return Err(wrong(key.py(), Kind::Programming, text));
         };
-        values.push((name.into(), value(&item, At::Name(name))?));
+        let at = if sql.contains(name) { At::Name(name) } else { At::UnknownName };
+        values.push((name.into(), value(&item, at)?));
     }
     Ok(Params::Named(values))
 }
 
 /// Parameters for each row of `executemany`, from any iterable.
-pub fn rows_of_params(given: &Bound<'_, PyAny>) -> PyResult<Vec<Params>> {
-    let mut rows = Vec::with_capacity(given.len().unwrap_or(0));
+pub fn rows_of_params(given: &Bound<'_, PyAny>, sql: &str) -> PyResult<Vec<Params>> {
+    // How many a list or tuple has is known; what `__len__` says of others may be anything, and no memory is taken for it.
+    let list_length = given.cast::<PyList>().map(|list| list.len());
+    let length = list_length.or_else(|_| given.cast::<PyTuple>().map(|tuple| tuple.len()));
+    let mut rows = Vec::with_capacity(length.unwrap_or(0));
     let iterator = given.try_iter()?;
     while let Some(row) = upcall::next(&iterator)? {
-        let converted = params(&row).map_err(|error| in_row(given.py(), error, rows.len()))?;
+        let converted = params(&row, sql).map_err(|error| in_row(given.py(), error, rows.len()))?;
         rows.push(converted);
     }
     Ok(rows)
@@ -188,15 +199,22 @@ fn type_name(item: &Bound<'_, PyAny>) -> String {
 }
 
 /// Seconds to wait.
-pub fn timeout(py: Python<'_>, seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    match seconds {
-        None => Ok(None),
+#[derive(Clone, Copy)]
+pub struct Seconds(pub Duration);
+
+impl FromPyObject<'_, '_> for Seconds {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let py = given.py();
+        let seconds = match given.extract::<f64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => f64::INFINITY,
+            seconds => seconds?,
+        };
         // A deadline is an instant of a clock that ends; thirty years are as good as for ever.
-        Some(seconds) => {
-            Duration::try_from_secs_f64(if seconds > 1e9 { 1e9 } else { seconds }).map(Some).map_err(|_| {
-                wrong(py, Kind::Programming, format!("timeout must be seconds, 0 or more and finite, not {seconds}"))
-            })
-        }
+        Duration::try_from_secs_f64(if seconds > 1e9 { 1e9 } else { seconds }).map(Seconds).map_err(|_| {
+            wrong(py, Kind::Programming, format!("timeout must be seconds, 0 or more and no NaN, not {seconds}"))
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::convert::{self, RowAs};
+use super::convert::{self, RowAs, Seconds};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
 use super::result::Result;
@@ -63,11 +63,11 @@ impl Drop for Inside {
 fn call<T: Send>(
     py: Python<'_>,
     engine: &engine::Engine,
-    timeout: Option<f64>,
+    timeout: Option<Seconds>,
     success: Outcome,
     work: impl FnOnce(&Call) -> error::Result<T> + Send,
 ) -> PyResult<T> {
-    let call = Call::new(&PYTHON, convert::timeout(py, timeout)?);
+    let call = Call::new(&PYTHON, timeout.map(|seconds| seconds.0));
     let inside = Inside::of(engine);
     let done = gil::lazily(py, || work(&call));
     drop(inside);
@@ -141,8 +141,14 @@ impl Engine {
     }
 
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
-        let work = Work::Execute(sql.into(), convert::params(params)?);
+    fn execute(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Result> {
+        let work = Work::Execute(sql.into(), convert::params(params, sql)?);
         self.submit_one(py, work, timeout)
     }
 
@@ -152,14 +158,14 @@ impl Engine {
         py: Python<'_>,
         sql: &str,
         rows: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Result> {
-        let work = Work::Many(sql.into(), convert::rows_of_params(rows)?);
+        let work = Work::Many(sql.into(), convert::rows_of_params(rows, sql)?);
         self.submit_one(py, work, timeout)
     }
 
     #[pyo3(signature = (statements, timeout))]
-    fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Vec<Result>> {
+    fn batch(&self, py: Python<'_>, statements: &Bound<'_, PyAny>, timeout: Option<Seconds>) -> PyResult<Vec<Result>> {
         let work = Work::Batch(batch_parts(statements)?);
         let answer =
             call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work)))?;
@@ -167,7 +173,7 @@ impl Engine {
     }
 
     #[pyo3(signature = (sql, timeout))]
-    fn script(&self, py: Python<'_>, sql: &str, timeout: Option<f64>) -> PyResult<()> {
+    fn script(&self, py: Python<'_>, sql: &str, timeout: Option<Seconds>) -> PyResult<()> {
         let work = Work::Script(sql.into());
         call(py, &self.engine, timeout, Outcome::Applied, |call| self.engine.submit(call, Job::new(work))).map(drop)
     }
@@ -179,7 +185,7 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -193,7 +199,7 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -206,7 +212,7 @@ impl Engine {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -219,23 +225,23 @@ impl Engine {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Stream> {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         let stream =
             call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.stream(call, sql, &params))?;
         Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
     }
 
     #[pyo3(signature = (timeout))]
-    fn snapshot(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Snapshot> {
+    fn snapshot(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Snapshot> {
         let snapshot = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.snapshot(call))?;
         Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
     }
 
     #[pyo3(signature = (timeout))]
-    fn lease(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Transaction> {
+    fn lease(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Transaction> {
         let lease = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.lease(call))?;
         Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
     }
@@ -297,7 +303,7 @@ impl Engine {
 }
 
 impl Engine {
-    fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<f64>) -> PyResult<Result> {
+    fn submit_one(&self, py: Python<'_>, work: Work, timeout: Option<Seconds>) -> PyResult<Result> {
         call(py, &self.engine, timeout, Outcome::Applied, |call| {
             self.engine.submit(call, Job::new(work)).and_then(only)
         })
@@ -309,10 +315,10 @@ impl Engine {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.fetch(call, sql, &params, want))
     }
 }
@@ -328,8 +334,14 @@ pub struct Transaction {
 #[pymethods]
 impl Transaction {
     #[pyo3(signature = (sql, params, timeout))]
-    fn execute(&self, py: Python<'_>, sql: &str, params: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Result> {
-        let params = convert::params(params)?;
+    fn execute(
+        &self,
+        py: Python<'_>,
+        sql: &str,
+        params: &Bound<'_, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Result> {
+        let params = convert::params(params, sql)?;
         self.call(py, timeout, |call, lease| lease.execute(call, sql, &params)).map(Result::new)
     }
 
@@ -339,9 +351,9 @@ impl Transaction {
         py: Python<'_>,
         sql: &str,
         rows: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Result> {
-        let rows = convert::rows_of_params(rows)?;
+        let rows = convert::rows_of_params(rows, sql)?;
         self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows)).map(Result::new)
     }
 
@@ -352,7 +364,7 @@ impl Transaction {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -366,7 +378,7 @@ impl Transaction {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -379,7 +391,7 @@ impl Transaction {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -410,7 +422,7 @@ impl Transaction {
     fn call<T: Send>(
         &self,
         py: Python<'_>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
     ) -> PyResult<T> {
         // An interrupt ends the block, which rolls back, whatever the statement did.
@@ -420,7 +432,7 @@ impl Transaction {
     fn ending<T: Send>(
         &self,
         py: Python<'_>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         success: Outcome,
         work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
     ) -> PyResult<T> {
@@ -437,10 +449,10 @@ impl Transaction {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params = convert::params(params)?;
+        let params = convert::params(params, sql)?;
         self.call(py, timeout, |call, lease| lease.fetch(call, sql, &params, want))
     }
 }
@@ -469,7 +481,7 @@ impl Snapshot {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyList>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
@@ -483,7 +495,7 @@ impl Snapshot {
         sql: &str,
         params: &Bound<'py, PyAny>,
         row: Option<Bound<'py, PyAny>>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let row_as = RowAs::from_argument(row)?;
         let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
@@ -496,7 +508,7 @@ impl Snapshot {
         py: Python<'py>,
         sql: &str,
         params: &Bound<'py, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
         convert::first_value(py, &rows)
@@ -516,10 +528,10 @@ impl Snapshot {
         py: Python<'_>,
         sql: &str,
         params: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Seconds>,
         want: Want,
     ) -> PyResult<Rows> {
-        let params: Params = convert::params(params)?;
+        let params: Params = convert::params(params, sql)?;
         let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
         call(py, &self.engine, timeout, Outcome::NotApplied, |call| {
             snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
@@ -575,7 +587,8 @@ fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)
             let text = "batch() takes pairs of SQL and parameters".to_owned();
             return Err(wrong(statement.py(), Kind::Programming, text));
         };
-        parts.push((sql.into(), convert::params(&params)?));
+        let params = convert::params(&params, &sql)?;
+        parts.push((sql.into(), params));
     }
     Ok(parts)
 }

@@ -14,6 +14,7 @@ use crate::sync::Mutex;
 const TRANSACTION: &str = "walpool begins and ends transactions itself: use batch() or transaction()";
 const ATTACH: &str = "ATTACH and DETACH would reach one connection of many: open another Pool";
 const TEMP: &str = "TEMP objects would live on one connection of many: use an ordinary table or a WITH clause";
+const EXTENSION: &str = "extensions are never loaded: FTS5, JSON and the vec_* functions are built in";
 const PRAGMA: &str =
     "this PRAGMA would change one connection of many, or the guarantees: use the settings of Pool(...) instead";
 
@@ -61,7 +62,7 @@ impl Guard {
     pub fn install(raw: &rusqlite::Connection) -> rusqlite::Result<Guard> {
         let guard = Guard::default();
         let cells = Arc::clone(&guard.0);
-        raw.authorizer(Some(move |context: AuthContext<'_>| match cells.judge(&context.action) {
+        raw.authorizer(Some(move |context: AuthContext<'_>| match cells.judge(&context) {
             None => Authorization::Allow,
             Some(reason) => {
                 *cells.refusal.lock() = Some(reason);
@@ -82,7 +83,8 @@ impl Guard {
 
     /// An error that says what was refused, in place of SQLite's "not authorized".
     pub fn explain(&self, error: Error) -> Error {
-        if error.primary_code() != Some(ffi::SQLITE_AUTH) {
+        // For a function SQLite says so in its words, and in its code only that the statement is wrong.
+        if error.primary_code() != Some(ffi::SQLITE_AUTH) && !error.message.starts_with("not authorized") {
             return error;
         }
         match self.0.refusal.lock().take() {
@@ -94,17 +96,22 @@ impl Guard {
 
 impl Cells {
     /// The reason to refuse, if there is one.
-    fn judge(&self, action: &AuthAction<'_>) -> Option<&'static str> {
+    fn judge(&self, context: &AuthContext<'_>) -> Option<&'static str> {
         if self.is_own.load(Ordering::Relaxed) {
             return None;
         }
-        match action {
+        match &context.action {
             AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => Some(TRANSACTION),
             AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(ATTACH),
             AuthAction::CreateTempIndex { .. }
             | AuthAction::CreateTempTable { .. }
             | AuthAction::CreateTempTrigger { .. }
             | AuthAction::CreateTempView { .. } => Some(TEMP),
+            // `CREATE TABLE temp.t` is no temporary table by its action, but it is entered in the schema of that name.
+            AuthAction::Insert { .. } if context.database_name == Some("temp") => Some(TEMP),
+            AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+                Some(EXTENSION)
+            }
             AuthAction::Pragma { pragma_name, pragma_value } => judge_pragma(pragma_name, pragma_value.is_some()),
             // ATTACH with an expression for a name, and the like, come without their arguments.
             AuthAction::Unknown { code, .. } if *code == ffi::SQLITE_ATTACH || *code == ffi::SQLITE_DETACH => {

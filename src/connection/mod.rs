@@ -2,6 +2,7 @@
 
 mod file_system;
 mod guard;
+mod redact;
 mod statement;
 mod watch;
 
@@ -47,7 +48,12 @@ const SAVEPOINT: &str = "/* walpool */ SAVEPOINT walpool_job";
 const RELEASE: &str = "/* walpool */ RELEASE walpool_job";
 const ROLLBACK_TO: &str = "/* walpool */ ROLLBACK TO walpool_job";
 const DATA_VERSION: &str = "/* walpool */ PRAGMA data_version";
-const OWN_STATEMENTS: usize = 9; // the texts above: walpool's own never push a caller's statement out of the cache
+const IN_TRIGGER: &str = "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND instr(sql, ?1)";
+const OWN_STATEMENTS: usize = 9; // those marked above: walpool's own never push a caller's statement out of the cache
+
+/// What the trigger says that SQLite makes of `ON DELETE RESTRICT`.
+const RESTRICTED: &str = "FOREIGN KEY constraint failed";
+const RAISED: &str = "a trigger refused it; its message is made of values, which are not shown";
 
 const NO_ROWID: i64 = i64::MIN; // no sane table has it; 0 is one that people do use
 
@@ -123,7 +129,21 @@ fn init_both(raw: &Raw, config: &Config) -> rusqlite::Result<()> {
     let cache_kib = i64::try_from(config.cache_size / 1024).unwrap_or(i64::MAX);
     raw.pragma_update(None, "cache_size", -cache_kib)?; // negative: KiB rather than pages
     raw.pragma_update(None, "foreign_keys", config.foreign_keys)?;
+    distrust(raw)?;
     functions::register(raw)
+}
+
+/// Let neither SQL nor the schema of a file that came from elsewhere do what could damage the file or run foreign code.
+/// <https://www.sqlite.org/security.html>
+fn distrust(raw: &Raw) -> rusqlite::Result<()> {
+    for (config, is_on) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true), // no writing to shadow tables or to the schema itself
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false), // views and triggers call innocuous functions only
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false), // it takes a pointer from SQL
+    ] {
+        raw.set_db_config(config, is_on)?;
+    }
+    Ok(())
 }
 
 /// Open the writer, creating the file if it is not there, and switch WAL on.
@@ -189,8 +209,8 @@ fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
 }
 
 /// Create the file with its permissions before SQLite does: the WAL and its index get the same ones. Does nothing to a file
-/// that exists.
-pub fn create_file(path: &Path, mode: u32) -> Result<()> {
+/// or a link that exists, and says whether there was none.
+pub fn create_file(path: &Path, mode: u32) -> Result<bool> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -198,9 +218,9 @@ pub fn create_file(path: &Path, mode: u32) -> Result<()> {
     #[cfg(not(unix))]
     let _ = mode; // permissions come from the folder there
     match options.open(path) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // Found out without opening the file: closing a descriptor would drop the locks of others on it.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(Error::new(Kind::Storage, format!("the file cannot be created: {error}"))),
     }
 }
@@ -299,17 +319,29 @@ impl Connection {
 
     /// The error with walpool's reason in place of SQLite's "interrupted" and "not authorized".
     fn explain(&self, error: Error) -> Error {
-        self.watch.explain(self.guard.explain(error))
+        advise(self.watch.explain(self.guard.explain(error)))
     }
 
     /// As `explain`, for an error that came while the statement ran: SQLite quotes values in some of these.
-    fn explain_run(&self, error: Error, params: &Params) -> Error {
-        let error = self.explain(error);
-        if error.primary_code() != Some(ffi::SQLITE_ERROR) {
-            return error;
+    fn explain_run(&self, error: Error, sql: &str) -> Error {
+        let message = match error.code {
+            Some(ffi::SQLITE_CONSTRAINT_TRIGGER) if !self.is_literal_of_a_trigger(&error.message) => RAISED.to_owned(),
+            Some(ffi::SQLITE_ERROR) if !functions::is_own_message(&error.message) => {
+                redact::without_values(&error.message, sql)
+            }
+            _ => return self.explain(error),
+        };
+        self.explain(Error { message, ..error })
+    }
+
+    /// Whether the text stands as it is in a trigger's `RAISE(ABORT, '...')`, and not what an expression there made of values.
+    fn is_literal_of_a_trigger(&self, text: &str) -> bool {
+        if text == RESTRICTED {
+            return true;
         }
-        let message = statement::without_values(&error.message, params);
-        Error { message, ..error }
+        let literal = format!("'{}'", text.replace('\'', "''"));
+        let look = || self.raw.query_row(IN_TRIGGER, [literal], |row| row.get(0));
+        self.watch.shield(|| self.guard.own(look)).unwrap_or(false) // where it cannot be told, it is not shown
     }
 
     fn own(&self, sql: &str) -> Result<()> {
@@ -461,6 +493,9 @@ impl Connection {
     /// `Programming` for bad SQL, and for a statement that writes.
     fn prepare_read(&self, sql: &str) -> Result<Statement<'_>> {
         refuse_nul(sql)?;
+        if statement::is_empty(sql) {
+            return Err(no_statement());
+        }
         let stmt = self.raw.get()?.prepare(sql).map_err(|error| self.explain(error.into()))?;
         if stmt.readonly() { Ok(stmt) } else { Err(write_on_reader()) }
     }
@@ -500,7 +535,7 @@ impl Connection {
         let mut statements = rusqlite::Batch::new(&self.raw, sql);
         while let Some(mut stmt) = statements.next().map_err(|error| self.explain(error.into()))? {
             let mut rows = stmt.raw_query();
-            while rows.next().map_err(|error| self.explain(error.into()))?.is_some() {}
+            while rows.next().map_err(|error| self.explain_run(error.into(), sql))?.is_some() {}
         }
         Ok(Ran { rowcount: -1, ..Ran::default() })
     }
@@ -508,7 +543,7 @@ impl Connection {
     fn run_prepared(&self, stmt: &mut Statement<'_>, sql: &str, params: &Params) -> Result<Ran> {
         statement::bind(stmt, params)?;
         let want = Want { columns: stmt.column_count() > 0, most: usize::MAX };
-        let rows = statement::collect(stmt, want).map_err(|error| self.explain_run(error, params))?;
+        let rows = statement::collect(stmt, want).map_err(|error| self.explain_run(error, sql))?;
         let rowcount = if statement::counts_rows(sql, stmt.readonly()) {
             i64::try_from(self.raw.changes()).unwrap_or(i64::MAX)
         } else {
@@ -530,7 +565,7 @@ impl Connection {
                 return Err(write_on_reader());
             }
             statement::bind(&mut stmt, params)?;
-            statement::collect(&mut stmt, want).map_err(|error| self.explain_run(name_write(error), params))
+            statement::collect(&mut stmt, want).map_err(|error| self.explain_run(name_write(error), sql))
         })
     }
 
@@ -639,8 +674,23 @@ fn name_write(error: Error) -> Error {
 
 /// SQLite answers "misuse" to a text without a statement in it.
 fn name_empty(sql: &str, error: Error) -> Error {
-    if error.kind == Kind::Interface && statement::is_empty(sql) {
-        return Error::new(Kind::Programming, "the SQL holds no statement");
+    if error.kind == Kind::Interface && statement::is_empty(sql) { no_statement() } else { error }
+}
+
+fn no_statement() -> Error {
+    Error::new(Kind::Programming, "the SQL holds no statement")
+}
+
+/// What to do about a refusal of SQLite's own.
+fn advise(error: Error) -> Error {
+    if error.message.starts_with("cannot VACUUM") {
+        // It asks no authorizer, but refuses to run inside a transaction, where all writing SQL of callers runs.
+        let text = "VACUUM runs outside of transactions: use vacuum(), or backup() for a copy";
+        return Error { message: text.to_owned(), ..error };
+    }
+    if error.message.starts_with("unsafe use of") {
+        return error
+            .context("a view or trigger may not, since the file may be a stranger's: use it in your own statement");
     }
     error
 }

@@ -130,33 +130,6 @@ fn bind_names(stmt: &mut Statement<'_>, pairs: &[(Box<str>, Value)]) -> Result<(
     Ok(())
 }
 
-/// A message of SQLite's without the words that stand in the values that were bound: they are people's, and no log's.
-pub fn without_values(message: &str, params: &Params) -> String {
-    let mut values: Vec<&Value> = Vec::new();
-    match params {
-        Params::Positional(given) => values.extend(given),
-        Params::Named(pairs) => values.extend(pairs.iter().map(|(_, value)| value)),
-    }
-    let texts: Vec<String> = values
-        .into_iter()
-        .filter_map(|value| match value {
-            Value::Text(text) => Some(text.to_lowercase()),
-            Value::Blob(blob) => Some(String::from_utf8_lossy(blob).to_lowercase()),
-            _ => None,
-        })
-        .collect();
-    let is_value = |word: &str| texts.iter().any(|text| text.contains(&word.to_lowercase()));
-    let mut kept = String::new();
-    for part in message.split_inclusive(|c: char| !c.is_alphanumeric()) {
-        let word = part.trim_end_matches(|c: char| !c.is_alphanumeric());
-        kept += if word.is_empty() || !is_value(word) { part } else { &part[word.len()..] };
-        if !word.is_empty() && is_value(word) && !kept.ends_with('…') {
-            kept += "…";
-        }
-    }
-    kept
-}
-
 /// Step through a bound statement and copy its rows out.
 pub fn collect(stmt: &mut Statement<'_>, want: Want) -> Result<Rows> {
     let mut collected = Rows::default();
@@ -192,7 +165,7 @@ self_cell!(
 /// A statement that stays in the middle of its rows between calls, together with the connection it runs on.
 pub struct Cursor {
     held: OfThisProcess<Held>,
-    params: Params, // for its errors, which must not quote them
+    sql: Box<str>, // for its errors, which may quote it and nothing else
     has_ended: bool,
 }
 
@@ -209,13 +182,13 @@ impl Cursor {
             bind(&mut stmt, params)?;
             Ok::<_, Error>(stmt)
         })?;
-        Ok(Cursor { held: OfThisProcess::new(held), params: params.clone(), has_ended: false })
+        Ok(Cursor { held: OfThisProcess::new(held), sql: sql.into(), has_ended: false })
     }
 
     /// The next rows, `most` at most; fewer, or none, at the end. Behind the end, or an error, there are none.
     pub fn next_rows(&mut self, want: Want) -> Result<Rows> {
         self.held.get()?;
-        let (has_ended, params) = (&mut self.has_ended, &self.params);
+        let (has_ended, sql) = (&mut self.has_ended, &self.sql);
         self.held.with_dependent_mut(|owner, stmt| {
             let mut collected = Rows::default();
             if std::mem::replace(has_ended, true) {
@@ -226,7 +199,7 @@ impl Cursor {
                 match rows.next() {
                     Ok(Some(row)) => collected.push(row)?,
                     Ok(None) => break,
-                    Err(error) => return Err((**owner).as_ref().explain_run(error.into(), params)),
+                    Err(error) => return Err((**owner).as_ref().explain_run(error.into(), sql)),
                 }
             }
             if collected.len() == want.most {

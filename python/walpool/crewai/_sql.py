@@ -123,13 +123,13 @@ def add_output(
 
 
 def update_outputs(task_index: int, changes: Mapping[str, Value]) -> Statement:
-    """Return the statement that changes columns of the outputs at `task_index`.
-
-    The names of columns become SQL text, so the caller has checked them against `KICKOFF_COLUMNS`.
-    """
-    assignments = ", ".join(f"{column} = ?" for column in changes)
+    """Return the statement that changes columns of the outputs at `task_index`; names of no column change nothing."""
+    columns = [
+        column for column in KICKOFF_COLUMNS if column in changes
+    ]  # ours, not the caller's: they become SQL text
+    assignments = ", ".join(f"{column} = ?" for column in columns)
     sql = f"UPDATE latest_kickoff_task_outputs SET {assignments} WHERE task_index = ?"
-    return sql, (*changes.values(), task_index)
+    return sql, (*(changes[column] for column in columns), task_index)
 
 
 def put_checkpoint(checkpoint_id: str, created_at: str, parent_id: str | None, branch: str, data: str) -> Statement:

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta, timezone
 from math import fsum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from walpool.errors import DataError
 from walpool.memory.records import Hit, Metric, Query, Record, normalize_scope, unpack
 from walpool.types import Row, Value
 
@@ -194,6 +195,8 @@ def nearest(embedding: bytes, selection: Selection, *, limit: int, metric: Metri
     (`bounds`). The `limit` records that look best are scored (`scored`), and the worst of them is the bar. Whatever may
     reach it is scored (`best`); what may not is behind `limit` others. The text is read for the winners only.
     """
+    if metric not in _SCORES:
+        raise DataError(f"the metric of a search is one of {', '.join(_SCORES)}")
     if_null = fsum(x * x for x in unpack(embedding)) if metric == "l2" else 0.0
     limited = f"LIMIT ?{3 + len(selection.params)}"
     score = f"{_SCORES[metric]} AS score"
@@ -315,13 +318,20 @@ def _values(record: Record) -> tuple[Value, ...]:
         record.id,
         record.scope,
         record.content,
-        json.dumps(dict(record.metadata)),
+        _encoded(record.metadata),
         record.importance,
         _micros(record.created_at),
         _micros(record.accessed_at),
         record.source,
         record.private,
     )
+
+
+def _encoded(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata))
+    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
+        raise DataError("the metadata of a record is nested too deep for JSON") from None
 
 
 def _record(row: Row) -> Record:

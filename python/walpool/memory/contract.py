@@ -34,6 +34,7 @@ class MemoryStore(Protocol):
         Raises:
             DimsError: an embedding has another length than the store's, or than its neighbour's; nothing was put.
             TypeError: metadata that JSON cannot hold.
+            DataError: metadata that is nested too deep for JSON.
         """
         ...
 

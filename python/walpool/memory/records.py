@@ -63,7 +63,10 @@ def pack(embedding: Iterable[float] | bytes) -> bytes:
     """
     if isinstance(embedding, bytes) and len(embedding) % 4:
         raise EmbeddingError(f"a packed embedding has 4 bytes a dimension, not {len(embedding)} bytes in all")
-    values = array("f", embedding)
+    try:
+        values = array("f", embedding)
+    except OverflowError:  # an int too large even for a float64
+        raise EmbeddingError("an embedding may hold no number beyond float32") from None
     if isinstance(embedding, bytes) and sys.byteorder == "big":
         values.byteswap()
     if not values:
@@ -131,7 +134,7 @@ class Record:
         if not self.id:
             raise DataError("a record needs an id")
         if not 0.0 <= self.importance <= 1.0:
-            raise DataError(f"the importance of a record lies between 0 and 1, not at {self.importance!r}")
+            raise DataError("the importance of a record lies between 0 and 1")
         object.__setattr__(self, "scope", normalize_scope(self.scope))
         object.__setattr__(self, "created_at", _utc(self.created_at))
         object.__setattr__(self, "accessed_at", _utc(self.accessed_at))
