@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from conftest import run_together
+from helpers import run_together
 from histories import APPLIED, FAILED, UNKNOWN, Append, Call, Read
 
 import walpool

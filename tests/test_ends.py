@@ -22,8 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import run_together
-from helpers import COUNT_TO, FOREVER, WITHIN, Caller, eventually, run_python, start_python
+from helpers import COUNT_TO, FOREVER, WITHIN, Caller, eventually, run_python, run_together, start_python
 from leftovers import engine_threads, open_descriptors, threads_left_since
 
 import walpool

@@ -18,8 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import run_together
-from helpers import COUNT_TO, WITHIN, Caller, eventually
+from helpers import COUNT_TO, WITHIN, Caller, eventually, run_together
 from leftovers import THREADS_END_WITHIN, engine_threads, open_descriptors, threads_left_since
 
 import walpool

@@ -59,7 +59,7 @@ def test_option_is_off(options: set[str], option: str) -> None:
         ("query_only", 1, 0),
         ("busy_timeout", 0, 0),  # waiting is done where the caller and its clock are known
         ("recursive_triggers", 0, 0),
-        ("trusted_schema", 1, 1),
+        ("trusted_schema", 0, 0),
     ],
 )
 def test_connections_are_told_their_pragmas(pool: walpool.Pool, pragma: str, reader: int, writer: int) -> None:

@@ -28,8 +28,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import run_together
-from helpers import COUNT_TO, WITHIN, Caller, eventually, locked_by_another_process, queue_up, writer_held
+from helpers import COUNT_TO, WITHIN, Caller, eventually, locked_by_another_process, queue_up, run_together, writer_held
 
 import walpool
 from tests.torture import Torture
