@@ -75,9 +75,9 @@ class Pool:
 
     Raises:
         ConfigError: a bad setting, a `postgresql://` URL (use `get_pool`), or one that differs from the open engine's.
-        StorageError: the file or its folder cannot be used.
+        StorageError: the file or its folder cannot be used, or may only be read.
         CorruptError: the file is no database.
-        NotSupportedError: WAL cannot be switched on there.
+        NotSupportedError: WAL cannot be switched on there, or would lose data: a network file system.
         BusyError: another process kept the file locked for `busy_timeout`.
     """
 

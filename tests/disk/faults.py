@@ -48,6 +48,10 @@ class Fault:
     lasts: bool = False  # all later ones fail too
     half: bool = False  # a write brings half of its bytes to the file all the same
 
+    @property
+    def is_unnoticed(self) -> bool:
+        return self.call == "write" and self.error in (0, errno.EINTR)
+
     def __str__(self) -> str:
         what = errno_name(self.error) + (" after half of it" if self.half else "")
         return f"{self.call} {self.first} on {self.file}{' and all later' if self.lasts else ''}: {what}"
@@ -105,12 +109,11 @@ WAYS = {
     ],
     "sync": [Fault("sync", "", errno.EIO)],
     "truncate": [Fault("truncate", "", errno.EIO)],
-    "lock": [Fault("lock", "", errno.EIO), Fault("lock", "", errno.ENOLCK)],
+    "lock": [Fault("lock", "", errno.EIO), Fault("lock", "", errno.ENOLCK), Fault("lock", "", errno.EINTR)],
     "map": [Fault("map", "", errno.ENOMEM)],
     "stat": [Fault("stat", "", errno.EIO)],
     "unlink": [Fault("unlink", "", errno.EIO)],
 }
-UNNOTICED = (0, errno.EINTR)
 
 
 @dataclass
@@ -437,7 +440,7 @@ def ways(call: str, file: str) -> Iterator[tuple[Fault, bool]]:
     for way in WAYS[call]:
         fault = replace(way, file=file)
         yield fault, False
-        if fault.error not in UNNOTICED:
+        if not fault.is_unnoticed:
             yield fault, True
             if call != "lock":  # SQLite waits for its locks for up to 10 s, each time
                 yield replace(fault, lasts=True), False
@@ -456,7 +459,7 @@ def main() -> None:
             continue
         for fault, dies in ways(call, file):
             for result in sweep(stage, fault, dies=dies, which=numbers(count, extent, chance)):
-                result |= {"is_unnoticed": fault.error in UNNOTICED, "call": call}
+                result |= {"is_unnoticed": fault.is_unnoticed, "call": call}
                 sys.stdout.write(json.dumps(result) + "\n")
                 sys.stdout.flush()
 

@@ -5,6 +5,7 @@ The disk is a small file system in memory, which root may mount; a limit on the 
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import subprocess
@@ -228,7 +229,7 @@ def test_vacuum_on_a_full_disk_fails_and_changes_nothing(disk: Disk, pool: walpo
 
 
 LIMITED = """
-    import resource, sys, threading
+    import json, resource, sys, threading
     import walpool
     from walpool import errors
 
@@ -258,15 +259,14 @@ LIMITED = """
             thread.join()
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     write(-1)
-    print(sorted({*acknowledged, -1}), flush=True)
-    print(told, flush=True)
+    print(json.dumps([sorted({*acknowledged, -1}), told]))
 """
 
 
 def test_files_that_may_not_grow_are_a_full_disk_too(tmp_path: Path) -> None:
     # The process has a limit on the size of its files; Python ignores the signal that comes with it.
 
-    acknowledged, told = run_python(LIMITED, tmp_path / "test.db")[0].splitlines()
-    assert len(eval(told)) == 12
-    assert set(eval(told)) <= {"not_applied", "unknown"}
-    assert sorted(whole_jobs(tmp_path / "test.db")) == eval(acknowledged)
+    acknowledged, told = json.loads(run_python(LIMITED, tmp_path / "test.db")[0])
+    assert len(told) == 12
+    assert set(told) <= {"not_applied", "unknown"}
+    assert sorted(whole_jobs(tmp_path / "test.db")) == acknowledged

@@ -126,11 +126,13 @@ OPENING = """
         os.setgid(int(sys.argv[2]))
         os.setuid(int(sys.argv[2]))
     try:
-        with walpool.Pool(sys.argv[1]) as pool:
-            pool.execute("INSERT INTO t VALUES (2)")
-            print(pool.fetch("SELECT a FROM t"))
+        pool = walpool.Pool(sys.argv[1])
     except errors.Error as error:
-        print(type(error).__name__, error.outcome, error.sqlite_errorname)
+        print("refused:", type(error).__name__, error.outcome, error.sqlite_errorname)
+        sys.exit()
+    with pool:
+        pool.execute("INSERT INTO t VALUES (2)")
+        print(pool.fetch("SELECT a FROM t"))
 """
 
 
@@ -176,7 +178,7 @@ def test_what_may_not_be_written_is_refused_at_open_and_works_when_it_may(
         make_for_nobody(database)
         database.chmod(file_mode)
     open_folder.chmod(folder_mode)
-    assert opened_by_nobody(database) == f"StorageError not_applied {name}"
+    assert opened_by_nobody(database) == f"refused: StorageError not_applied {name}"
     open_folder.chmod(0o755)
     if file_mode is not None:
         database.chmod(0o644)
@@ -195,6 +197,6 @@ def test_wal_that_may_only_be_read_is_refused_at_open(open_folder: Path) -> None
     keeper.close()
     wal.write_bytes(left)
     wal.chmod(0o444)
-    assert opened_by_nobody(database) == "StorageError not_applied SQLITE_READONLY"
+    assert opened_by_nobody(database) == "refused: StorageError not_applied SQLITE_READONLY"
     wal.chmod(0o666)
     assert opened_by_nobody(database).startswith("[(1,)")
