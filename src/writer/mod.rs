@@ -218,7 +218,9 @@ impl Writer {
     fn join(&self, call: &Call, ticket: &Arc<Ticket>) -> Result<Option<Box<Connection>>> {
         let mut queue = lock_telling(&self.queue, call.caller);
         self.make_room(call, ticket, &mut queue)?;
-        queue.note_caller(call.started);
+        if ticket.job().is_some() {
+            queue.note_caller(call.started); // only jobs can join a group: neither a lease nor the keeper's turn can
+        }
         queue.push(ticket);
         let seat = queue.take_seat(ticket);
         self.tell_levels(&queue);
