@@ -105,7 +105,8 @@ def test_small_writes_that_wait_for_no_disk_keep_the_gil(database: Path) -> None
             pool.execute("UPDATE t SET a = ? WHERE id = 1", (n,))
         stats = pool.stats()
         assert stats["jobs"] == MANY
-        assert stats["yields_to_wait"] < SOME  # a checkpoint may stand in the way
+        # Nothing is waited for but a checkpoint, where a slow machine takes so long that one is due.
+        assert stats["yields_to_wait"] <= 1 + stats["checkpoints"]
         assert stats["yields_over_budget"] < MANY
 
 
