@@ -16,7 +16,7 @@ use crate::caller::{Call, Lately};
 use crate::checkpoint::Checkpointer;
 use crate::config::Config;
 use crate::connection::{
-    CheckpointMode, Checkpointed, Ran, Want, has_wal_reset_fix, open_writer, retry_busy, sqlite_version,
+    CheckpointMode, Checkpointed, Ran, Want, file_system, has_wal_reset_fix, open_writer, retry_busy, sqlite_version,
 };
 use crate::error::{Error, Kind, Result};
 use crate::files::Files;
@@ -126,6 +126,7 @@ impl Engine {
 
     fn open_file(call: &Call, path: &Path, config: &Config, given: &[&str], folder: Option<PathBuf>) -> Result<Engine> {
         let path = real_path(path)?;
+        let doubt = file_system::check(&path)?; // before a file is made there
         loop {
             // Asked before the engine is opened where the file exists, and after where it does not yet.
             let file = match file_id(&path)? {
@@ -145,6 +146,9 @@ impl Engine {
                 }
                 None => {
                     let shared = Shared::open(call, &path, config)?;
+                    if let Some(doubt) = &doubt {
+                        shared.log.add(Level::Warning, doubt.clone());
+                    }
                     *seat = Some(Arc::clone(&shared));
                     shared
                 }

@@ -8,10 +8,11 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 
-/// Names under which Linux mounts what other machines, or a virtual machine's host, may change at the same time.
+/// Names under which Linux mounts what other machines, or a virtual machine's host, may change at the same time. Not 9p:
+/// under gVisor that is the root file system, and of this machine alone.
 const SHARED: &[&str] = &[
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "panfs",
-    "prl_fs", "pvfs2", "smb3", "smbfs", "vboxsf", "vmhgfs",
+    "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "panfs", "prl_fs",
+    "pvfs2", "smb3", "smbfs", "vboxsf", "vmhgfs",
 ];
 
 /// Names of those that live on this machine alone. What is in neither list is doubtful, FUSE among it: behind it is a

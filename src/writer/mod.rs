@@ -121,9 +121,6 @@ impl Writer {
             bounds: Bounds { jobs: config.max_group as usize, bytes: config.max_group_bytes },
             slow_threshold: config.slow_threshold,
         };
-        if let Some(doubt) = conn.doubt() {
-            log.add(Level::Warning, doubt.to_owned());
-        }
         let (room, at_rest) = (Condvar::new(), Condvar::new());
         Arc::new(Writer {
             queue: Mutex::new(Queue::new(Box::new(conn))),
