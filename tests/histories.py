@@ -117,13 +117,14 @@ class _Inference:
         whole = [read for index, call in enumerate(self.calls) for read in self._looked_at(index, call)]
         for _, read in whole:
             longest[read.key] = max(longest[read.key], read.values, key=len)
+        unseen = {key: self._unseen(key, order) for key, order in longest.items()}
         graph: Graph = defaultdict(dict)
         for index, read in whole:
             if read.values != longest[read.key][: len(read.values)]:
                 self._tell("incompatible orders", index, why=f"list {read.key}: {read.values} and {longest[read.key]}")
                 continue
-            self._add_edges_of_read(graph, index, read, longest[read.key])
-        self._add_edges_of_writes(graph, longest)
+            self._add_edges_of_read(graph, index, read, longest[read.key], unseen[read.key])
+        self._add_edges_of_writes(graph, longest, unseen)
         self._add_edges_of_time(graph)
         return self.found + [self._anomaly(kind, cycle) for kind, cycle in cycles(graph)]
 
@@ -173,26 +174,30 @@ class _Inference:
 
     # Edges
 
-    def _add_edges_of_read(self, graph: Graph, reader: int, read: Read, order: tuple[int, ...]) -> None:
+    def _add_edges_of_read(
+        self, graph: Graph, reader: int, read: Read, order: tuple[int, ...], unseen: set[int]
+    ) -> None:
         seen = len(read.values)
         if seen:
             _add(graph, self.writers[read.key, order[seen - 1]], reader, WR)
         if seen < len(order):
             _add(graph, reader, self.writers[read.key, order[seen]], RW)
         else:
-            for writer in self._unseen(read.key, order):
+            for writer in unseen:
                 _add(graph, reader, writer, RW)
 
-    def _add_edges_of_writes(self, graph: Graph, longest: dict[int, tuple[int, ...]]) -> None:
+    def _add_edges_of_writes(
+        self, graph: Graph, longest: dict[int, tuple[int, ...]], unseen: dict[int, set[int]]
+    ) -> None:
         for key, order in longest.items():
             for before, after in pairwise(order):
                 _add(graph, self.writers[key, before], self.writers[key, after], WW)
-            for writer in self._unseen(key, order) if order else ():
+            for writer in unseen[key] if order else ():
                 _add(graph, self.writers[key, order[-1]], writer, WW)
 
     def _unseen(self, key: int, order: tuple[int, ...]) -> set[int]:
         """Return who appended, for certain, what the longest read does not have: it must stand behind that."""
-        missing = {(key, call_step.value) for call in self.calls for call_step in call.kept() if call_step.key == key}
+        missing = {(key, step.value) for call in self.calls for step in call.kept() if step.key == key}
         missing -= {(key, value) for value in order}
         return {self.writers[each] for each in missing if self.calls[self.writers[each]].outcome == APPLIED}
 

@@ -74,7 +74,7 @@ def test_threads_see_one_order_in_real_time(database: Path, torture: Torture, wh
         def run(lists: range, seed: int) -> list[Call]:
             return run_callers(pool, "here", lists, seed, callers=CALLERS, calls=CALLS)
 
-        assert_isolated(pool, torture, what, torture.size(8, 200), run)
+        assert_isolated(pool, torture, what, torture.size(8, 120), run)
 
 
 @pytest.mark.crash
@@ -88,7 +88,7 @@ def test_processes_see_one_order_in_real_time(pool: walpool.Pool, tmp_path: Path
             calls = run_callers(pool, "here", lists, seed, callers=4, calls=CALLS)
             return calls + answered(other, file)
 
-        assert_isolated(pool, torture, "two processes", torture.size(8, 200), run)
+        assert_isolated(pool, torture, "two processes", torture.size(8, 120), run)
 
 
 def tell(other: Popen[str], line: str) -> None:

@@ -187,7 +187,7 @@ def test_killed_process_leaves_what_the_model_holds(torture: Torture) -> None:
     tried = KilledProcess.tried
     try:
         # A kill does not fall twice on the same instruction: a shorter example that fails again is not looked for.
-        run(KilledProcess, torture, short=5, full=200, steps=8, phases=(Phase.generate,))
+        run(KilledProcess, torture, short=5, full=100, steps=8, phases=(Phase.generate,))
     finally:
         note = f"{tried['jobs']:,} jobs"
         torture.tell(
