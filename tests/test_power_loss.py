@@ -119,8 +119,8 @@ class Recorded:
                 yield heard, disk.left(rng, how)
 
     def lost(self, jobs: set[JobId], look: Look) -> set[JobId]:
-        """Return those of the jobs that are not there."""
-        return {job for job in jobs if self._length[job] > look.rows}
+        """Return those of the jobs that are not there; one that was not there in the end either is lost too."""
+        return {job for job in jobs if self._length.get(job, look.rows + 1) > look.rows}
 
     def look(self, files: dict[str, bytes], database: str = DATABASE) -> Look:
         """Return what is in a state's database."""
