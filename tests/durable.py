@@ -127,9 +127,9 @@ class Writers:
             pool = walpool.Pool(self.database, synchronous=self.synchronous, readers=4, wal_limit=self.wal_limit)
             pool.script(SCHEMA)
             self.tell("opened")
-            left, enough = itertools.count(1 - self.jobs), threading.Event()
+            acked, enough = list[JobId](), threading.Event()
             writing = [
-                threading.Thread(target=self._write, args=(pool, writer, left, enough), daemon=True)
+                threading.Thread(target=self._write, args=(pool, writer, acked, enough), daemon=True)
                 for writer in range(self.count)
             ]
             for thread in writing:
@@ -159,7 +159,7 @@ class Writers:
             for _ in range(3):
                 snapshot.fetchval("SELECT sum(length(body)) FROM part")
 
-    def _write(self, pool: walpool.Pool, writer: int, left: itertools.count[int], enough: threading.Event) -> None:
+    def _write(self, pool: walpool.Pool, writer: int, acked: list[JobId], enough: threading.Event) -> None:
         for number in self._next[writer]:
             try:
                 WAYS[number % len(WAYS)](pool, rows_of(writer, number))
@@ -169,7 +169,8 @@ class Writers:
                 self.tell(f"refused {writer} {number}")
                 return
             self.tell(f"acked {writer} {number}")
-            if next(left) == 0:
+            acked.append((writer, number))
+            if len(acked) >= self.jobs:
                 enough.set()
 
 
@@ -253,10 +254,10 @@ def write_until_killed(database: str, synchronous: str, first: str) -> None:
     Writers(Path(database), tell, synchronous, count=16, jobs=120, first=int(first)).work()
 
 
-def write_under_the_recorder(database: str, synchronous: str) -> None:
+def write_under_the_recorder(database: str, synchronous: str, first: str = "0") -> None:
     """The program of a process that is recorded: tells in marks among its writes and syncs."""
     end_with_any_thread()
-    Writers(Path(database), mark(), synchronous, count=8, jobs=40).work(rounds=4)
+    Writers(Path(database), mark(), synchronous, count=8, jobs=40, first=int(first)).work(rounds=4)
 
 
 def write_with_sqlite3(database: str, synchronous: str) -> None:

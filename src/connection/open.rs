@@ -112,6 +112,9 @@ fn init_writer(raw: &Raw, config: &Config) -> Result<()> {
 
 /// Create the file with its permissions before SQLite does: the WAL and its index get the same ones. Does nothing to a file
 /// or a link that exists, and says whether there was none.
+///
+/// The folder is not synced here: SQLite does so with the first sync of a new journal or WAL, before a COMMIT is durable
+/// (`unixSync` in <https://sqlite.org/src/file/src/os_unix.c>; `tests/test_power_loss.py`).
 pub fn create_file(path: &Path, mode: u32) -> Result<bool> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

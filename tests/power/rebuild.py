@@ -49,8 +49,8 @@ class Pending:
 class File:
     """What is certain of a file, and what is pending."""
 
-    def __init__(self) -> None:
-        self._synced = bytearray()
+    def __init__(self, content: bytes = b"") -> None:
+        self._synced = bytearray(content)
         self._pending = Pending()
 
     def do(self, record: Record) -> None:
@@ -113,16 +113,24 @@ def sectors(change: Record) -> Iterator[Record]:
 
 
 class Disk:
-    """The folder as the records build it up, with all that a failure may take away again."""
+    """The folder as the records build it up, with all that a failure may take away again.
 
-    def __init__(self) -> None:
+    Args:
+        found: the files that the process found there, by name; these are certain.
+    """
+
+    def __init__(self, found: dict[str, bytes]) -> None:
         self._files: dict[int, File] = defaultdict(File)
-        self._names: dict[str, int] = {}  # those that are certain
+        self._names = {name: -number for number, name in enumerate(found)}  # those that are certain
+        self._files.update((self._names[name], File(content)) for name, content in found.items())
         self._pending = Pending()  # names that came and went
 
     def do(self, record: Record) -> None:
         """Take the next record in."""
-        if record.kind in (Kind.CREATE, Kind.UNLINK) or record.file == FOLDER:
+        if record.kind is Kind.FOUND:
+            self._files[record.file] = self._files.pop(self._names[record.text])
+            self._names[record.text] = record.file
+        elif record.kind in (Kind.CREATE, Kind.UNLINK) or record.file == FOLDER:
             rename(self._names, self._pending.do(record))
         elif record.kind is not Kind.MARK:
             self._files[record.file].do(record)

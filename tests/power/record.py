@@ -31,6 +31,7 @@ class Kind(IntEnum):
     SYNC_BEGINS = 5
     SYNC_ENDS = 6
     MARK = 7
+    FOUND = 8
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ def build_recorder(folder: Path) -> Path:
 
 
 def record(recorder: Path, folder: Path, program: str, *args: object) -> list[Record]:
-    """Run `program` in a Python of its own and return what it did to the files of `folder`, which must be empty."""
-    assert list(folder.iterdir()) == []
+    """Run `program` in a Python of its own and return what it did to the files of `folder`, in their order."""
     log = folder.with_name(f"{folder.name}.log")
     environment = {
         **os.environ,

@@ -1,7 +1,7 @@
 /* Preloaded into a process: writes down, in the order in which they were done, each change that the process makes to the
  * files of one folder and each sync of them. Knows nothing of SQLite but the name of the index that no crash outlives.
  *
- * POWER_FOLDER is the folder (its real path, empty at the start), POWER_LOG the file of records; see record.py. */
+ * POWER_FOLDER is the folder (its real path), POWER_LOG the file of records; see record.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { CREATE = 1, UNLINK, WRITE, TRUNCATE, SYNC_BEGINS, SYNC_ENDS, MARK };
+enum { CREATE = 1, UNLINK, WRITE, TRUNCATE, SYNC_BEGINS, SYNC_ENDS, MARK, FOUND };
 enum { FOLDER = 1, MOST_DESCRIPTORS = 4096, MOST_NAMES = 64, LONGEST_NAME = 128 };
 
 struct record { uint32_t kind, file; int64_t at; uint64_t size; }; /* `size` bytes follow */
@@ -62,35 +62,27 @@ static const char *name_of(const char *path) {
     return size > 4 && strcmp(name + size - 4, "-shm") == 0 ? NULL : name;
 }
 
-/* The place of a name, a free one if it is not there. */
-static struct name *place_of(const char *name) {
+/* The place of a name; `kind` is recorded where it is a new one. */
+static struct name *place_of(const char *name, uint32_t kind) {
     struct name *place = NULL;
     for (int i = 0; i < MOST_NAMES; i++) {
         if (names[i].file != 0 && strcmp(names[i].text, name) == 0) return &names[i];
         if (names[i].file == 0 && place == NULL) place = &names[i];
     }
     if (place == NULL) stop("more files than the recorder has names for\n");
+    place->file = ++last_file;
+    strcpy(place->text, name);
+    record(kind, place->file, 0, name, strlen(name));
     return place;
 }
 
 static uint32_t file_of(int fd) { return fd >= 0 && fd < MOST_DESCRIPTORS ? files[fd] : 0; }
 
-static void opened(int fd, const char *name, int flags) {
+static void opened(int fd, const char *name, int flags, int existed) {
     if (fd < 0) return;
     if (fd >= MOST_DESCRIPTORS) stop("more descriptors than the recorder has places for\n");
-    if (*name == '\0') {
-        files[fd] = FOLDER;
-        return;
-    }
-    struct name *place = place_of(name);
-    if (place->file == 0) {
-        if (!(flags & O_CREAT)) stop("the folder was not empty at the start\n");
-        place->file = ++last_file;
-        strcpy(place->text, name);
-        record(CREATE, place->file, 0, name, strlen(name));
-    }
-    files[fd] = place->file;
-    if (flags & O_TRUNC) record(TRUNCATE, place->file, 0, NULL, 0);
+    files[fd] = *name == '\0' ? FOLDER : place_of(name, existed ? FOUND : CREATE)->file;
+    if (flags & O_TRUNC) record(TRUNCATE, files[fd], 0, NULL, 0);
 }
 
 #define OPEN(open)                                               \
@@ -103,8 +95,9 @@ static void opened(int fd, const char *name, int flags) {
         const char *name = name_of(path);                        \
         if (name == NULL) return real(path, flags, mode);        \
         pthread_mutex_lock(&lock);                               \
+        int existed = access(path, F_OK) == 0;                   \
         int fd = real(path, flags, mode);                        \
-        opened(fd, name, flags);                                 \
+        opened(fd, name, flags, existed);                        \
         pthread_mutex_unlock(&lock);                             \
         return fd;                                               \
     }
@@ -166,7 +159,7 @@ int unlink(const char *path) {
     pthread_mutex_lock(&lock);
     int failed = real(path);
     if (!failed) {
-        struct name *place = place_of(name);
+        struct name *place = place_of(name, FOUND);
         record(UNLINK, place->file, 0, name, strlen(name));
         place->file = 0;
     }
