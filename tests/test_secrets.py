@@ -205,7 +205,8 @@ def test_error_of_a_statement_that_runs_quotes_no_value(opened, template):
     for source in SOURCES:
         sql = template.format(v=source)
         for value in VALUES.values():
-            refused += refusals(calls(opened, sql, (value,)))
+            every = calls(opened, sql, (value,))
+            refused += refusals(every if source == "?1" else [every[0], every[6], every[9]])  # execute, fetch, stream
     assert refused > 0, "it was meant to be refused"
     assert_silent(repr(opened.stats()) + repr(opened))
     opened.execute("INSERT INTO plain VALUES (1)")

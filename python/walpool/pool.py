@@ -468,6 +468,9 @@ class Transaction:
     def execute(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Result:
         """Run one statement; a failed one is undone and leaves the transaction open. See `Pool.execute`.
 
+        What `OR FAIL` or `RAISE(FAIL)` stops keeps the rows that it had written, as SQLite has it: begin a savepoint
+        (`transaction()`) around it, or use `batch()`, where all of it is undone.
+
         Two things end the transaction as a whole: SQL that rolls it back (`OR ROLLBACK`), and a write that runs past
         its `timeout`, since SQLite undoes an interrupted write with all that came before it.
         """

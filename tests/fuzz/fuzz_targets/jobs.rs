@@ -123,6 +123,21 @@ impl Statement {
                 table.remove(&i64::from(key % 16));
                 true
             }
+            Statement::Refused(how) => {
+                if how % 3 == 1 {
+                    table.insert(99, 99); // by the trigger, before it fails
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a transaction keeps what it wrote before it failed, as SQLite has it; a job never does.
+    fn keeps_what_it_wrote(&self) -> bool {
+        match self {
+            Statement::PutTwo(.., Conflict::Fail) => true,
+            Statement::Refused(how) => how % 3 == 1,
             _ => false,
         }
     }
@@ -222,7 +237,7 @@ fn run_lease(engine: &Engine, table: &mut Table, parts: &[(Vec<Statement>, bool)
                 let _ = lease.rollback(); // it is over already
                 return;
             }
-            if is_good {
+            if is_good || statement.keeps_what_it_wrote() {
                 inside = after;
             }
         }
