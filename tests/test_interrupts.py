@@ -31,7 +31,9 @@ from functools import partial
 import walpool
 from helpers import COUNT_TO, FOREVER, Caller, eventually, locked_by_another_process, queue_up, writer_held
 
-pool = walpool.Pool(sys.argv[1], readers=1, slow_threshold=60)
+# No wait ends by itself within the time that the program has.
+patient = dict(slow_threshold=60, busy_timeout=600, write_timeout=600, checkout_timeout=600, transaction_timeout=600)
+pool = walpool.Pool(sys.argv[1], readers=1, **patient)
 pool.script("CREATE TABLE t (a)")
 told = {}
 
