@@ -145,7 +145,8 @@ impl Engine {
                     Arc::clone(shared)
                 }
                 None => {
-                    let shared = Shared::open(call, &path, config)?;
+                    let opened = Shared::open(call, &path, config);
+                    let shared = opened.inspect_err(|_| forget_place(&file, &place))?;
                     if let Some(doubt) = &doubt {
                         shared.log.add(Level::Warning, doubt.clone());
                     }

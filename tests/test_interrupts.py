@@ -470,6 +470,28 @@ with writer_held(pool):
     assert told == {"raised": [True, "not_applied"], "kept": ["afterwards"]}
 
 
+def test_handler_that_opens_a_pool_in_the_middle_of_an_opening_is_refused(database: Path) -> None:
+    # main thread                     handler
+    # opens: another process has the file
+    #                                 Pool(...): would wait for the opening, which waits for the handler
+    told = run(
+        database,
+        """
+path = sys.argv[1] + ".other"
+def open_another(number, frame):
+    walpool.Pool(path)
+signal.signal(signal.SIGTERM, open_another)
+try:
+    with locked_by_another_process(path, "EXCLUSIVE"):
+        interrupt_when(number=signal.SIGTERM)
+        walpool.Pool(path)
+except walpool.errors.ReentrantError as error:
+    told["raised"] = "signal handler" in str(error)
+""",
+    )
+    assert told == {"raised": True, "kept": ["afterwards"]}
+
+
 AT_ANY_MOMENT = """
 import random
 drawn = random.Random(int(sys.argv[2]))

@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use super::upcall;
 use crate::caller::Caller;
 use crate::locking::generation;
 
@@ -130,8 +132,8 @@ fn is_known_main() -> bool {
 fn is_main_thread(py: Python<'_>) -> bool {
     let ask = || -> PyResult<bool> {
         let threading = py.import("threading")?;
-        let main = threading.call_method0("main_thread")?.getattr("ident")?;
-        threading.call_method0("get_ident")?.eq(main)
+        let ask = |what| upcall::call_method(threading.as_any(), what, &PyTuple::empty(py));
+        ask("get_ident")?.eq(ask("main_thread")?.getattr("ident")?)
     };
     ask().unwrap_or(false) // an interpreter without `threading` has no Ctrl-C to hear either
 }

@@ -1,6 +1,6 @@
 //! The classes that Python holds: an engine handle, an open transaction, a snapshot, a stream.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ thread_local! {
     /// The handles that calls of this thread are inside of: more than one where a signal handler, which runs in the middle of
     /// a call, makes another.
     static INSIDE: RefCell<Vec<*const engine::Engine>> = const { RefCell::new(Vec::new()) };
+    static IS_OPENING: Cell<bool> = const { Cell::new(false) };
 }
 
 struct Inside;
@@ -55,6 +56,21 @@ impl Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         INSIDE.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// This thread opens an engine: others that want the same file wait for it, and so would a signal handler on this thread.
+struct Opening;
+
+impl Opening {
+    fn begin() -> Option<Opening> {
+        (!IS_OPENING.replace(true)).then_some(Opening)
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        IS_OPENING.set(false);
     }
 }
 
@@ -120,6 +136,11 @@ impl Engine {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf, settings: &Bound<'_, PyDict>, given: Vec<String>) -> PyResult<Engine> {
         let config = config(py, settings)?;
+        let Some(_opening) = Opening::begin() else {
+            let text = "a signal handler opens a pool while its thread is opening one, and would wait for itself; raise in the \
+                        handler, and open afterwards";
+            return Err(wrong(py, Kind::Reentrant, text.to_owned()));
+        };
         let opened = gil::lazily(py, || {
             let given: Vec<&str> = given.iter().map(String::as_str).collect();
             engine::Engine::open(&Call::new(&PYTHON, None), &path, &config, &given)
