@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LOCKING_PROCESS, run_python, start_python
+from helpers import run_python, start_python
 
 from tests.layers import environment_with
 from tests.torture import Torture
@@ -162,17 +162,18 @@ def test_parent_and_child_and_its_child_go_on_with_the_same_pool(database: Path)
 
 
 def test_child_takes_locks_of_its_own(database: Path) -> None:
-    stranger = [sys.executable, "-c", "import textwrap, sys; exec(textwrap.dedent(sys.argv.pop(1)))", LOCKING_PROCESS]
     program = """
     import subprocess, walpool
-    stranger = json.loads(sys.argv[2])
     pool = walpool.Pool(path)
     pool.script("CREATE TABLE t (a)")
+    stranger = '''
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
+'''
 
     def is_locked_out():
-        command = [*stranger, path, "IMMEDIATE"]
-        asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
-        return b"locked" in asked.stderr.splitlines()[-1] if asked.returncode else False
+        asked = subprocess.run([sys.executable, "-c", stranger, path], capture_output=True, text=True, timeout=30)
+        return "locked" in asked.stderr
 
     def child():
         with pool.transaction() as tx:
@@ -185,7 +186,7 @@ def test_child_takes_locks_of_its_own(database: Path) -> None:
         tx.execute("INSERT INTO t VALUES ('parent')")
         assert is_locked_out()
     """
-    forking(program, database, json.dumps(stranger))
+    forking(program, database)
 
 
 def test_fork_inside_blocks_leaves_them_to_the_parent(database: Path) -> None:
