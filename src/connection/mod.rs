@@ -221,7 +221,7 @@ impl Connection {
         WAL_FRAMES.set(None);
         self.own(COMMIT)?;
         if let Some(files) = self.files.get() {
-            files.look().map_err(|error| error.with_outcome(Outcome::Unknown))?;
+            files.look_after_commit().map_err(|error| error.with_outcome(Outcome::Unknown))?;
         }
         if let Some(frames) = WAL_FRAMES.get() {
             self.wal_frames.set(frames);
