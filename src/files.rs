@@ -18,7 +18,20 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// A file as the system knows it; None where it does not lie there, or cannot be looked at.
 type Identity = Option<(u64, u64)>;
 
-#[cfg(unix)]
+/// Asked without its times. Whoever asks for a file's times makes the kernel keep them finely, and so the next write dirty the
+/// inode: that was a third of a commit (benches/README.md, "stat").
+/// <https://docs.kernel.org/filesystems/multigrain-ts.html>
+#[cfg(target_os = "linux")]
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    match statx(CWD, path, AtFlags::empty(), StatxFlags::INO) {
+        Ok(found) => Ok(Some(((u64::from(found.stx_dev_major) << 32) | u64::from(found.stx_dev_minor), found.stx_ino))),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
 fn identity(path: &Path) -> std::io::Result<Identity> {
     use std::os::unix::fs::MetadataExt;
     match std::fs::metadata(path) {

@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_types)] // this is the one place
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
 
@@ -56,35 +57,96 @@ impl<T> RwLock<T> {
     }
 }
 
-/// A place to sleep until something changes.
+/// A place to sleep until something changes. Waking nobody is free: the standard library's asks the system each time.
 #[derive(Default)]
-pub struct Condvar(std::sync::Condvar);
+pub struct Condvar {
+    place: std::sync::Condvar,
+    /// Counted with the mutex held, before it is let go. So whoever has changed what it guards, and wakes afterwards, either
+    /// sees the sleeper here, or the sleeper has seen the change.
+    sleepers: AtomicUsize,
+}
 
 impl Condvar {
     /// A place where nobody sleeps.
     pub const fn new() -> Self {
-        Condvar(std::sync::Condvar::new())
+        Condvar { place: std::sync::Condvar::new(), sleepers: AtomicUsize::new(0) }
     }
 
-    /// Wake one sleeper.
+    /// Wake one sleeper. Called with the mutex held, or after it was held.
     pub fn notify_one(&self) {
-        self.0.notify_one();
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            self.place.notify_one();
+        }
     }
 
-    /// Wake every sleeper.
+    /// Wake every sleeper. Called with the mutex held, or after it was held.
     pub fn notify_all(&self) {
-        self.0.notify_all();
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            self.place.notify_all();
+        }
     }
 
     /// Sleep, the mutex unlocked meanwhile. May wake for nothing.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        let guard = self.place.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        guard
     }
 
     /// As `wait`, until `deadline` at most; true if that has passed.
     pub fn wait_until<'a, T>(&self, guard: MutexGuard<'a, T>, deadline: Instant) -> (MutexGuard<'a, T>, bool) {
         let left = deadline.saturating_duration_since(Instant::now());
-        let (guard, _) = self.0.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        let (guard, _) = self.place.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
         (guard, Instant::now() >= deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// ```text
+    /// sleeper                          waker
+    /// locks, finds 0, counts itself
+    /// lets go and sleeps
+    ///                                  locks, adds one, lets go, wakes
+    /// ```
+    #[test]
+    fn nobody_who_sleeps_is_overlooked() {
+        let shared = Arc::new((Mutex::new(0), Condvar::new(), Condvar::new()));
+        let waker = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .spawn(move || {
+                let (number, is_more, is_less) = &*waker;
+                for _ in 0..20_000 {
+                    let mut guard = number.lock();
+                    while *guard == 1 {
+                        guard = is_less.wait(guard);
+                    }
+                    *guard = 1;
+                    drop(guard);
+                    is_more.notify_one();
+                }
+            })
+            .unwrap();
+        let (number, is_more, is_less) = &*shared;
+        for _ in 0..20_000 {
+            let mut guard = number.lock();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while *guard == 0 {
+                let is_over;
+                (guard, is_over) = is_more.wait_until(guard, deadline);
+                assert!(!is_over, "overlooked");
+            }
+            *guard = 0;
+            drop(guard);
+            is_less.notify_all();
+        }
+        thread.join().unwrap();
     }
 }
