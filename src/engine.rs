@@ -355,7 +355,7 @@ impl Shared {
         let checkpointer = Arc::new(Checkpointer::new(path, config, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
         let conn = open_writer(call, path, config, Arc::clone(&stats), Arc::clone(&lately))?;
-        let files = Arc::new(Files::of(path, config.synchronous));
+        let files = Arc::new(Files::of(path));
         conn.keep_to(Arc::clone(&files));
         tell_second_library(&files, &stats, &log);
         let after_commit = {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Synchronous;
 use crate::error::{Error, Kind, Result};
 
 /// The database's path with something behind it, as SQLite names the files beside it.
@@ -52,9 +51,6 @@ pub struct Files {
     database: (PathBuf, Identity),
     wal: (PathBuf, Identity),
     is_lost: AtomicBool,
-    /// How long a commit may trust the last look: a look costs a few microseconds, which is nothing beside an fsync, and a
-    /// fifth of a commit without one.
-    trust: Duration,
     began: Instant,
     looked_ms: AtomicU64,
     searched_ms: AtomicU64,
@@ -62,14 +58,17 @@ pub struct Files {
 }
 
 const NEVER: u64 = u64::MAX;
-/// How often those look who cannot look each time: a look costs about a microsecond.
+/// For how long a commit trusts the last look. A look takes several microseconds behind an fsync, and what was acknowledged a
+/// millisecond before the files were removed is as lost as what was a millisecond after.
+const OFTEN: Duration = Duration::from_millis(1);
+/// For how long reads, and whoever begins to write, trust it.
 const SELDOM: Duration = Duration::from_millis(50);
 /// How often a second library is searched for: reading the process's map costs a fifth of a millisecond.
 const SEARCH: Duration = Duration::from_secs(1);
 
 impl Files {
     /// Remember the files of a database that was just opened in WAL mode.
-    pub fn of(database: &Path, synchronous: Synchronous) -> Self {
+    pub fn of(database: &Path) -> Self {
         let wal = beside(database, "-wal");
         // Where they cannot be looked at now they are not watched.
         let known = |path: &Path| identity(path).ok().flatten();
@@ -77,10 +76,6 @@ impl Files {
             database: (database.to_owned(), known(database)),
             wal: (wal.clone(), known(&wal)),
             is_lost: AtomicBool::new(false),
-            trust: match synchronous {
-                Synchronous::Full => Duration::ZERO,
-                Synchronous::Normal => Duration::from_millis(1),
-            },
             began: Instant::now(),
             looked_ms: AtomicU64::new(0),
             searched_ms: AtomicU64::new(NEVER),
@@ -103,9 +98,9 @@ impl Files {
         Ok(())
     }
 
-    /// Look, before a commit is acknowledged: each time with `full`, each millisecond with `normal`.
+    /// Look, before a commit is acknowledged, if the last look was more than a millisecond ago.
     pub fn look_after_commit(&self) -> Result<()> {
-        if self.trust.is_zero() { self.look() } else { self.look_again_after(self.trust, Instant::now()) }
+        self.look_again_after(OFTEN, Instant::now())
     }
 
     /// Look if that was not done lately.
@@ -176,13 +171,13 @@ mod tests {
         let path = folder.path().join("a.db");
         std::fs::write(&path, "1").unwrap();
         std::fs::write(beside(&path, "-wal"), "1").unwrap();
-        let files = Files::of(&path, Synchronous::Full);
+        let files = Files::of(&path);
         assert_eq!(files.look(), Ok(()));
         std::fs::rename(beside(&path, "-wal"), folder.path().join("away")).unwrap();
         assert!(files.look().unwrap_err().message.contains("WAL"));
         std::fs::rename(folder.path().join("away"), beside(&path, "-wal")).unwrap();
         assert_eq!(files.look().unwrap_err().kind, Kind::Storage);
-        assert_eq!(Files::of(&path, Synchronous::Full).look(), Ok(()));
+        assert_eq!(Files::of(&path).look(), Ok(()));
     }
 
     #[test]

@@ -589,15 +589,7 @@ mod tests {
         let stats = Arc::<Stats>::default();
         let _writer = open_writer(&Call::internal(), &path, &config, Arc::clone(&stats), Arc::default()).unwrap();
         let log = Arc::new(Log::new(Arc::clone(&stats)));
-        let readers = ReaderPool::open(
-            &path,
-            &config,
-            Arc::new(Files::of(&path, config.synchronous)),
-            stats,
-            Arc::default(),
-            log,
-        )
-        .unwrap();
+        let readers = ReaderPool::open(&path, &config, Arc::new(Files::of(&path)), stats, Arc::default(), log).unwrap();
         let mut tries = 0;
         let locked_once = || {
             tries += 1;

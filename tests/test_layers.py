@@ -32,7 +32,7 @@ RUST_FLOORS = {
     "log": 2,
     "caller": 1,
     "config": 1,
-    "files": 2,  # it goes by the settings
+    "files": 1,
     "grouping": 1,
     "revocable": 1,
     "stats": 1,
