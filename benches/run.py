@@ -65,7 +65,7 @@ def _run(chosen: Sequence[Workload], arguments: argparse.Namespace, folder: Path
 def measure(
     workload: Workload, folder: Path, scale: Scale, runs: int, only: Sequence[str] = (), tick: Tick = lambda _: None
 ) -> Result:
-    """Run every contender of a workload `runs` times, interleaved (A B C A B C ...), so that drift meets them all.
+    """Run every contender of a workload `runs` times, interleaved (A B C C B A ...), so that drift meets them all.
 
     Args:
         workload: what to run.
@@ -84,7 +84,7 @@ def measure(
         elif not only or name in only:
             able.append(name)
     for run in range(runs):
-        for name in able:
+        for name in able if run % 2 == 0 else reversed(able):
             tick(f"{workload.name}, {name}, run {run + 1}")
             with environment.others_cpu() as others:
                 sample = _once(workload, name, folder, scale)
