@@ -34,7 +34,7 @@ unexport PYTHONHOME
 quietly = $(1) >$(VENV)/command.log 2>&1 || { cat $(VENV)/command.log >&2; exit 1; }
 say     = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
 
-.PHONY: help demo test develop lint lint-rust lint-python test-rust test-python torture bench bench-smallest clean tools
+.PHONY: help demo test develop lint lint-rust lint-python test-rust test-python torture fuzz bench bench-smallest clean tools
 
 help: ## list these commands
 	@echo "walpool: make COMMAND"
@@ -83,6 +83,12 @@ test-python: develop ## pytest, each benchmark at its smallest size
 torture: develop ## what could lose data, tried at full length: kills, power cuts, disks, forks (an hour)
 	$(call say,torture)
 	@$(BIN)/pytest --torture --timeout 7200 -m torture tests
+
+fuzz: tools ## the engine's fuzzers, a minute each
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	$(call say,fuzz)
+	@for target in values jobs; do RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target -- \
+	  -max_total_time=60 -max_len=512 -len_control=0 || exit 1; done
 
 bench: develop ## all benchmarks on this machine, which should be idle: tables, and plots in results/
 	$(call say,single calls)

@@ -6,6 +6,7 @@
 //! The places are a fixed number of atomics: a fork may come at any instant, and there is a limit to what is kept open.
 
 use std::ffi::{c_char, c_int};
+#[cfg(target_os = "linux")]
 use std::fs::read_to_string;
 use std::sync::atomic::{AtomicI32, Ordering};
 
