@@ -1,8 +1,8 @@
 //! Mutexes and condition variables that a fork may find in any state. Must not know what they guard.
 //!
 //! These are the standard library's, which keep all their state in themselves: those that a child makes anew work. parking_lot
-//! keeps the sleepers of a whole process in one table, and a child that inherited a locked bucket of it would wait for a
-//! thread that it does not have. A panic in a holder does not poison: what is guarded here is whole after each statement.
+//! keeps the sleepers of a whole process in one table, which leads a child astray that inherited it (`.cargo/parking_lot`).
+//! A panic in a holder does not poison: what is guarded here is whole after each statement.
 
 #![allow(clippy::disallowed_types)] // this is the one place
 
