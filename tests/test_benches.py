@@ -274,7 +274,7 @@ def test_run_interleaves_the_contenders_and_skips_one_that_cannot_run(tmp_path: 
 
     result = run.measure(Recorded(), tmp_path, harness.SMALLEST, runs=2)
 
-    assert Recorded.order == ["one-connection", "per-thread", "one-connection", "per-thread"]
+    assert Recorded.order == ["one-connection", "per-thread", "per-thread", "one-connection"]
     assert list(result.skipped) == ["absent"]
 
 
