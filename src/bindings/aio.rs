@@ -439,7 +439,7 @@ impl AsyncSnapshot {
         let params = convert::params(params, sql)?;
         Mailbox::begin(self.mailbox.bind(py), None, |reply| {
             let want = read.want();
-            Ok(self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply)))
+            self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply))
         })
     }
 }
@@ -464,7 +464,7 @@ impl AsyncStream {
     fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Begun<'py>> {
         let read = Read::new(self.row.as_ref().map(|row| row.bind(py).clone()), Shape::All)?;
         let want = Want { columns: read.row_as.wants_columns(), most: chunk };
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| Ok(self.stream.next_rows(want, read.tell(reply))))
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| self.stream.next_rows(want, read.tell(reply)))
     }
 
     /// Check the reader in. Safe to call twice.
@@ -596,7 +596,7 @@ impl AsyncTransaction {
         convert: impl for<'a> FnOnce(Python<'a>, R) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
     ) -> PyResult<Begun<'py>> {
         Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
-            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert)))
+            self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert))
         })
     }
 
@@ -612,7 +612,7 @@ impl AsyncTransaction {
         let want = read.want();
         Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
             let work = move |call: &_, lease: &crate::writer::Lease| lease.fetch(call, &sql, &params, want);
-            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply)))
+            self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply))
         })
     }
 }
