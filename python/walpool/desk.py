@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "Desk", "prepare", "settled", "taken"]
 
 DONE = -1  # a read that took no longer than a moment: its value is at hand
+LINGER = 0.05  # seconds between two looks whether a closed pool's last calls on this loop are answered
 PIECE = 0.0005  # seconds of converting parameters before the loop's other tasks take their turns
 
 
@@ -76,6 +77,9 @@ class Desk:
 
     def _leave_here(self) -> None:
         self.mailbox.drain_all()
+        if self.mailbox.waiting:  # another handle keeps the engine open, and this one's last calls or blocks with it
+            self.loop.call_later(LINGER, self._leave_here)
+            return
         if self.mailbox.fileno() >= 0:
             with suppress(NotImplementedError):
                 self.loop.remove_reader(self.mailbox.fileno())

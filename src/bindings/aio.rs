@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
 use super::convert::{self, RowAs, Seconds};
 use super::errors::raise;
-use super::mailbox::{Mailbox, Reply};
+use super::mailbox::{Mailbox, OfBlock, Reply};
 use super::pool::{self, Engine};
 use super::prepared::{PreparedBatch, PreparedRows};
 use super::result::Result;
@@ -264,7 +264,9 @@ impl AsyncEngine {
     #[pyo3(signature = (timeout))]
     fn snapshot<'py>(&self, py: Python<'py>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
         let mailbox = self.mailbox.clone_ref(py);
-        let make = lifetime(move |py, snapshot| Ok(Bound::new(py, AsyncSnapshot { snapshot, mailbox })?.into_any()));
+        let make = lifetime(move |py, snapshot| {
+            Ok(Bound::new(py, AsyncSnapshot { snapshot, mailbox: OfBlock::of(mailbox) })?.into_any())
+        });
         self.begin(py, |reply| self.engine.snapshot_absent(call(timeout), reply.with(make)))
     }
 
@@ -281,7 +283,9 @@ impl AsyncEngine {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
         let params = convert::params(params, sql)?;
         let (mailbox, row) = (self.mailbox.clone_ref(py), row.map(Bound::unbind));
-        let make = lifetime(move |py, stream| Ok(Bound::new(py, AsyncStream { stream, mailbox, row })?.into_any()));
+        let make = lifetime(move |py, stream| {
+            Ok(Bound::new(py, AsyncStream { stream, mailbox: OfBlock::of(mailbox), row })?.into_any())
+        });
         self.begin(py, |reply| self.engine.stream_absent(call(timeout), sql.into(), params, reply.with(make)))
     }
 
@@ -290,8 +294,9 @@ impl AsyncEngine {
     fn lease<'py>(slf: &Bound<'py, Self>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
         let (this, py) = (slf.get(), slf.py());
         let (mailbox, engine) = (this.mailbox.clone_ref(py), Arc::clone(&this.engine));
-        let make =
-            lifetime(move |py, leased| Ok(Bound::new(py, AsyncTransaction { leased, mailbox, engine })?.into_any()));
+        let make = lifetime(move |py, leased| {
+            Ok(Bound::new(py, AsyncTransaction { leased, mailbox: OfBlock::of(mailbox), engine })?.into_any())
+        });
         let begun = this.begin(py, |reply| this.engine.lease_absent(&call(timeout), reply.with(make)))?;
         Self::wake_soon(slf)?;
         Ok(begun)

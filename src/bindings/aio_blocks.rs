@@ -7,7 +7,7 @@ use pyo3::types::PyAny;
 
 use super::aio::{Begun, Read, Shape, call, lifetime, nothing};
 use super::convert::{self, Seconds};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, OfBlock};
 use super::prepared::PreparedRows;
 use super::result::Result;
 use crate::caller::Call;
@@ -23,7 +23,7 @@ pub struct AsyncSnapshot {
     /// What is held.
     pub snapshot: Borrowed<Snapshot>,
     /// Of the loop that it was begun on.
-    pub mailbox: Py<Mailbox>,
+    pub mailbox: OfBlock,
 }
 
 #[pymethods]
@@ -106,7 +106,7 @@ pub struct AsyncStream {
     /// What is held.
     pub stream: Borrowed<Stream>,
     /// Of the loop that it was begun on.
-    pub mailbox: Py<Mailbox>,
+    pub mailbox: OfBlock,
     /// What each row becomes.
     pub row: Option<Py<PyAny>>,
 }
@@ -146,7 +146,7 @@ pub struct AsyncTransaction {
     /// What is held.
     pub leased: Leased,
     /// Of the loop that it was begun on.
-    pub mailbox: Py<Mailbox>,
+    pub mailbox: OfBlock,
     /// Whose log is taken.
     pub engine: Arc<engine::Engine>,
 }

@@ -48,13 +48,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Have a task done. On a closed lane it is dropped, which tells whoever waits for it.
-    pub fn push(self: &Arc<Self>, task: Task) {
+    /// Have a task done; false on a closed lane, where it is dropped, which tells whoever waits for it.
+    pub fn push(self: &Arc<Self>, task: Task) -> bool {
         let mut line = self.line.lock();
         if line.is_closed {
             drop(line);
             drop(task);
-            return;
+            return false;
         }
         line.tasks.push_back(task);
         if line.tasks.len() > line.idle && line.threads.len() < self.most {
@@ -63,6 +63,7 @@ impl Lane {
         }
         drop(line);
         self.is_wanted.notify_one();
+        true
     }
 
     fn work(&self) {
@@ -128,7 +129,10 @@ impl Strand {
 
     fn go_on(self: &Arc<Self>) {
         let strand = Arc::clone(self);
-        self.lane.push(Box::new(move || strand.run_one()));
+        if !self.lane.push(Box::new(move || strand.run_one())) {
+            let refused = std::mem::take(&mut *self.knots.lock());
+            drop(refused); // with no lock held: they tell
+        }
     }
 
     fn run_one(self: &Arc<Self>) {
@@ -186,5 +190,8 @@ mod tests {
         assert_eq!(heard.iter().take(200).count(), 200);
         lane.close();
         assert_eq!(*order.lock(), (0..200).collect::<Vec<_>>());
+        let (told, heard) = mpsc::channel::<()>();
+        strand.push(Box::new(move || drop(told)));
+        assert!(heard.recv().is_err()); // dropped, and so told
     }
 }
