@@ -27,6 +27,10 @@ from walpool.langgraph import _sql, _upkeep_sql
 from walpool.langgraph._sql import Key, Search, Statement
 from walpool.types import Value
 
+# What lies in each checkpoint that has it: a row of its own would be longer. Of this kind are most of LangGraph's own.
+_SHORT: Final = frozenset({type(None), bool, int, float})
+_SHORT_TEXT: Final = 64  # characters; a row's key has more
+
 _NUL: Final = "\\u0000"  # as JSON has it
 
 
@@ -94,14 +98,19 @@ def encode_put(
     rest = cast("dict[str, Any]", checkpoint.copy())
     values: dict[str, Any] = rest.pop("channel_values", {})
     versions: ChannelVersions = rest.pop("channel_versions", {})
+    short = {
+        channel: value
+        for channel, value in values.items()
+        if type(value) in _SHORT or (type(value) is str and len(value) <= _SHORT_TEXT) or channel not in versions
+    }
     # A channel without a value has no row: most steps consume a few of LangGraph's own, and delta channels have none.
     statements = [
-        _sql.put_blob(thread_id, ns, channel, version, dumps(values[channel]))
+        _sql.put_blob(thread_id, ns, version, channel, dumps(values[channel]))
         for channel, version in new_versions.items()
-        if channel in values
+        if channel in values and channel not in short
     ]
-    if not values.keys() <= versions.keys():  # no version to keep them under
-        rest["channel_values"] = {channel: value for channel, value in values.items() if channel not in versions}
+    if short:
+        rest["channel_values"] = short
     versions_json = json.dumps(versions)
     if _NUL in versions_json:
         msg = "a channel's name or version holds a NUL character"
@@ -116,6 +125,7 @@ def encode_put(
             parent_id,
             None if run_id is None else str(run_id),
             versions_json,
+            json.dumps(list(short)) if short else None,
             json.dumps(full_metadata),
             dumps(rest),
         )
@@ -258,6 +268,9 @@ def decode_history(
             first = at
         elif kind == _upkeep_sql.KIND_STEP:
             steps[channel, at] = other, None if type_ is None else (type_, value)
+        elif kind == _upkeep_sql.KIND_INLINED:
+            short = serde.loads_typed((type_, value))["channel_values"][channel]
+            steps[channel, at] = other, serde.dumps_typed(short)
         else:
             path, idx = json.loads(order)
             writes.setdefault((channel, at), []).append((path, other, idx, (type_, value)))
@@ -288,7 +301,7 @@ def _history_of(
     return {"writes": found} if seed is None else {"writes": found, "seed": loads(seed)}
 
 
-def _configurable(config: RunnableConfig) -> Mapping[str, Any]:
+def _configurable(config: object) -> Mapping[str, Any]:
     configurable = config.get("configurable") if isinstance(config, Mapping) else None
     if not isinstance(configurable, Mapping):
         msg = "a config is a dict with a dict under 'configurable'"

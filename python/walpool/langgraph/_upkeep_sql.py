@@ -13,10 +13,13 @@ from typing import Final
 
 from walpool.langgraph._sql import Statement
 
-# The value that a channel has at a checkpoint, as the row of its blob; NULL where it has none there.
-_BLOB_AT: Final = """(SELECT b.rowid FROM json_each(c.channel_versions) AS v CROSS JOIN langgraph_blobs AS b
-        ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns AND b.channel = v.key AND b.version = v.value
-        WHERE v.key = {channel})"""
+# The value that a channel has at a checkpoint, as the row of its blob; 0 where it lies in the checkpoint itself, NULL
+# where there is none.
+_BLOB_AT: Final = """CASE WHEN EXISTS (SELECT 1 FROM json_each(c.inlined) WHERE value = {channel}) THEN 0
+        ELSE (SELECT b.rowid FROM json_each(c.channel_versions) AS v CROSS JOIN langgraph_blobs AS b
+            ON b.thread_id = c.thread_id AND b.checkpoint_ns = c.checkpoint_ns
+            AND b.version = v.value AND b.channel = v.key
+            WHERE v.key = {channel}) END"""
 
 # `roots` are checkpoints that stay: (thread_id, checkpoint_ns, checkpoint_id). UNION, not UNION ALL: a chain of parents
 # that bites its own tail ends, and chains that meet are walked once.
@@ -30,13 +33,13 @@ _KEPT: Final = f"""
     walk(thread_id, checkpoint_ns, checkpoint_id, channel, next_id) AS (
         SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, d.channel,
             CASE WHEN EXISTS (SELECT 1 FROM json_each(c.channel_versions) WHERE key = d.channel)
-                AND {_BLOB_AT.format(channel="d.channel")} IS NULL THEN c.parent_checkpoint_id END
+                AND ({_BLOB_AT.format(channel="d.channel")}) IS NULL THEN c.parent_checkpoint_id END
         FROM roots AS r CROSS JOIN langgraph_checkpoints AS c ON c.thread_id = r.thread_id
             AND c.checkpoint_ns = r.checkpoint_ns AND c.checkpoint_id = r.checkpoint_id
             CROSS JOIN deltas AS d ON d.thread_id = c.thread_id AND d.checkpoint_ns = c.checkpoint_ns
         UNION
         SELECT c.thread_id, c.checkpoint_ns, c.checkpoint_id, k.channel,
-            CASE WHEN {_BLOB_AT.format(channel="k.channel")} IS NULL THEN c.parent_checkpoint_id END
+            CASE WHEN ({_BLOB_AT.format(channel="k.channel")}) IS NULL THEN c.parent_checkpoint_id END
         FROM walk AS k CROSS JOIN langgraph_checkpoints AS c ON c.thread_id = k.thread_id
             AND c.checkpoint_ns = k.checkpoint_ns AND c.checkpoint_id = k.next_id
     ),
@@ -100,11 +103,12 @@ _DELETE_RUNS: Final = tuple(sql.format(doomed=_RUNS) for sql in _REMOVE)
 
 _COPY: Final = (
     """INSERT OR REPLACE INTO langgraph_checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-        run_id, channel_versions, metadata, type, checkpoint)
-    SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, run_id, channel_versions, metadata, type, checkpoint
+        run_id, channel_versions, inlined, metadata, type, checkpoint)
+    SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, run_id, channel_versions, inlined, metadata, type,
+        checkpoint
     FROM langgraph_checkpoints WHERE thread_id = ?1 ORDER BY rowid""",
-    """INSERT OR REPLACE INTO langgraph_blobs (thread_id, checkpoint_ns, channel, version, type, value)
-    SELECT ?2, checkpoint_ns, channel, version, type, value
+    """INSERT OR REPLACE INTO langgraph_blobs (thread_id, checkpoint_ns, version, channel, type, value)
+    SELECT ?2, checkpoint_ns, version, channel, type, value
     FROM langgraph_blobs WHERE thread_id = ?1 ORDER BY rowid""",
     """INSERT OR REPLACE INTO langgraph_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value)
@@ -113,7 +117,8 @@ _COPY: Final = (
 )
 
 # The ancestors of a checkpoint, for each channel as far as the first that has a value of it, and what was written to
-# the channel there. Rows of three kinds: where the walk begins, its steps with the value found, and the writes.
+# the channel there. Rows of four kinds: where the walk begins, its steps with the value found, the writes,
+# and steps whose value lies in the checkpoint itself.
 _HISTORY: Final = f"""
     wanted(channel) AS (SELECT value FROM json_each(?3)),
     walk(channel, checkpoint_id, next_id, seed) AS MATERIALIZED (
@@ -129,7 +134,11 @@ _HISTORY: Final = f"""
     SELECT 0, NULL, parent_checkpoint_id, NULL, NULL, NULL, NULL FROM start
     UNION ALL
     SELECT 1, walk.channel, walk.checkpoint_id, walk.next_id, NULL, b.type, b.value
-    FROM walk LEFT JOIN langgraph_blobs AS b ON b.rowid = walk.seed
+    FROM walk LEFT JOIN langgraph_blobs AS b ON b.rowid = walk.seed WHERE walk.seed IS NOT 0
+    UNION ALL
+    SELECT 3, walk.channel, walk.checkpoint_id, walk.next_id, NULL, c.type, c.checkpoint
+    FROM walk CROSS JOIN langgraph_checkpoints AS c ON c.thread_id = ?1 AND c.checkpoint_ns = ?2
+        AND c.checkpoint_id = walk.checkpoint_id WHERE walk.seed = 0
     UNION ALL
     SELECT 2, w.channel, w.checkpoint_id, w.task_id, json_array(w.task_path, w.idx), w.type, w.value
     FROM walk CROSS JOIN langgraph_writes AS w ON w.thread_id = ?1 AND w.checkpoint_ns = ?2
@@ -139,7 +148,7 @@ _START: Final = """WITH RECURSIVE start AS MATERIALIZED (SELECT parent_checkpoin
 _HISTORY_OF_LATEST: Final = f"{_START} ORDER BY checkpoint_id DESC LIMIT 1), {_HISTORY}"
 _HISTORY_OF_ONE: Final = f"{_START} AND checkpoint_id = ?4), {_HISTORY}"
 
-KIND_START, KIND_STEP, KIND_WRITE = 0, 1, 2
+KIND_START, KIND_STEP, KIND_WRITE, KIND_INLINED = 0, 1, 2, 3
 
 
 def delete_threads(thread_ids: Sequence[str]) -> list[Statement]:
@@ -168,7 +177,8 @@ def history(thread_id: str, checkpoint_ns: str, checkpoint_id: str | None, chann
     """Return the query of what `channels` are rebuilt from at a checkpoint, the latest where no id is given.
 
     Rows, by kind: (0, None, id of the first ancestor); (1, channel, ancestor's id, its parent's id, None, type, value
-    of the channel there); (2, channel, ancestor's id, task id, JSON of task path and index, type, value written).
+    of the channel there); (2, channel, ancestor's id, task id, JSON of task path and index, type, value written);
+    (3, ...) as 1, with the type and value of a checkpoint in which the channel's value is to be found.
     """
     if checkpoint_id is None:
         return _HISTORY_OF_LATEST, (thread_id, checkpoint_ns, json.dumps(channels))

@@ -8,7 +8,7 @@ import secrets
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from walpool import schema
+from walpool.aio import AsyncPool
 from walpool.errors import ConfigError
 from walpool.langgraph import _codec, _sql, _upkeep_sql
 from walpool.pool import Pool
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["WalpoolSaver"]
+
+
+STOCK_TABLES: Final = (
+    "holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
+    "its savers begin with tables of their own, beside them"
+)
 
 
 class Versions(BaseCheckpointSaver[str]):
@@ -50,6 +57,16 @@ class Versions(BaseCheckpointSaver[str]):
         return f"{count + 1:032d}.{secrets.randbits(53):016d}"
 
 
+def refuse_kind(kind: type, given: object, advice: str) -> None:
+    """Refuse a pool of the other kind.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(given, kind):
+        raise ConfigError(advice)
+
+
 def refuse_unknown(strategy: str) -> None:
     """Refuse what `prune` cannot do.
 
@@ -64,12 +81,7 @@ def refuse_unknown(strategy: str) -> None:
 def prepare(pool: Pool) -> None:
     """Bring the savers' tables in the pool's file up to date."""
     if schema.version(pool, _sql.SCHEMA) == 0 and pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-        warnings.warn(
-            f"{pool.path} holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
-            f"its savers begin with tables of their own, beside them",
-            UserWarning,
-            stacklevel=3,
-        )
+        warnings.warn(f"{pool.path} {STOCK_TABLES}", UserWarning, stacklevel=3)
     schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
 
 
@@ -105,6 +117,7 @@ class WalpoolSaver(Versions):
     ) -> None:
         super().__init__(serde=serde)
         self._owns_pool = not isinstance(pool_or_path_or_url, Pool)
+        refuse_kind(AsyncPool, pool_or_path_or_url, "WalpoolSaver works on a Pool: give it one, or the path")
         if isinstance(pool_or_path_or_url, Pool):
             if settings:
                 msg = "settings belong to whoever opens the pool: give a path, or a pool without settings"
@@ -136,7 +149,7 @@ class WalpoolSaver(Versions):
         return self._pool
 
     def setup(self) -> None:
-        """Do nothing: the tables were made when the saver was. Other checkpointers ask to be set up, so it may be called."""
+        """Do nothing: the tables were made when the saver was. Other checkpointers must be set up, so it may be called."""
 
     def close(self) -> None:
         """Close the pool, if the saver opened it. Safe to call twice."""
