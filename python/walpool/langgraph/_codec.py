@@ -6,6 +6,8 @@ The savers, sync and async, differ in how they run a statement; what it says, an
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
@@ -31,6 +33,7 @@ from walpool.types import Value
 _SHORT: Final = frozenset({type(None), bool, int, float})
 _SHORT_TEXT: Final = 64  # characters; a row's key has more
 
+_COUNT_DIGITS: Final = 32
 _NUL: Final = "\\u0000"  # as JSON has it
 
 
@@ -84,6 +87,29 @@ def checkpoint_place_of(config: RunnableConfig) -> tuple[Place, str]:
     return place, place.checkpoint_id
 
 
+def next_version(current: str | None) -> str:
+    """Return a version that sorts after `current`: a count, as in LangGraph's own savers, and something that is unique.
+
+    Values are stored by version, so two branches that begin at one checkpoint must not give theirs the same one: hence
+    the time in milliseconds and 40 random bits, from the system, since programs seed `random`. The time is in it for
+    `blob_key`.
+    """
+    count = 0 if current is None else int(str(current).partition(".")[0])
+    return f"{count + 1:032d}.{time.time_ns() // 1_000_000:011x}{secrets.randbits(40):010x}"
+
+
+def blob_key(version: object) -> str:
+    """Return the key under which the value of a channel at a version is stored; one for each version.
+
+    What `next_version` made is turned round, so that keys follow each other in time.
+    """
+    if type(version) is str:
+        count, dot, unique = version.partition(".")
+        if dot and len(count) == _COUNT_DIGITS and count.isdecimal():
+            return f"{unique}.{int(count)}"
+    return repr(version)
+
+
 def encode_put(
     serde: SerializerProtocol,
     config: RunnableConfig,
@@ -97,22 +123,23 @@ def encode_put(
     dumps = serde.dumps_typed
     rest = cast("dict[str, Any]", checkpoint.copy())
     values: dict[str, Any] = rest.pop("channel_values", {})
-    versions: ChannelVersions = rest.pop("channel_versions", {})
-    short = {
-        channel: value
-        for channel, value in values.items()
-        if type(value) in _SHORT or (type(value) is str and len(value) <= _SHORT_TEXT) or channel not in versions
-    }
-    # A channel without a value has no row: most steps consume a few of LangGraph's own, and delta channels have none.
-    statements = [
-        _sql.put_blob(thread_id, ns, version, channel, dumps(values[channel]))
-        for channel, version in new_versions.items()
-        if channel in values and channel not in short
-    ]
+    versions: ChannelVersions = rest.get("channel_versions", {})
+    statements: list[Statement] = []
+    channels: dict[str, str | int | None] = dict.fromkeys(versions)
+    short: dict[str, Any] = {}
+    for channel, value in values.items():
+        kind = type(value)
+        if kind in _SHORT or (kind is str and len(value) <= _SHORT_TEXT) or channel not in versions:
+            short[channel] = value
+            channels[channel] = 0
+            continue
+        channels[channel] = key = blob_key(versions[channel])
+        if channel in new_versions:
+            statements.append(_sql.put_blob(key, thread_id, ns, channel, dumps(value)))
     if short:
         rest["channel_values"] = short
-    versions_json = json.dumps(versions)
-    if _NUL in versions_json:
+    channels_json = json.dumps(channels)
+    if _NUL in channels_json:
         msg = "a channel's name or version holds a NUL character"
         raise DataError(msg)
     full_metadata = cast("dict[str, Any]", get_checkpoint_metadata(config, metadata))
@@ -124,8 +151,7 @@ def encode_put(
             checkpoint["id"],
             parent_id,
             None if run_id is None else str(run_id),
-            versions_json,
-            json.dumps(list(short)) if short else None,
+            channels_json,
             json.dumps(full_metadata),
             dumps(rest),
         )
@@ -154,9 +180,9 @@ def decode_tuples(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> d
     for row in rows:
         kind, at = row[0], row[1]
         if kind == _sql.KIND_BLOB:
-            values.setdefault(at, {})[row[2]] = loads((row[8], row[9]))
+            values.setdefault(at, {})[row[2]] = loads((row[7], row[8]))
         elif kind == _sql.KIND_WRITE:
-            writes.setdefault(at, []).append((row[2], row[3], row[4], row[5], (row[8], row[9])))
+            writes.setdefault(at, []).append((row[2], row[3], row[4], row[5], (row[7], row[8])))
         else:
             heads.append(row)
     return {row[1]: _decode_tuple(loads, row, values.get(row[1], {}), writes.get(row[1], ())) for row in heads}
@@ -174,13 +200,12 @@ def _decode_tuple(
 ) -> CheckpointTuple:
     place = Place(row[2], row[3], row[4])
     parent_id: str | None = row[5]
-    checkpoint: dict[str, Any] = loads((row[8], row[9]))
-    checkpoint["channel_versions"] = json.loads(row[6])
+    checkpoint: dict[str, Any] = loads((row[7], row[8]))
     checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **values}
     return CheckpointTuple(
         place.config(place.checkpoint_id),
         cast("Checkpoint", checkpoint),
-        json.loads(row[7]),
+        json.loads(row[6]),
         None if parent_id is None else place.config(parent_id),
         # The order of `writes_sort_key`: path, task, index; no two rows have the same three.
         [(task_id, channel, loads(typed)) for _, task_id, _, channel, typed in sorted(writes)],

@@ -282,7 +282,7 @@ class AsyncWalpoolSaver(Versions):
     def _blocking(self, method: str) -> Iterator[WalpoolSaver]:
         """Yield a sync saver on the same engine, for one call: a handle that is kept would keep the file open."""
         if is_on_event_loop():
-            msg = f"{method}() would block the event loop of this thread: await a{method}(), or run the graph with ainvoke"
+            msg = f"{method}() would block this thread's event loop: await a{method}(), or run the graph with ainvoke"
             raise InterfaceError(msg)
         if self._pool.closed:
             msg = f"the pool is closed [{self._pool.path}]"

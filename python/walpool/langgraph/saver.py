@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,20 +40,16 @@ STOCK_TABLES: Final = (
 
 
 class Versions(BaseCheckpointSaver[str]):
-    """How the savers number the versions of a channel: as LangGraph's own savers do, so that threads can move."""
+    """How both savers number the versions of a channel: so that LangGraph's own savers could go on with a thread."""
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that sorts after `current`, and that nobody else who follows `current` gets.
 
-        Values are stored by version: two branches that begin at one checkpoint must not give theirs the same one. The
-        random part comes from the system, since programs seed `random`.
-
         Args:
-            current: the version before; None for a channel's first.
+            current: the version before, of this saver or one of LangGraph's own; None for a channel's first.
             channel: not used.
         """
-        count = 0 if current is None else int(str(current).partition(".")[0])
-        return f"{count + 1:032d}.{secrets.randbits(53):016d}"
+        return _codec.next_version(current)
 
 
 def refuse_kind(kind: type, given: object, advice: str) -> None:
@@ -149,7 +144,7 @@ class WalpoolSaver(Versions):
         return self._pool
 
     def setup(self) -> None:
-        """Do nothing: the tables were made when the saver was. Other checkpointers must be set up, so it may be called."""
+        """Do nothing: the tables were made with the saver. It is there for programs that set up any checkpointer."""
 
     def close(self) -> None:
         """Close the pool, if the saver opened it. Safe to call twice."""
@@ -165,7 +160,7 @@ class WalpoolSaver(Versions):
         self.close()
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint with its values, metadata and pending writes, all from one snapshot; None if there is none.
+        """Return a checkpoint with its values, metadata and pending writes, all from one snapshot, or None.
 
         Args:
             config: names a thread, perhaps a namespace (`checkpoint_ns`), and perhaps a checkpoint; without one it is
