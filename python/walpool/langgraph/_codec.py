@@ -44,16 +44,6 @@ class Place(NamedTuple):
     checkpoint_ns: str
     checkpoint_id: str | None
 
-    def config(self, checkpoint_id: str | None) -> RunnableConfig:
-        """Return a config that points to a checkpoint of the same namespace."""
-        return {
-            "configurable": {
-                "thread_id": self.thread_id,
-                "checkpoint_ns": self.checkpoint_ns,
-                "checkpoint_id": checkpoint_id,
-            }
-        }
-
 
 def place_of(config: RunnableConfig) -> Place:
     """Return where a config points.
@@ -118,8 +108,7 @@ def encode_put(
     new_versions: ChannelVersions,
 ) -> tuple[list[Statement], RunnableConfig]:
     """Return the statements that store a checkpoint and its new values as one job, and the config that names it."""
-    place = place_of(config)
-    thread_id, ns, parent_id = place
+    thread_id, ns, parent_id = place_of(config)
     dumps = serde.dumps_typed
     rest = cast("dict[str, Any]", checkpoint.copy())
     values: dict[str, Any] = rest.pop("channel_values", {})
@@ -156,7 +145,7 @@ def encode_put(
             dumps(rest),
         )
     )
-    return statements, place.config(checkpoint["id"])
+    return statements, _config(thread_id, ns, checkpoint["id"])
 
 
 def encode_writes(
@@ -172,43 +161,40 @@ def encode_writes(
 
 
 def decode_tuples(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> dict[int, CheckpointTuple]:
-    """Return the checkpoints of `get` or `get_many`, by row."""
-    loads = serde.loads_typed
-    heads: list[Sequence[Any]] = []
-    values: dict[int, dict[str, Any]] = {}
-    writes: dict[int, list[tuple[str, str, int, str, Any]]] = {}
+    """Return the checkpoints of `get_many`, by row."""
+    by_row: dict[int, list[Sequence[Any]]] = {}
     for row in rows:
-        kind, at = row[0], row[1]
-        if kind == _sql.KIND_BLOB:
-            values.setdefault(at, {})[row[2]] = loads((row[7], row[8]))
-        elif kind == _sql.KIND_WRITE:
-            writes.setdefault(at, []).append((row[2], row[3], row[4], row[5], (row[7], row[8])))
-        else:
-            heads.append(row)
-    return {row[1]: _decode_tuple(loads, row, values.get(row[1], {}), writes.get(row[1], ())) for row in heads}
+        by_row.setdefault(row[1], []).append(row)
+    decoded = {number: decode_tuple(serde, its_rows) for number, its_rows in by_row.items()}
+    return {number: found for number, found in decoded.items() if found is not None}
 
 
 def decode_tuple(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> CheckpointTuple | None:
     """Return the checkpoint of `get`; None where there is none."""
-    for found in decode_tuples(serde, rows).values():
-        return found
-    return None
-
-
-def _decode_tuple(
-    loads: Any, row: Sequence[Any], values: dict[str, Any], writes: Iterable[tuple[str, str, int, str, Any]]
-) -> CheckpointTuple:
-    place = Place(row[2], row[3], row[4])
-    parent_id: str | None = row[5]
-    checkpoint: dict[str, Any] = loads((row[7], row[8]))
+    loads = serde.loads_typed
+    head: Sequence[Any] | None = None
+    values: dict[str, Any] = {}
+    writes: list[tuple[str, str, int, str, tuple[str, bytes]]] = []
+    for row in rows:
+        kind = row[0]
+        if kind == _sql.KIND_BLOB:
+            values[row[2]] = loads((row[7], row[8]))
+        elif kind == _sql.KIND_WRITE:
+            writes.append((row[2], row[3], row[4], row[5], (row[7], row[8])))
+        else:
+            head = row
+    if head is None:
+        return None
+    _, _, thread_id, ns, checkpoint_id, parent_id, metadata, type_, stored = head
+    checkpoint = loads((type_, stored))
     checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **values}
+    writes.sort()  # the order of `writes_sort_key`: path, task, index; no two have the same three
     return CheckpointTuple(
-        place.config(place.checkpoint_id),
-        cast("Checkpoint", checkpoint),
-        json.loads(row[6]),
-        None if parent_id is None else place.config(parent_id),
-        # The order of `writes_sort_key`: path, task, index; no two rows have the same three.
-        [(task_id, channel, loads(typed)) for _, task_id, _, channel, typed in sorted(writes)],
+        _config(thread_id, ns, checkpoint_id),
+        checkpoint,
+        json.loads(metadata),
+        None if parent_id is None else _config(thread_id, ns, parent_id),
+        [(task_id, channel, loads(typed)) for _, task_id, _, channel, typed in writes],
     )
 
 
@@ -326,9 +312,16 @@ def _history_of(
     return {"writes": found} if seed is None else {"writes": found, "seed": loads(seed)}
 
 
-def _configurable(config: object) -> Mapping[str, Any]:
-    configurable = config.get("configurable") if isinstance(config, Mapping) else None
-    if not isinstance(configurable, Mapping):
+def _config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}}
+
+
+def _configurable(config: RunnableConfig) -> dict[str, Any]:
+    try:
+        configurable = config["configurable"]
+    except (KeyError, TypeError):
+        configurable = None
+    if not isinstance(configurable, dict):
         msg = "a config is a dict with a dict under 'configurable'"
         raise ConfigError(msg)
     return configurable

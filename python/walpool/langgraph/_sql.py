@@ -104,7 +104,8 @@ _PUT_BLOB: Final = f"""INSERT INTO langgraph_blobs (blob_key, thread_id, checkpo
     VALUES (?, ?, ?, ?, ?, ?) {REPLACE_BLOB}"""
 
 # What a reader of checkpoints needs comes in one statement, so from one snapshot: rows of three kinds, each of them
-# headed by the row id of its checkpoint. CROSS JOIN keeps the order of the loops: each inner step is one index lookup.
+# headed by the row id of its checkpoint. CROSS JOIN keeps the order of the loops: each inner step is one index lookup,
+# and `v.type` saves those for what is no key.
 _ROWS: Final = """
     SELECT 0, id, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, metadata, type, checkpoint FROM target
     UNION ALL
@@ -112,6 +113,7 @@ _ROWS: Final = """
     FROM target CROSS JOIN json_each(target.channels) AS v CROSS JOIN langgraph_blobs AS b
         ON b.blob_key = v.value AND b.thread_id = target.thread_id AND b.checkpoint_ns = target.checkpoint_ns
         AND b.channel = v.key
+    WHERE v.type = 'text'
     UNION ALL
     SELECT 2, target.id, w.task_path, w.task_id, w.idx, w.channel, NULL, w.type, w.value
     FROM target CROSS JOIN langgraph_writes AS w
