@@ -96,14 +96,18 @@ class Run:
         versions: the channels' versions there.
     """
 
-    def __init__(self, face: Face, config: RunnableConfig | None = None, versions: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, face: Face, config: RunnableConfig | None = None, versions: dict[str, Any] | None = None
+    ) -> None:
         self.face = face
         self.config = config or thread()
         self.values: dict[str, Any] = {}
         self.versions: dict[str, Any] = dict(versions or {})
         self.step = -1
 
-    def put(self, *, metadata: dict[str, Any] | None = None, touched: tuple[str, ...] = (), **changed: Any) -> RunnableConfig:
+    def put(
+        self, *, metadata: dict[str, Any] | None = None, touched: tuple[str, ...] = (), **changed: Any
+    ) -> RunnableConfig:
         """Store the next checkpoint: `changed` channels get new values, `touched` ones a new version and no value."""
         self.step += 1
         version = self.face.get_next_version(max(self.versions.values(), default=None), None)

@@ -1,4 +1,4 @@
-"""An agent of LangGraph's with a scripted model: real messages, real tool calls, and a last word that tells all of them.
+"""An agent of LangGraph's with a scripted model: real messages, real tool calls, a last word that tells all of them.
 
 As a program it runs one agent and stands still inside a tool, so that it can be killed there.
 """
@@ -23,7 +23,7 @@ from walpool.langgraph import AsyncWalpoolSaver, WalpoolSaver
 
 
 class ScriptedModel(BaseChatModel):
-    """Calls `look_up` once for each word of the question, two calls at a time where it can, then says what it learnt."""
+    """Calls `look_up` for each word of the question, two at a time where it can, then says what it learnt."""
 
     @property
     def _llm_type(self) -> str:
@@ -88,7 +88,7 @@ def main(kind: str, database: str, journal: str, text: str, stop_at: int) -> Non
         with Path(journal).open("a", encoding="utf-8") as file:
             file.write(f"{place}\n")
         if place == stop_at:
-            print("standing still", flush=True)
+            print("standing still", flush=True)  # noqa: T201
             sys.stdin.read()
 
     def given(is_known: bool) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ def main(kind: str, database: str, journal: str, text: str, stop_at: int) -> Non
         with WalpoolSaver(database) as saver:
             is_known = saver.get_tuple(config("t")) is not None
             state = agent(saver, on_call).invoke(given(is_known), config("t"), durability="sync")
-    print(repr(told(state)), flush=True)
+    print(repr(told(state)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -139,7 +139,9 @@ def test_prune_follows_the_chain_of_parents_and_not_the_order_of_ids(face: Face)
     }
 
 
-@pytest.mark.parametrize("seed", [["a list"], 5, None, "short", "long " * 100], ids=["list", "int", "None", "short", "long"])
+@pytest.mark.parametrize(
+    "seed", [["a list"], 5, None, "short", "long " * 100], ids=["list", "int", "None", "short", "long"]
+)
 def test_value_from_before_the_channel_was_a_delta_channel_is_found_wherever_it_lies(face: Face, seed: Any) -> None:
     run = Run(face)
     run.put(log="older")
@@ -184,7 +186,9 @@ def test_copied_thread_is_rebuilt_like_the_one_it_was_copied_from_and_outlives_i
     face.copy_thread("t", "copy")
     face.copy_thread("t", "t")
     face.delete_thread("t")
-    assert [(found.checkpoint, found.metadata, found.pending_writes) for found in face.list(thread("copy"))] == everything
+    assert [
+        (found.checkpoint, found.metadata, found.pending_writes) for found in face.list(thread("copy"))
+    ] == everything
     assert state(face, thread("copy")) == expected
     assert run_graph(face, thread("copy"))["total"] == expected["total"] + 3
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("langgraph.checkpoint.base")
+pytest.importorskip("langgraph.checkpoint.sqlite")
 
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -68,7 +68,9 @@ def test_metadata_may_hold_half_a_surrogate_pair(face: Face) -> None:
     assert face.get_tuple(face.put(thread(), checkpoint(), {"note": "\ud800"}, {})).metadata == {"note": "\ud800"}
 
 
-@pytest.mark.parametrize("thread_id", [7, 2**70, "7", "ä\U0001f600/..%", "x" * 5000], ids=["int", "huge", "str", "odd", "long"])
+@pytest.mark.parametrize(
+    "thread_id", [7, 2**70, "7", "ä\U0001f600/..%", "x" * 5000], ids=["int", "huge", "str", "odd", "long"]
+)
 def test_thread_id_need_not_be_a_short_string(face: Face, thread_id: Any) -> None:
     stored = face.put(thread(thread_id), checkpoint(), {}, {})
     assert stored["configurable"]["thread_id"] == str(thread_id)
@@ -167,7 +169,9 @@ def test_size_of_a_thread_grows_with_its_steps_and_not_with_their_square(face: F
     def stored() -> int:
         return int(
             face.value("SELECT sum(length(value)) FROM langgraph_blobs")
-            + face.value("SELECT sum(length(checkpoint) + length(channels) + length(metadata)) FROM langgraph_checkpoints")
+            + face.value(
+                "SELECT sum(length(checkpoint) + length(channels) + length(metadata)) FROM langgraph_checkpoints"
+            )
         )
 
     run, document = Run(face), "x" * 200_000
