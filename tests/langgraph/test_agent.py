@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("langgraph.prebuilt")
+pytest.importorskip("langgraph.checkpoint.sqlite")
 
 import scripted_agent
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from leftovers import open_descriptors
 from savers import KINDS
 from scripted_agent import agent, config, expected, question, told
@@ -123,3 +125,24 @@ def test_agent_is_interrupted_asked_and_resumed_by_the_other_saver(database: Pat
             return state
 
     assert asyncio.run(resume())["messages"][-1].content == expected(QUESTION)
+
+
+def copied(source: Any, target: Any) -> None:
+    """Copy a thread by hand, oldest first, as one would between any two savers."""
+    for found in reversed(list(source.list(config("t")))):
+        parent = found.parent_config or {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+        stored = target.put(parent, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+        for task_id, channel, value in found.pending_writes:
+            target.put_writes(stored, [(channel, value)], f"{task_id}-{channel}")
+
+
+@pytest.mark.parametrize("direction", ["to walpool", "from walpool"])
+def test_thread_goes_on_after_it_was_copied_from_one_saver_to_the_other(direction: str, tmp_path: Path) -> None:
+    alone = agent(InMemorySaver())
+    expected_states = [alone.invoke(question(text), config("t")) for text in ("one two three", "and then")]
+    with SqliteSaver.from_conn_string(str(tmp_path / "stock.db")) as stock, WalpoolSaver(tmp_path / "own.db") as own:
+        first, second = (stock, own) if direction == "to walpool" else (own, stock)
+        assert told(agent(first).invoke(question("one two three"), config("t"))) == told(expected_states[0])
+        copied(first, second)
+        assert agent(second).get_state(config("t")).values == agent(first).get_state(config("t")).values
+        assert told(agent(second).invoke(question("and then"), config("t"))) == told(expected_states[1])

@@ -34,6 +34,7 @@ _SHORT: Final = frozenset({type(None), bool, int, float})
 _SHORT_TEXT: Final = 64  # characters; a row's key has more
 
 _COUNT_DIGITS: Final = 32
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _NUL: Final = "\\u0000"  # as JSON has it
 
 
@@ -127,7 +128,7 @@ def encode_put(
             statements.append(_sql.put_blob(key, thread_id, ns, channel, dumps(value)))
     if short:
         rest["channel_values"] = short
-    channels_json = json.dumps(channels)
+    channels_json = _to_json(channels)
     if _NUL in channels_json:
         msg = "a channel's name or version holds a NUL character"
         raise DataError(msg)
@@ -141,7 +142,7 @@ def encode_put(
             parent_id,
             None if run_id is None else str(run_id),
             channels_json,
-            json.dumps(full_metadata),
+            _to_json(full_metadata),
             dumps(rest),
         )
     )

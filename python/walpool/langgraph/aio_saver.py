@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,12 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from walpool import schema
 from walpool.aio import AsyncPool
 from walpool.errors import ClosedError, ConfigError, InterfaceError
 from walpool.holds import is_on_event_loop
 from walpool.langgraph import _codec, _sql, _upkeep_sql
-from walpool.langgraph.saver import STOCK_TABLES, Versions, WalpoolSaver, refuse_kind, refuse_unknown
+from walpool.langgraph._base import BaseSaver, prepare_async, refuse_kind, refuse_unknown
+from walpool.langgraph.saver import WalpoolSaver
 from walpool.pool import Pool
 from walpool.registry import get_async_pool
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncWalpoolSaver"]
 
 
-class AsyncWalpoolSaver(Versions):
+class AsyncWalpoolSaver(BaseSaver):
     """A checkpointer for graphs that are run with `ainvoke` and `astream`, by any number of tasks and event loops.
 
     It promises what `WalpoolSaver` promises, never blocks the loop, and has no thread and no connection of its own: a
@@ -101,10 +100,7 @@ class AsyncWalpoolSaver(Versions):
         """
         if self._is_prepared:
             return
-        pool = self._pool
-        if await schema.version_async(pool, _sql.SCHEMA) == 0 and await pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-            warnings.warn(f"{pool.path} {STOCK_TABLES}", UserWarning, stacklevel=2)
-        await schema.migrate_async(pool, _sql.SCHEMA, _sql.MIGRATIONS)  # of several tasks here, one does it
+        await prepare_async(self._pool)  # of several tasks that come here at once, one has something to do
         self._is_prepared = True
 
     async def close(self) -> None:

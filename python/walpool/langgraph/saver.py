@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -20,10 +18,10 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from walpool import schema
 from walpool.aio import AsyncPool
 from walpool.errors import ConfigError
 from walpool.langgraph import _codec, _sql, _upkeep_sql
+from walpool.langgraph._base import BaseSaver, prepare, refuse_kind, refuse_unknown
 from walpool.pool import Pool
 from walpool.registry import get_pool
 
@@ -33,54 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["WalpoolSaver"]
 
 
-STOCK_TABLES: Final = (
-    "holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
-    "its savers begin with tables of their own, beside them"
-)
-
-
-class Versions(BaseCheckpointSaver[str]):
-    """How both savers number the versions of a channel: so that LangGraph's own savers could go on with a thread."""
-
-    def get_next_version(self, current: str | None, channel: None) -> str:
-        """Return a version that sorts after `current`, and that nobody else who follows `current` gets.
-
-        Args:
-            current: the version before, of this saver or one of LangGraph's own; None for a channel's first.
-            channel: not used.
-        """
-        return _codec.next_version(current)
-
-
-def refuse_kind(kind: type, given: object, advice: str) -> None:
-    """Refuse a pool of the other kind.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if isinstance(given, kind):
-        raise ConfigError(advice)
-
-
-def refuse_unknown(strategy: str) -> None:
-    """Refuse what `prune` cannot do.
-
-    Raises:
-        ConfigError: the strategy is not one of LangGraph's.
-    """
-    if strategy not in ("keep_latest", "delete"):
-        msg = "strategy must be 'keep_latest' or 'delete'"
-        raise ConfigError(msg)
-
-
-def prepare(pool: Pool) -> None:
-    """Bring the savers' tables in the pool's file up to date."""
-    if schema.version(pool, _sql.SCHEMA) == 0 and pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-        warnings.warn(f"{pool.path} {STOCK_TABLES}", UserWarning, stacklevel=3)
-    schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
-
-
-class WalpoolSaver(Versions):
+class WalpoolSaver(BaseSaver):
     """A checkpointer for graphs that are run with `invoke` and `stream`, by any number of threads.
 
     Every call is whole: a checkpoint, its values and its metadata are committed together, or not at all, and what
