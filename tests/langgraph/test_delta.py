@@ -6,8 +6,6 @@ The judge is a real graph, and LangGraph's own saver in memory, which is given t
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -17,7 +15,7 @@ pytest.importorskip("langgraph.graph")
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
-from savers import KINDS, Face, Run, checkpoint, opened_saver, thread
+from savers import Face, Run, checkpoint, thread
 from typing_extensions import TypedDict
 
 
@@ -45,12 +43,6 @@ def graph(saver: Any) -> Any:
     builder.add_edge("work", "review")
     builder.add_conditional_edges("review", lambda state: END if state["total"] % 3 == 0 else "work")
     return builder.compile(checkpointer=saver)
-
-
-@pytest.fixture(params=KINDS)
-def face(request: pytest.FixtureRequest, database: Path) -> Iterator[Face]:
-    with opened_saver(str(request.param), database) as opened:
-        yield opened
 
 
 def run_graph(face: Face, config: Any, **extra: Any) -> dict[str, Any]:
