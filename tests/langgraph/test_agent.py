@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,33 @@ def test_hundred_agents_on_sixteen_threads_do_not_mix(database: Path) -> None:
             runs = threads.map(lambda item: graph.invoke(question(item[1]), config(item[0])), asked.items())
             states = dict(zip(asked, runs, strict=True))
         assert_all_is_right(asked, states, saver)
+
+
+@pytest.mark.timeout(120)
+def test_agents_end_well_while_their_threads_are_pruned_all_the_time(database: Path) -> None:
+    asked = questions(24)
+    with WalpoolSaver(database) as saver:
+        graph = agent(saver)
+        done = threading.Event()
+
+        def keep_pruning() -> int:
+            rounds = 0
+            while not done.is_set():
+                saver.prune(list(asked))
+                rounds += 1
+            return rounds
+
+        with ThreadPoolExecutor(9) as threads:
+            pruning = threads.submit(keep_pruning)
+            runs = [threads.submit(graph.invoke, question(text), config(name)) for name, text in asked.items()]
+            states = [run.result() for run in runs]
+            done.set()
+            assert pruning.result() > 1
+        saver.prune(list(asked))
+        for (thread_id, text), state in zip(asked.items(), states, strict=True):
+            assert state["messages"][-1].content == expected(text)
+            assert told(graph.get_state(config(thread_id)).values) == told(state)
+            assert len(list(saver.list(config(thread_id)))) == 1
 
 
 def test_agent_is_interrupted_asked_and_resumed_by_the_other_saver(database: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("langgraph.checkpoint.sqlite")
 
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.checkpoint.sqlite import SqliteSaver
 from savers import Face, Run, checkpoint, opened_saver, thread
@@ -273,3 +274,21 @@ def test_list_that_is_left_half_way_holds_nothing(face: Face) -> None:
     stats = face.loop.run_until_complete(face.saver.pool.stats()) if face.loop else face.saver.pool.stats()
     assert stats.get("readers_out", 0) == 0
     assert len(face.list(thread())) == 1
+
+
+def test_value_that_did_not_change_is_not_serialized_again(kind: str, database: Path) -> None:
+    class Counting(JsonPlusSerializer):
+        seen = 0
+
+        def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+            self.seen += obj == ["document"]
+            return super().dumps_typed(obj)
+
+    serde = Counting()
+    with opened_saver(kind, database, serde=serde) as face:
+        run = Run(face)
+        run.put(document=["document"])
+        for step in range(5):
+            run.put(state=[step])
+        assert face.get_tuple(thread()).checkpoint["channel_values"] == {"document": ["document"], "state": [4]}
+    assert serde.seen == 1
