@@ -25,15 +25,15 @@ os.environ.update(
     OPENAI_AGENTS_TEST_USE_PROXY="true",
 )
 
-import agents  # noqa: E402
-import agents.extensions.memory  # noqa: E402
-import agents.extensions.memory.async_sqlite_session  # noqa: E402
-import agents.memory  # noqa: E402
-import agents.memory.sqlite_session  # noqa: E402
-import aiosqlite  # noqa: E402
-from agents.memory import SessionSettings  # noqa: E402
+import agents
+import agents.extensions.memory
+import agents.extensions.memory.async_sqlite_session
+import agents.memory
+import agents.memory.sqlite_session
+import aiosqlite
+from agents.memory import SessionSettings
 
-from walpool.openai_agents import WalpoolSession  # noqa: E402
+from walpool.openai_agents import WalpoolSession
 
 
 class AsyncSQLiteSession(WalpoolSession):

@@ -15,7 +15,6 @@ from walpool import schema
 from walpool.aio import AsyncPool
 from walpool.openai_agents import _sql
 from walpool.registry import get_async_pool
-from walpool.settings import Settings
 
 _Key: TypeAlias = tuple[object, ...]
 
@@ -96,7 +95,7 @@ def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, o
     """
     # Made before it is known whether it is needed, since no file may be looked at under the lock; it is not opened.
     pool = get_async_pool(path_or_url, **settings)
-    key = _key(pool.settings, user)
+    key = _key(pool, user)
     with _mutex():
         database = _shared.get(key)
         if database is None:
@@ -105,13 +104,11 @@ def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, o
     return database
 
 
-def _key(settings: Settings, user: object) -> _Key:
+def _key(pool: AsyncPool, user: object) -> _Key:
     """Return what two sessions must have in common to share a pool."""
-    path = str(settings.path)
-    # With the settings: what differs must come to the engine, which refuses it. Their values are ready for a dict.
-    given = tuple(
-        sorted((name, value) for name, value in settings.values().items() if name in settings.explicit - {"url"})
-    )
     # A private temporary file is private to its session.
-    file = (path, id(user)) if path == ":memory:" else os.path.realpath(path)
-    return os.getpid(), file, given
+    file = (pool.path, id(user)) if pool.path == ":memory:" else pool.path
+    # With the settings: where they differ it is the engine that must hear of it, and it refuses.
+    settings = pool.settings
+    given = sorted((name, value) for name, value in settings.values().items() if name in settings.explicit - {"url"})
+    return os.getpid(), file, *given

@@ -11,6 +11,7 @@ from agents.memory.session_settings import SessionSettings, coerce_session_setti
 from walpool.aio import AsyncPool
 from walpool.errors import ClosedError
 from walpool.openai_agents import _database, _sql
+from walpool.pool import Pool
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -69,6 +70,8 @@ class WalpoolSession:
         self.session_id = session_id
         self.session_settings = coerce_session_settings({} if session_settings is None else session_settings)
         self._is_closed = False
+        if isinstance(pool_or_path_or_url, Pool):
+            raise TypeError("a Pool cannot be awaited: give an AsyncPool on the same file, which shares its engine")
         if not isinstance(pool_or_path_or_url, AsyncPool):
             self._database = _database.of_path(pool_or_path_or_url, settings, self)
         elif settings:
