@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import run_python
+from helpers import COUNT_TO, run_python
 from leftovers import engine_threads, open_descriptors
 
 import walpool
@@ -33,6 +33,24 @@ def cost() -> tuple[int, int]:
     return process.num_threads(), process.num_fds() if os.name == "posix" else process.num_handles()
 
 
+async def check_out_at_once(pool: walpool.AsyncPool, readers: int) -> None:
+    """Have the pool open all of its readers, and start a thread for each: they come when they are wanted."""
+    last = asyncio.Event()
+    out = 0
+
+    async def check_out() -> None:
+        nonlocal out
+        async with pool.read() as snapshot:
+            await snapshot.fetchval("SELECT 1")
+            out += 1
+            if out == readers:
+                last.set()
+            await last.wait()
+            await snapshot.fetchval(COUNT_TO, (500_000,))  # some 25 ms, each on a thread of its own
+
+    await asyncio.gather(*(check_out() for _ in range(readers)))
+
+
 async def use(sessions: list[WalpoolSession]) -> None:
     await asyncio.gather(*(session.add_items(ITEMS) for session in sessions))
     for items in await asyncio.gather(*(session.get_items() for session in sessions)):
@@ -49,8 +67,8 @@ def test_two_hundred_sessions_cost_no_thread_and_no_descriptor(database: Path, g
                 return WalpoolSession(f"session {number}", pool if gives == "pool" else database)
 
             few = [session(number) for number in range(20)]
-            for _ in range(3):
-                await use(few)  # all readers and threads that load calls for are there
+            await use(few)
+            await check_out_at_once(pool, 4)
             before = cost()
             many = [session(number) for number in range(100, 300)]
             await use(many)
@@ -198,6 +216,7 @@ def test_forked_child_has_sessions_of_its_own_and_closes_none_of_its_parents(dat
     run_python(
         """
         import asyncio, os, sys, warnings
+        from leftovers import engine_threads, threads_left_since
         from walpool.openai_agents import WalpoolSession
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks among threads
 
@@ -207,6 +226,8 @@ def test_forked_child_has_sessions_of_its_own_and_closes_none_of_its_parents(dat
         async def child():
             async with WalpoolSession("a", sys.argv[1]) as session:
                 await session.add_items(item("child"))
+                assert engine_threads()
+            assert threads_left_since({}) == {}  # its own last session was the last one
 
         async def parent(session, text):
             await session.add_items(item(text))
