@@ -1,6 +1,7 @@
 //! The compiled module `walpool._core`: the engine as Python sees it. Python objects end here, and the GIL is given up here.
 
 mod aio;
+mod aio_blocks;
 mod bell;
 mod convert;
 mod errors;
@@ -8,6 +9,7 @@ mod gil;
 mod log;
 mod mailbox;
 mod pool;
+mod prepared;
 mod result;
 mod upcall;
 
@@ -25,11 +27,15 @@ mod _core {
     use pyo3::types::PyTuple;
 
     #[pymodule_export]
-    use super::aio::{AsyncEngine, AsyncSnapshot, AsyncStream, AsyncTransaction, PreparedRows};
+    use super::aio::AsyncEngine;
+    #[pymodule_export]
+    use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
     #[pymodule_export]
     use super::mailbox::Mailbox;
     #[pymodule_export]
     use super::pool::{Engine, Snapshot, Stream, Transaction};
+    #[pymodule_export]
+    use super::prepared::{PreparedBatch, PreparedRows};
     #[pymodule_export]
     use super::result::Result;
     use crate::{config, connection, stats};
