@@ -26,8 +26,8 @@ TIME_LIMIT = 120  # seconds; to import crewai for the first time compiles all of
 def program(page: Path, folder: Path) -> str:
     """Return the page with every line blank that is no Python, so that a traceback names the page's own lines.
 
-    Absolute paths in examples (`/srv/agents.db`) are moved into `folder`. Blocks on a framework are left out where it is
-    not installed.
+    Absolute paths in examples (`/srv/agents.db`) are moved into `folder`. Blocks on a framework are left out where it
+    is not installed.
     """
     lines, block = [], None
     for line in page.read_text(encoding="utf-8").splitlines():
