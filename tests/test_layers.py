@@ -47,6 +47,7 @@ PYTHON_FLOORS = {
     "cli": 8,
     "crewai": 7,
     "langgraph": 7,
+    "openai_agents": 7,
     "doctor": 6,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
@@ -75,6 +76,7 @@ RUST_PACKAGES = {
     "rusqlite": {"backup", "connection", "error", "functions", "locking", "value"},
 }
 PYTHON_PACKAGES = {
+    "agents": {"openai_agents"},
     "crewai": {"crewai"},
     "crewai_core": {"crewai"},
     "lancedb": set[str](),
