@@ -121,7 +121,8 @@ import sys, threading
 import walpool
 OPTIONAL = ("walpool.memory", "walpool.crewai", "walpool.langgraph", "walpool.openai_agents", "walpool.cli")
 roots = {name.split(".")[0] for name in sys.modules}
-print(sorted(roots & {"agents", "asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}), threading.active_count())
+FOREIGN = {"agents", "asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}
+print(sorted(roots & FOREIGN), threading.active_count())
 print(sorted(name for name in sys.modules if name.startswith(OPTIONAL)))
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)

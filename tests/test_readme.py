@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What pages and blocks with such a word need; for langgraph a package beside it, since tests/langgraph passes for its own.
+# What pages and blocks with such a word need; for langgraph a package beside it: tests/langgraph passes for its own.
 FRAMEWORKS = {
     "crewai": "crewai",
     "langgraph": "langchain_core",
