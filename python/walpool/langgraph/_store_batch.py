@@ -121,6 +121,11 @@ class Batch:
             sweep: how many expired items to delete as well, at most, where anything is put.
         """
         statements: list[Statement] = []
+        # In this order: what was read lives on, and what is put has the TTL that it was put with.
+        if self._refreshed:
+            statements.append(sql.refresh(self._refreshed, self._now))
+        if self._puts and sweep:
+            statements.append(sql.sweep(self._now, sweep))
         for key, op in self._puts.items():
             if op.value is None:
                 statements.append(sql.delete(*key))
@@ -128,11 +133,6 @@ class Batch:
                 vectors = [(path, embeddings[text]) for path, text in self._vectors[key]]
                 ttl = None if op.ttl is None else sql.ttl_micros(op.ttl)
                 statements += sql.put(*key, self._values[key], vectors, now=self._now, ttl=ttl)
-        if statements and sweep:
-            statements.append(sql.sweep(self._now, sweep))
-        if self._refreshed:
-            # First: what is put in the same batch has the TTL that it was put with.
-            statements.insert(0, sql.refresh(self._refreshed, self._now))
         return statements
 
     def _get(self, op: GetOp) -> Steps[Item | None]:
