@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from walpool import errors
 from walpool._core import Result, sqlite_version
+from walpool.aio import AsyncPool, AsyncSnapshot, AsyncStream, AsyncTransaction
 from walpool.errors import (
     BusyError,
     CheckoutTimeout,
@@ -28,12 +29,16 @@ from walpool.errors import (
     WriteTimeout,
 )
 from walpool.pool import Pool, Snapshot, Stream, Transaction
-from walpool.registry import get_pool
+from walpool.registry import get_async_pool, get_pool
 from walpool.settings import Settings
 
 __version__ = version("walpool")
 
 __all__ = [
+    "AsyncPool",
+    "AsyncSnapshot",
+    "AsyncStream",
+    "AsyncTransaction",
     "BusyError",
     "CheckoutTimeout",
     "ClosedError",
@@ -63,6 +68,7 @@ __all__ = [
     "WriterStopped",
     "__version__",
     "errors",
+    "get_async_pool",
     "get_pool",
     "sqlite_version",
 ]
