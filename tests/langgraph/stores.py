@@ -1,4 +1,4 @@
-"""What the tests of the LangGraph store and cache share: both kinds behind one face, and an embedding to reckon with."""
+"""What the tests of the LangGraph store and cache share: both kinds behind one face, and an embedding."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Blocking:
 @contextmanager
 def looping(target: Any) -> Iterator[Blocking]:
     loop = asyncio.new_event_loop()
+    blocking = Blocking(target, loop)
     try:
-        blocking = Blocking(target, loop)
         yield blocking
-        blocking.close()
     finally:
+        blocking.close()
         loop.close()
 
 

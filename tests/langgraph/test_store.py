@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import math
-import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -24,10 +25,6 @@ import walpool
 from walpool.langgraph import AsyncWalpoolStore, WalpoolStore
 from walpool.memory import DimsError, EmbeddingError
 
-if not hasattr(walpool, "AsyncPool"):
-    KINDS = ("sync",)  # type: ignore[assignment]
-
-pytestmark = pytest.mark.filterwarnings("error")
 LATER = timedelta(hours=1) // timedelta(microseconds=1)
 
 
@@ -397,8 +394,38 @@ def test_store_leaves_a_pool_that_was_given_open() -> None:
         with WalpoolStore(pool) as store:
             store.put(("n",), "k", {})
         assert pool.fetchval("SELECT count(*) FROM langgraph_items") == 1
-        with pytest.raises(TypeError, match="readers"):
+        with pytest.raises(walpool.ConfigError, match="settings"):
             WalpoolStore(pool, readers=2)
+
+
+def test_store_is_made_from_a_connection_string_as_langgraphs_own_is(database: Path) -> None:
+    with WalpoolStore.from_conn_string(str(database), index=INDEX) as store:
+        store.setup()
+        store.put(("n",), "k", {"text": "a"})
+
+    async def main() -> None:
+        async with AsyncWalpoolStore.from_conn_string(str(database), index=INDEX) as store:
+            await store.setup()
+            assert keys(await store.asearch((), query="a")) == ["k"]
+
+    asyncio.run(main())
+
+
+def test_each_store_has_the_methods_of_the_other_kind_on_the_same_engine(database: Path) -> None:
+    async def main() -> None:
+        with WalpoolStore(database) as store:
+            await store.aput(("n",), "sync", {"v": 1})
+            assert keys(await store.asearch(())) == ["sync"]
+        async with AsyncWalpoolStore(database) as store:
+            in_thread = asyncio.get_running_loop().run_in_executor
+            await in_thread(None, lambda: store.put(("n",), "async", {"v": 1}))
+            assert (await store.aget(("n",), "async")).value == {"v": 1}  # type: ignore[union-attr]
+
+    with warnings.catch_warnings():
+        # A synchronous store on a loop's thread is what `Pool` warns of.
+        warnings.filterwarnings("ignore", category=RuntimeWarning, message=".*event loop")
+        asyncio.run(main())
+    assert open_descriptors(database) == []
 
 
 def test_closed_store_refuses_work_and_leaves_no_thread_and_no_file_open(kind: str, database: Path) -> None:
@@ -423,4 +450,3 @@ def test_threads_that_put_into_one_store_lose_nothing(database: Path, threads: A
         threads(8, lambda number: [store.put((f"t{number}",), str(i), {"i": i}) for i in range(20)])
         assert len(store.search((), limit=1000)) == 160
         assert len(store.list_namespaces()) == 8
-    assert threading.active_count() >= 1

@@ -9,16 +9,14 @@ import asyncio
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from walpool import schema
-from walpool.errors import ClosedError
+from walpool.aio import AsyncPool
+from walpool.errors import ClosedError, ConfigError
 from walpool.pool import Pool
-from walpool.registry import get_pool
+from walpool.registry import get_async_pool, get_pool
 from walpool.settings import Settings
-
-if TYPE_CHECKING:
-    from walpool.aio import AsyncPool
 
 
 class Handles:
@@ -31,8 +29,7 @@ class Handles:
         settings: as a pool takes them; only with a path or a URL.
 
     Raises:
-        ConfigError: no database was named, or a setting is wrong.
-        TypeError: settings beside a pool.
+        ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class Handles:
             Settings.load(target, **settings)  # refuses what is wrong now, rather than at the first use
             self._target = target
         elif settings:
-            raise TypeError(f"{', '.join(sorted(settings))}: the pool that was given has its settings already")
+            raise ConfigError("settings belong to whoever opens the pool: give a path, or a pool without settings")
         elif isinstance(target, Pool):
             self._pool = target
         else:
@@ -83,8 +80,6 @@ class Handles:
     async def async_pool(self) -> AsyncPool:
         """Return the asynchronous pool, its tables up to date."""
         if self._async_pool is None:
-            from walpool.registry import get_async_pool
-
             with self._lock:  # opens nothing yet, so it is held for an instant
                 self._refuse_if_closed()
                 if self._async_pool is None:
@@ -106,12 +101,17 @@ class Handles:
     async def close_async(self) -> None:
         """Close what was opened here; safe to call twice."""
         taken = self._take()
-        # The asynchronous one last: it is then the last handle, and waits for what is under way off the loop.
-        for pool in sorted(taken, key=lambda pool: not isinstance(pool, Pool)):
-            if isinstance(pool, Pool):
-                pool.close()
-            else:
-                await pool.close()
+        pools = [pool for pool in taken if isinstance(pool, Pool)]
+        last = [pool for pool in taken if not isinstance(pool, Pool)]
+        if pools and not last:
+            last.append(AsyncPool(pools[0].path))
+            await last[0].open()
+        # The asynchronous one last: it waits for what is under way without keeping the loop.
+        for pool in pools:
+            pool._warns_on_loop = False
+            pool.close()
+        for async_pool in last:
+            await async_pool.close()
 
     def _take(self) -> list[Pool | AsyncPool]:
         with self._lock:

@@ -34,6 +34,7 @@ from walpool.langgraph._steps import Statement, Steps, ask
 from walpool.langgraph._store_index import Index
 
 _CHUNK: Final = 256  # items whose values are read at a time where Python filters
+_MOST: Final = 1 << 61  # of a limit or an offset, so that SQLite can take their sum
 _REFRESH_AFTER: Final = 1_000_000  # microseconds: an expiry that would move by less is not worth a commit
 
 _Key = tuple[tuple[str, ...], str]
@@ -149,7 +150,7 @@ class Batch:
         )
 
     def _search(self, op: SearchOp, query: bytes | None) -> Steps[list[SearchItem]]:
-        limit, offset = max(op.limit, 0), max(op.offset, 0)
+        limit, offset = (min(max(number, 0), _MOST) for number in (op.limit, op.offset))
         if not limit:
             return []
         narrowed, is_exact = sql.narrow(op.filter or {})

@@ -16,6 +16,7 @@ from walpool.langgraph._handles import Handles
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from walpool.aio import AsyncPool
     from walpool.pool import Pool
 
 __all__ = ["WalpoolCache"]
@@ -24,37 +25,32 @@ __all__ = ["WalpoolCache"]
 class WalpoolCache(BaseCache[ValueT]):
     """A LangGraph `BaseCache` in a walpool database, for `compile(cache=...)`.
 
-    One class for both kinds of programs: the a* methods run on an `AsyncPool`, opened at the first of them, of the same
-    engine. Safe to share between threads, event loops, and processes on one file. An entry that has expired is not
-    found, and deleted by a later write.
+    One class for both kinds of programs: making one opens nothing; the first plain method opens a `Pool`, the first a*
+    method an `AsyncPool` of the same engine. Safe to share between threads, event loops, and processes on one file. An
+    entry that has expired is not found, and deleted by a later write.
 
     Args:
-        pool_or_path_or_url: a `walpool.Pool`, which stays yours to close, or a path or URL; None takes `WALPOOL_URL`.
+        pool_or_path_or_url: a pool of either kind, which stays yours to close, or a path or URL; None takes
+            `WALPOOL_URL`.
         serde: what turns values into bytes; None takes LangGraph's, without pickle.
         **settings: as `walpool.Pool` takes them; only with a path or a URL. A cache may be rebuilt: it is the place
             for `synchronous="normal"` in a file of its own.
 
     Raises:
-        ConfigError: no database was named, or a setting is wrong.
-        TypeError: settings beside a pool.
-        NotSupportedError: the file's tables come from a newer walpool.
-        StorageError: the file cannot be opened.
+        ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
+
+    The first operation may raise what a `Pool` raises, and NotSupportedError where the table is a newer walpool's.
     """
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
         *,
         serde: SerializerProtocol | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(serde=serde)
         self._handles = Handles(pool_or_path_or_url, "langgraph_cache", sql.MIGRATIONS, settings)
-        try:
-            self._handles.pool()
-        except BaseException:
-            self._handles.close()
-            raise
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """Return the values of those keys that are cached and have not expired."""

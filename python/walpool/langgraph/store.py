@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,7 +140,8 @@ class WalpoolStore(_Store):
     with one, the nearest first, then those that have no vector. `created_at` is when the key was first put.
 
     Args:
-        pool_or_path_or_url: a `walpool.Pool`, which stays yours to close, or a path or URL; None takes `WALPOOL_URL`.
+        pool_or_path_or_url: a pool of either kind, which stays yours to close, or a path or URL; None takes
+            `WALPOOL_URL`.
         index: LangGraph's index configuration: `dims`, `embed`, `fields`; None stores no vectors.
         ttl: LangGraph's TTL configuration: `default_ttl` and `refresh_on_read` as documented there; `omit_expired`
             hides at once what has expired; with `sweep_interval_minutes`, a put deletes up to 1000 expired items on its
@@ -150,8 +152,7 @@ class WalpoolStore(_Store):
         ttl_config: `ttl`, as given.
 
     Raises:
-        ConfigError: no database was named, or a setting is wrong.
-        TypeError: settings beside a pool.
+        ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
         NotSupportedError: the file's tables come from a newer walpool.
         StorageError: the file cannot be opened.
     """
@@ -160,7 +161,7 @@ class WalpoolStore(_Store):
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
@@ -172,6 +173,21 @@ class WalpoolStore(_Store):
         except BaseException:
             self._handles.close()
             raise
+
+    @classmethod
+    @contextmanager
+    def from_conn_string(cls, conn_string: str, **options: Any) -> Iterator[WalpoolStore]:
+        """Yield a store on a path or URL and close it at the end of the block.
+
+        Args:
+            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            **options: as the class takes them.
+        """
+        with cls(conn_string, **options) as store:
+            yield store
+
+    def setup(self) -> None:
+        """Do nothing: the tables are made when the store is. Other stores must be set up, so it may be called."""
 
     def sweep_ttl(self) -> int:
         """Delete what has expired, in jobs of a thousand items; return how many there were."""
@@ -202,7 +218,7 @@ class AsyncWalpoolStore(_Store):
     nodes: they use a `Pool` of the same engine.
 
     Args:
-        pool_or_path_or_url: a `walpool.AsyncPool`, which stays yours to close, or a path or URL; None takes
+        pool_or_path_or_url: a pool of either kind, which stays yours to close, or a path or URL; None takes
             `WALPOOL_URL`.
         index: as for `WalpoolStore`; an asynchronous embedding function serves the asynchronous methods only.
         ttl: as for `WalpoolStore`.
@@ -212,21 +228,36 @@ class AsyncWalpoolStore(_Store):
         ttl_config: `ttl`, as given.
 
     Raises:
-        ConfigError: no database was named, or a setting is wrong.
-        TypeError: settings beside a pool.
+        ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
     """
 
     __slots__ = ()
 
     def __init__(
         self,
-        pool_or_path_or_url: AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(pool_or_path_or_url, index=index, ttl=ttl, **settings)
+
+    @classmethod
+    @asynccontextmanager
+    async def from_conn_string(cls, conn_string: str, **options: Any) -> AsyncIterator[AsyncWalpoolStore]:
+        """Yield a store on a path or URL and close it at the end of the block.
+
+        Args:
+            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            **options: as the class takes them.
+        """
+        async with cls(conn_string, **options) as store:
+            yield store
+
+    async def setup(self) -> None:
+        """Make the tables, which the first operation does as well: other stores must be set up, so it may be called."""
+        await self._handles.async_pool()
 
     async def sweep_ttl(self) -> int:
         """Delete what has expired, in jobs of a thousand items; return how many there were."""
