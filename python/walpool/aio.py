@@ -11,8 +11,8 @@ import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from walpool import _core
 from walpool.errors import ClosedError, ConfigError, Error, InterfaceError
@@ -22,7 +22,7 @@ from walpool.settings import Settings
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from walpool._core import Begun, Result
+    from walpool._core import Result, _Begun
     from walpool.types import Params, RowFactory
 
 __all__ = ["AsyncPool", "AsyncSnapshot", "AsyncStream", "AsyncTransaction"]
@@ -39,7 +39,7 @@ def _public(cls: type[T]) -> type[T]:
     return cls
 
 
-async def _settled(mailbox: _core.Mailbox, begun: Begun) -> Any:
+async def _settled(mailbox: _core.Mailbox, begun: _Begun) -> Any:
     """Return what was begun comes to; give it up if the waiting task is cancelled."""
     number, future = begun
     if number < 0:
@@ -53,7 +53,7 @@ async def _settled(mailbox: _core.Mailbox, begun: Begun) -> Any:
         raise
 
 
-async def _taken(mailbox: _core.Mailbox, begun: Begun) -> Any:
+async def _taken(mailbox: _core.Mailbox, begun: _Begun) -> Any:
     """As `_settled`, for what holds a connection: it goes back where it comes too late for its task."""
     _, future = begun
     try:
@@ -96,10 +96,8 @@ class _Desk:
     def _leave_here(self) -> None:
         self.mailbox.drain_all()
         if self.mailbox.fileno() >= 0:
-            try:
+            with suppress(NotImplementedError):
                 self.loop.remove_reader(self.mailbox.fileno())
-            except NotImplementedError:
-                pass
         self.mailbox.close()
 
 
@@ -119,7 +117,7 @@ class AsyncPool:
     by `close()` or at the end of an `async with` block. Nothing here blocks the loop.
 
     A short read runs at once on the loop's thread, for at most 50 µs; all else is done by a few native threads. When a
-    task is cancelled its job, if it has not begun, never runs; a read that runs is interrupted; a job that its group has
+    task is cancelled its job, if it has not begun, never runs; a read that runs is interrupted; a job that a group has
     taken is finished, so that it may have been committed.
 
     Args:
@@ -189,14 +187,15 @@ class AsyncPool:
         if open_here.get():
             self._refuse_reentry("execute")
         desk = self._ready() or await self._at_desk()
-        return await _settled(desk.mailbox, desk.execute(sql, params, timeout))
+        return cast("Result", await _settled(desk.mailbox, desk.execute(sql, params, timeout)))
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters as one job: all of them or none. See `Pool.executemany`."""
         if open_here.get():
             self._refuse_reentry("executemany")
         desk = self._ready() or await self._at_desk()
-        return await _settled(desk.mailbox, desk.executemany(await _prepared(sql, rows), timeout))
+        begun = desk.executemany(await _prepared(sql, rows), timeout)
+        return cast("Result", await _settled(desk.mailbox, begun))
 
     async def batch(
         self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None
@@ -205,7 +204,7 @@ class AsyncPool:
         if open_here.get():
             self._refuse_reentry("batch")
         desk = self._ready() or await self._at_desk()
-        return await _settled(desk.mailbox, desk.batch(statements, timeout))
+        return cast("list[Result]", await _settled(desk.mailbox, desk.batch(statements, timeout)))
 
     async def script(self, sql: str, /, *, timeout: float | None = None) -> None:
         """Run several statements without parameters, as in a schema or a migration, as one job: all of them or none."""
@@ -228,7 +227,8 @@ class AsyncPool:
             self._refuse_reentry("fetch")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetch(sql, params, row, timeout)
-        return begun[1] if begun[0] == DONE else await _settled(desk.mailbox, begun)
+        rows: list[Any] = begun[1] if begun[0] == DONE else await _settled(desk.mailbox, begun)
+        return rows
 
     async def fetchone(
         self,
@@ -332,7 +332,7 @@ class AsyncPool:
         """Move the WAL into the file. See `Pool.checkpoint`."""
         self._refuse_reentry("checkpoint")
         desk = await self._at_desk()
-        return await _settled(desk.mailbox, desk.checkpoint(mode))
+        return cast("tuple[bool, int, int]", await _settled(desk.mailbox, desk.checkpoint(mode)))
 
     async def backup(self, dest: str | os.PathLike[str]) -> None:
         """Copy the database, as one snapshot sees it, into a new file; writers go on meanwhile. See `Pool.backup`."""
@@ -344,7 +344,7 @@ class AsyncPool:
         """Return what SQLite's integrity check finds; an empty list is good news. It reads the whole file."""
         self._refuse_reentry("check")
         desk = await self._at_desk()
-        return await _settled(desk.mailbox, desk.check())
+        return cast("list[str]", await _settled(desk.mailbox, desk.check()))
 
     async def vacuum(self) -> None:
         """Rewrite the file without its holes; writers wait meanwhile."""
@@ -394,7 +394,7 @@ class AsyncPool:
             refuse_reentry(verb, self._engine, self._path)
 
     def _hold(self, held: str, use: str | None) -> Hold:
-        assert self._engine is not None  # noqa: S101  (whoever holds something has opened it)
+        assert self._engine is not None, "whoever holds something has opened it"
         return Hold(self._engine, self._path, held, use)
 
     def _ready(self) -> _core.AsyncEngine | None:
@@ -431,20 +431,25 @@ class AsyncPool:
 
     async def _open_at(self, desk: _Desk) -> None:
         if self._engine is None:
-            path = self._settings.path
+            path = self._settings.path or self._path
             opening = _core.AsyncEngine.open(desk.mailbox, path, self._settings.values(), sorted(self._target[1]))
             opened: _core.Engine = await _settled(desk.mailbox, opening)
-            if self._engine is None and not self._closed:
-                self._engine = opened
+            if self._take(opened):
                 self._path = str(opened.path)
                 if self._settings.path != ":memory:":
                     self._target = (self._path, self._target[1])
-            else:  # another loop was faster, or the pool was closed meanwhile: this is one handle too many
+            else:  # this is one handle too many
                 await _settled(desk.mailbox, _core.AsyncEngine(opened, desk.mailbox).close())
         if self._engine is not None:
             engine = _core.AsyncEngine(self._engine, desk.mailbox)
             await _settled(desk.mailbox, engine.open_here())
             desk.engine = engine
+
+    def _take(self, opened: _core.Engine) -> bool:
+        """Keep it, unless another loop was faster or the pool was closed meanwhile."""
+        if self._engine is None and not self._closed:
+            self._engine = opened
+        return self._engine is opened
 
     async def _close(self) -> None:
         desk = self._desk_here()
@@ -506,7 +511,7 @@ class AsyncSnapshot(_OfOneLoop):
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> list[Any]:
         """Return every row of a query. See `Pool.fetch`."""
-        return await _settled(self._here(), self._snapshot.fetch(sql, params, row, timeout))
+        return cast("list[Any]", await _settled(self._here(), self._snapshot.fetch(sql, params, row, timeout)))
 
     async def fetchone(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
@@ -549,7 +554,7 @@ class AsyncStream:
         else:
             await self.aclose()
 
-    def __aiter__(self) -> AsyncStream:  # noqa: PYI034
+    def __aiter__(self) -> AsyncStream:
         return self
 
     async def __anext__(self) -> Any:
@@ -611,17 +616,18 @@ class AsyncTransaction(_OfOneLoop):
         A write that is cancelled while it runs ends the transaction as a whole, as one that runs past its `timeout`
         does: SQLite undoes an interrupted write with all that came before it.
         """
-        return await _settled(self._here(), self._lease.execute(sql, params, timeout))
+        return cast("Result", await _settled(self._here(), self._lease.execute(sql, params, timeout)))
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters: all of them or none."""
-        return await _settled(self._here(), self._lease.executemany(await _prepared(sql, rows), timeout))
+        begun = self._lease.executemany(await _prepared(sql, rows), timeout)
+        return cast("Result", await _settled(self._here(), begun))
 
     async def fetch(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> list[Any]:
         """Return every row of a query. See `Pool.fetch`."""
-        return await _settled(self._here(), self._lease.fetch(sql, params, row, timeout))
+        return cast("list[Any]", await _settled(self._here(), self._lease.fetch(sql, params, row, timeout)))
 
     async def fetchone(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None

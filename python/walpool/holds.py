@@ -68,6 +68,6 @@ def hold_open(hold: Hold) -> Iterator[None]:
 
 
 def is_on_event_loop() -> bool:
-    """Return whether this thread runs an asyncio event loop just now. A program without asyncio does not import it for this."""
+    """Return whether this thread runs an asyncio event loop just now; asyncio is not imported for the question."""
     events = sys.modules.get("asyncio.events")
     return events is not None and events._get_running_loop() is not None

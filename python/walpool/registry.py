@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from walpool.aio import AsyncPool
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.pool import Pool
 from walpool.settings import Settings
+
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
 
 __all__ = ["get_async_pool", "get_pool"]
 
@@ -31,6 +33,8 @@ def get_async_pool(path_or_url: str | os.PathLike[str] | None = None, /, **setti
     Raises:
         As `get_pool`.
     """
+    from walpool.aio import AsyncPool  # here: asyncio takes as long to import as all of walpool
+
     return AsyncPool(_target(path_or_url, settings), **settings)
 
 
