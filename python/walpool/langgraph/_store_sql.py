@@ -273,8 +273,13 @@ def put(
     """Return the statements that put an item with its vectors, each with its path; what was there is replaced."""
     path = encode_namespace(namespace)
     statements: list[Statement] = [(_PUT, (path, key, now, ttl, value))]
-    statements += [(_PUT_VECTOR, (path, key, place, *vector)) for place, vector in enumerate(vectors)]
+    statements += [put_vector(path, key, place, *vector) for place, vector in enumerate(vectors)]
     return statements
+
+
+def put_vector(namespace: str, key: str, place: int, path: str, embedding: bytes) -> Statement:
+    """Return the statement that adds a vector to an item; the namespace is an encoded one."""
+    return _PUT_VECTOR, (namespace, key, place, path, embedding)
 
 
 def delete(namespace: Sequence[str], key: str) -> Statement:
