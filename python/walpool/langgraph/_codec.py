@@ -6,6 +6,8 @@ The savers, sync and async, differ in how they run a statement; what it says, an
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
@@ -27,6 +29,11 @@ from walpool.langgraph import _sql, _upkeep_sql
 from walpool.langgraph._sql import Key, Search, Statement
 from walpool.types import Value
 
+# What lies in each checkpoint that has it: a row of its own would be longer. Of this kind are most of LangGraph's own.
+_SHORT: Final = frozenset({type(None), bool, int, float})
+_SHORT_TEXT: Final = 64  # characters; a row's key has more
+
+_COUNT_DIGITS: Final = 32
 _NUL: Final = "\\u0000"  # as JSON has it
 
 
@@ -36,16 +43,6 @@ class Place(NamedTuple):
     thread_id: str
     checkpoint_ns: str
     checkpoint_id: str | None
-
-    def config(self, checkpoint_id: str | None) -> RunnableConfig:
-        """Return a config that points to a checkpoint of the same namespace."""
-        return {
-            "configurable": {
-                "thread_id": self.thread_id,
-                "checkpoint_ns": self.checkpoint_ns,
-                "checkpoint_id": checkpoint_id,
-            }
-        }
 
 
 def place_of(config: RunnableConfig) -> Place:
@@ -80,6 +77,29 @@ def checkpoint_place_of(config: RunnableConfig) -> tuple[Place, str]:
     return place, place.checkpoint_id
 
 
+def next_version(current: str | None) -> str:
+    """Return a version that sorts after `current`: a count, as in LangGraph's own savers, and something that is unique.
+
+    Values are stored by version, so two branches that begin at one checkpoint must not give theirs the same one: hence
+    the time in milliseconds and 40 random bits, from the system, since programs seed `random`. The time is in it for
+    `blob_key`.
+    """
+    count = 0 if current is None else int(str(current).partition(".")[0])
+    return f"{count + 1:032d}.{time.time_ns() // 1_000_000:011x}{secrets.randbits(40):010x}"
+
+
+def blob_key(version: object) -> str:
+    """Return the key under which the value of a channel at a version is stored; one for each version.
+
+    What `next_version` made is turned round, so that keys follow each other in time.
+    """
+    if type(version) is str:
+        count, dot, unique = version.partition(".")
+        if dot and len(count) == _COUNT_DIGITS and count.isdecimal():
+            return f"{unique}.{int(count)}"
+    return repr(version)
+
+
 def encode_put(
     serde: SerializerProtocol,
     config: RunnableConfig,
@@ -88,22 +108,27 @@ def encode_put(
     new_versions: ChannelVersions,
 ) -> tuple[list[Statement], RunnableConfig]:
     """Return the statements that store a checkpoint and its new values as one job, and the config that names it."""
-    place = place_of(config)
-    thread_id, ns, parent_id = place
+    thread_id, ns, parent_id = place_of(config)
     dumps = serde.dumps_typed
     rest = cast("dict[str, Any]", checkpoint.copy())
     values: dict[str, Any] = rest.pop("channel_values", {})
-    versions: ChannelVersions = rest.pop("channel_versions", {})
-    # A channel without a value has no row: most steps consume a few of LangGraph's own, and delta channels have none.
-    statements = [
-        _sql.put_blob(thread_id, ns, channel, version, dumps(values[channel]))
-        for channel, version in new_versions.items()
-        if channel in values
-    ]
-    if not values.keys() <= versions.keys():  # no version to keep them under
-        rest["channel_values"] = {channel: value for channel, value in values.items() if channel not in versions}
-    versions_json = json.dumps(versions)
-    if _NUL in versions_json:
+    versions: ChannelVersions = rest.get("channel_versions", {})
+    statements: list[Statement] = []
+    channels: dict[str, str | int | None] = dict.fromkeys(versions)
+    short: dict[str, Any] = {}
+    for channel, value in values.items():
+        kind = type(value)
+        if kind in _SHORT or (kind is str and len(value) <= _SHORT_TEXT) or channel not in versions:
+            short[channel] = value
+            channels[channel] = 0
+            continue
+        channels[channel] = key = blob_key(versions[channel])
+        if channel in new_versions:
+            statements.append(_sql.put_blob(key, thread_id, ns, channel, dumps(value)))
+    if short:
+        rest["channel_values"] = short
+    channels_json = json.dumps(channels)
+    if _NUL in channels_json:
         msg = "a channel's name or version holds a NUL character"
         raise DataError(msg)
     full_metadata = cast("dict[str, Any]", get_checkpoint_metadata(config, metadata))
@@ -115,12 +140,12 @@ def encode_put(
             checkpoint["id"],
             parent_id,
             None if run_id is None else str(run_id),
-            versions_json,
+            channels_json,
             json.dumps(full_metadata),
             dumps(rest),
         )
     )
-    return statements, place.config(checkpoint["id"])
+    return statements, _config(thread_id, ns, checkpoint["id"])
 
 
 def encode_writes(
@@ -136,44 +161,40 @@ def encode_writes(
 
 
 def decode_tuples(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> dict[int, CheckpointTuple]:
-    """Return the checkpoints of `get` or `get_many`, by row."""
-    loads = serde.loads_typed
-    heads: list[Sequence[Any]] = []
-    values: dict[int, dict[str, Any]] = {}
-    writes: dict[int, list[tuple[str, str, int, str, Any]]] = {}
+    """Return the checkpoints of `get_many`, by row."""
+    by_row: dict[int, list[Sequence[Any]]] = {}
     for row in rows:
-        kind, at = row[0], row[1]
-        if kind == _sql.KIND_BLOB:
-            values.setdefault(at, {})[row[2]] = loads((row[8], row[9]))
-        elif kind == _sql.KIND_WRITE:
-            writes.setdefault(at, []).append((row[2], row[3], row[4], row[5], (row[8], row[9])))
-        else:
-            heads.append(row)
-    return {row[1]: _decode_tuple(loads, row, values.get(row[1], {}), writes.get(row[1], ())) for row in heads}
+        by_row.setdefault(row[1], []).append(row)
+    decoded = {number: decode_tuple(serde, its_rows) for number, its_rows in by_row.items()}
+    return {number: found for number, found in decoded.items() if found is not None}
 
 
 def decode_tuple(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> CheckpointTuple | None:
     """Return the checkpoint of `get`; None where there is none."""
-    for found in decode_tuples(serde, rows).values():
-        return found
-    return None
-
-
-def _decode_tuple(
-    loads: Any, row: Sequence[Any], values: dict[str, Any], writes: Iterable[tuple[str, str, int, str, Any]]
-) -> CheckpointTuple:
-    place = Place(row[2], row[3], row[4])
-    parent_id: str | None = row[5]
-    checkpoint: dict[str, Any] = loads((row[8], row[9]))
-    checkpoint["channel_versions"] = json.loads(row[6])
+    loads = serde.loads_typed
+    head: Sequence[Any] | None = None
+    values: dict[str, Any] = {}
+    writes: list[tuple[str, str, int, str, tuple[str, bytes]]] = []
+    for row in rows:
+        kind = row[0]
+        if kind == _sql.KIND_BLOB:
+            values[row[2]] = loads((row[7], row[8]))
+        elif kind == _sql.KIND_WRITE:
+            writes.append((row[2], row[3], row[4], row[5], (row[7], row[8])))
+        else:
+            head = row
+    if head is None:
+        return None
+    _, _, thread_id, ns, checkpoint_id, parent_id, metadata, type_, stored = head
+    checkpoint = loads((type_, stored))
     checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **values}
+    writes.sort()  # the order of `writes_sort_key`: path, task, index; no two have the same three
     return CheckpointTuple(
-        place.config(place.checkpoint_id),
-        cast("Checkpoint", checkpoint),
-        json.loads(row[7]),
-        None if parent_id is None else place.config(parent_id),
-        # The order of `writes_sort_key`: path, task, index; no two rows have the same three.
-        [(task_id, channel, loads(typed)) for _, task_id, _, channel, typed in sorted(writes)],
+        _config(thread_id, ns, checkpoint_id),
+        checkpoint,
+        json.loads(metadata),
+        None if parent_id is None else _config(thread_id, ns, parent_id),
+        [(task_id, channel, loads(typed)) for _, task_id, _, channel, typed in writes],
     )
 
 
@@ -258,6 +279,9 @@ def decode_history(
             first = at
         elif kind == _upkeep_sql.KIND_STEP:
             steps[channel, at] = other, None if type_ is None else (type_, value)
+        elif kind == _upkeep_sql.KIND_INLINED:
+            short = serde.loads_typed((type_, value))["channel_values"][channel]
+            steps[channel, at] = other, serde.dumps_typed(short)
         else:
             path, idx = json.loads(order)
             writes.setdefault((channel, at), []).append((path, other, idx, (type_, value)))
@@ -288,9 +312,16 @@ def _history_of(
     return {"writes": found} if seed is None else {"writes": found, "seed": loads(seed)}
 
 
-def _configurable(config: RunnableConfig) -> Mapping[str, Any]:
-    configurable = config.get("configurable") if isinstance(config, Mapping) else None
-    if not isinstance(configurable, Mapping):
+def _config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}}
+
+
+def _configurable(config: RunnableConfig) -> dict[str, Any]:
+    try:
+        configurable = config["configurable"]
+    except (KeyError, TypeError):
+        configurable = None
+    if not isinstance(configurable, dict):
         msg = "a config is a dict with a dict under 'configurable'"
         raise ConfigError(msg)
     return configurable

@@ -1,7 +1,7 @@
 """The tables of the LangGraph savers, and each operation on them as SQL, parameters and row shapes; no I/O.
 
-Three tables: a checkpoint is one row that names the version of each channel; a channel's value lies once for each
-version, however many checkpoints name it; pending writes lie beside the checkpoint that they follow. They do not have
+Three tables: a checkpoint is one row that says where the value of each channel is; a channel's value lies once for each
+version, however many checkpoints have it; pending writes lie beside the checkpoint that they follow. They do not have
 the names of `langgraph-checkpoint-sqlite`'s tables, which keep other things: both may lie in one file.
 """
 
@@ -18,8 +18,14 @@ Statement: TypeAlias = tuple[str, tuple[Value, ...]]
 
 SCHEMA: Final = "langgraph"
 
-# A checkpoint's short columns come first: reading them does not touch the pages of the long one. Rows of values are
-# appended at the end of a table, whatever thread they belong to, so that a group of many threads' jobs writes few pages.
+# What a commit costs is the pages that it changes, and the jobs of a group come from many threads. So blobs and writes
+# lie in the order of time, by keys that begin with it (`blob_key`, ids of checkpoints): the group shares its pages.
+# Keyed by thread first, as one would, each row has a page of its own, and storing a write took three times as long.
+#
+# `channels` is a JSON object, for each channel with a version: the key of its blob; 0 where its short value lies in the
+# checkpoint itself; null where it has none. Through it the blobs of a thread are found, and through checkpoints its
+# writes, but for those that `stray` and `early` name: blobs whose checkpoint was stored again without them, and writes
+# that came before their checkpoint. A serializer may give bytes or text, hence ANY.
 MIGRATIONS: Final = (
     (
         """CREATE TABLE langgraph_checkpoints (
@@ -28,35 +34,45 @@ MIGRATIONS: Final = (
             checkpoint_id TEXT NOT NULL,
             parent_checkpoint_id TEXT,
             run_id TEXT,
-            channel_versions TEXT NOT NULL,
+            channels TEXT NOT NULL,
             metadata TEXT NOT NULL,
             type TEXT NOT NULL,
             checkpoint ANY NOT NULL,
             PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id)
         ) STRICT""",
         "CREATE INDEX langgraph_checkpoints_run ON langgraph_checkpoints (run_id) WHERE run_id IS NOT NULL",
-        # ANY: a version is text, an integer or a real, and a serializer may give bytes or text; each stays what it is.
         """CREATE TABLE langgraph_blobs (
+            blob_key TEXT NOT NULL,
             thread_id TEXT NOT NULL,
             checkpoint_ns TEXT NOT NULL,
             channel TEXT NOT NULL,
-            version ANY NOT NULL,
+            stray TEXT,
             type TEXT NOT NULL,
             value ANY NOT NULL,
-            PRIMARY KEY (thread_id, checkpoint_ns, channel, version)
-        ) STRICT""",
+            PRIMARY KEY (blob_key, thread_id, checkpoint_ns, channel)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX langgraph_blobs_stray ON langgraph_blobs (stray) WHERE stray IS NOT NULL",
+        """CREATE TRIGGER langgraph_checkpoints_replaced AFTER UPDATE OF channels ON langgraph_checkpoints
+        WHEN old.channels IS NOT new.channels
+        BEGIN
+            UPDATE langgraph_blobs SET stray = old.thread_id
+            WHERE (blob_key, thread_id, checkpoint_ns, channel) IN (
+                SELECT value, old.thread_id, old.checkpoint_ns, key FROM json_each(old.channels));
+        END""",
         """CREATE TABLE langgraph_writes (
+            checkpoint_id TEXT NOT NULL,
             thread_id TEXT NOT NULL,
             checkpoint_ns TEXT NOT NULL,
-            checkpoint_id TEXT NOT NULL,
             task_id TEXT NOT NULL,
             idx INTEGER NOT NULL,
             task_path TEXT NOT NULL,
             channel TEXT NOT NULL,
+            early TEXT,
             type TEXT NOT NULL,
             value ANY NOT NULL,
-            PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-        ) STRICT""",
+            PRIMARY KEY (checkpoint_id, thread_id, checkpoint_ns, task_id, idx)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX langgraph_writes_early ON langgraph_writes (early) WHERE early IS NOT NULL",
     ),
 )
 
@@ -65,40 +81,44 @@ FIND_STOCK_TABLES: Final = """SELECT count(*) FROM sqlite_schema WHERE type = 't
 """Counts the tables of `langgraph-checkpoint-sqlite`: 2 in a file of its own."""
 
 PUT_WRITES: Final = """INSERT INTO langgraph_writes
-    (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET task_path = excluded.task_path,
+    (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value, early)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, CASE WHEN NOT EXISTS (SELECT 1 FROM langgraph_checkpoints
+        WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3) THEN ?1 END)
+    ON CONFLICT (checkpoint_id, thread_id, checkpoint_ns, task_id, idx) DO UPDATE SET task_path = excluded.task_path,
         channel = excluded.channel, type = excluded.type, value = excluded.value
         WHERE excluded.idx < 0"""
 """Stores one write. What is there already stays, but for the special channels, whose index is negative."""
 
-_PUT_CHECKPOINT: Final = """INSERT INTO langgraph_checkpoints (thread_id, checkpoint_ns, checkpoint_id,
-        parent_checkpoint_id, run_id, channel_versions, metadata, type, checkpoint)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET
+# Also what `copy_thread` does where the target has the checkpoint already.
+REPLACE_CHECKPOINT: Final = """ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET
         parent_checkpoint_id = excluded.parent_checkpoint_id, run_id = excluded.run_id,
-        channel_versions = excluded.channel_versions, metadata = excluded.metadata, type = excluded.type,
+        channels = excluded.channels, metadata = excluded.metadata, type = excluded.type,
         checkpoint = excluded.checkpoint"""
-_PUT_BLOB: Final = """INSERT INTO langgraph_blobs (thread_id, checkpoint_ns, channel, version, type, value)
-    VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO UPDATE SET
+REPLACE_BLOB: Final = """ON CONFLICT (blob_key, thread_id, checkpoint_ns, channel) DO UPDATE SET
         type = excluded.type, value = excluded.value"""
 
+_PUT_CHECKPOINT: Final = f"""INSERT INTO langgraph_checkpoints (thread_id, checkpoint_ns, checkpoint_id,
+        parent_checkpoint_id, run_id, channels, metadata, type, checkpoint)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) {REPLACE_CHECKPOINT}"""
+_PUT_BLOB: Final = f"""INSERT INTO langgraph_blobs (blob_key, thread_id, checkpoint_ns, channel, type, value)
+    VALUES (?, ?, ?, ?, ?, ?) {REPLACE_BLOB}"""
+
 # What a reader of checkpoints needs comes in one statement, so from one snapshot: rows of three kinds, each of them
-# headed by the row id of its checkpoint. CROSS JOIN keeps the order of the loops: each inner step is one index lookup.
+# headed by the row id of its checkpoint. CROSS JOIN keeps the order of the loops: each inner step is one index lookup,
+# and `v.type` saves those for what is no key.
 _ROWS: Final = """
-    SELECT 0, id, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, channel_versions, metadata, type,
-        checkpoint FROM target
+    SELECT 0, id, thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, metadata, type, checkpoint FROM target
     UNION ALL
-    SELECT 1, target.id, b.channel, NULL, NULL, NULL, NULL, NULL, b.type, b.value
-    FROM target CROSS JOIN json_each(target.channel_versions) AS v CROSS JOIN langgraph_blobs AS b
-        ON b.thread_id = target.thread_id AND b.checkpoint_ns = target.checkpoint_ns
-        AND b.channel = v.key AND b.version = v.value
+    SELECT 1, target.id, b.channel, NULL, NULL, NULL, NULL, b.type, b.value
+    FROM target CROSS JOIN json_each(target.channels) AS v CROSS JOIN langgraph_blobs AS b
+        ON b.blob_key = v.value AND b.thread_id = target.thread_id AND b.checkpoint_ns = target.checkpoint_ns
+        AND b.channel = v.key
+    WHERE v.type = 'text'
     UNION ALL
-    SELECT 2, target.id, w.task_path, w.task_id, w.idx, w.channel, NULL, NULL, w.type, w.value
+    SELECT 2, target.id, w.task_path, w.task_id, w.idx, w.channel, NULL, w.type, w.value
     FROM target CROSS JOIN langgraph_writes AS w
-        ON w.thread_id = target.thread_id AND w.checkpoint_ns = target.checkpoint_ns
-        AND w.checkpoint_id = target.checkpoint_id"""
+        ON w.checkpoint_id = target.checkpoint_id AND w.thread_id = target.thread_id
+        AND w.checkpoint_ns = target.checkpoint_ns"""
 _TARGET: Final = "WITH target AS MATERIALIZED (SELECT rowid AS id, * FROM langgraph_checkpoints WHERE "
 _GET_LATEST: Final = f"""{_TARGET} thread_id = ? AND checkpoint_ns = ?
     ORDER BY checkpoint_id DESC LIMIT 1) {_ROWS}"""
@@ -134,20 +154,17 @@ def put_checkpoint(
     checkpoint_id: str,
     parent_id: str | None,
     run_id: str | None,
-    channel_versions: str,
+    channels: str,
     metadata: str,
     typed: tuple[str, bytes],
 ) -> Statement:
-    """Return the statement that stores a checkpoint, or replaces it; `channel_versions` and `metadata` are JSON."""
-    row = (thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id, channel_versions, metadata, *typed)
-    return _PUT_CHECKPOINT, row
+    """Return the statement that stores a checkpoint, or replaces it; `channels` and `metadata` are JSON."""
+    return _PUT_CHECKPOINT, (thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id, channels, metadata, *typed)
 
 
-def put_blob(
-    thread_id: str, checkpoint_ns: str, channel: str, version: str | float, typed: tuple[str, bytes]
-) -> Statement:
+def put_blob(blob_key: str, thread_id: str, checkpoint_ns: str, channel: str, typed: tuple[str, bytes]) -> Statement:
     """Return the statement that stores the value that a channel has at a version."""
-    return _PUT_BLOB, (thread_id, checkpoint_ns, channel, version, *typed)
+    return _PUT_BLOB, (blob_key, thread_id, checkpoint_ns, channel, *typed)
 
 
 def get(thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Statement:

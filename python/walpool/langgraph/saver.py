@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -22,6 +21,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from walpool import schema
+from walpool.aio import AsyncPool
 from walpool.errors import ConfigError
 from walpool.langgraph import _codec, _sql, _upkeep_sql
 from walpool.pool import Pool
@@ -33,21 +33,33 @@ if TYPE_CHECKING:
 __all__ = ["WalpoolSaver"]
 
 
+STOCK_TABLES: Final = (
+    "holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
+    "its savers begin with tables of their own, beside them"
+)
+
+
 class Versions(BaseCheckpointSaver[str]):
-    """How the savers number the versions of a channel: as LangGraph's own savers do, so that threads can move."""
+    """How both savers number the versions of a channel: so that LangGraph's own savers could go on with a thread."""
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version that sorts after `current`, and that nobody else who follows `current` gets.
 
-        Values are stored by version: two branches that begin at one checkpoint must not give theirs the same one. The
-        random part comes from the system, since programs seed `random`.
-
         Args:
-            current: the version before; None for a channel's first.
+            current: the version before, of this saver or one of LangGraph's own; None for a channel's first.
             channel: not used.
         """
-        count = 0 if current is None else int(str(current).partition(".")[0])
-        return f"{count + 1:032d}.{secrets.randbits(53):016d}"
+        return _codec.next_version(current)
+
+
+def refuse_kind(kind: type, given: object, advice: str) -> None:
+    """Refuse a pool of the other kind.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(given, kind):
+        raise ConfigError(advice)
 
 
 def refuse_unknown(strategy: str) -> None:
@@ -64,12 +76,7 @@ def refuse_unknown(strategy: str) -> None:
 def prepare(pool: Pool) -> None:
     """Bring the savers' tables in the pool's file up to date."""
     if schema.version(pool, _sql.SCHEMA) == 0 and pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-        warnings.warn(
-            f"{pool.path} holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
-            f"its savers begin with tables of their own, beside them",
-            UserWarning,
-            stacklevel=3,
-        )
+        warnings.warn(f"{pool.path} {STOCK_TABLES}", UserWarning, stacklevel=3)
     schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
 
 
@@ -105,6 +112,7 @@ class WalpoolSaver(Versions):
     ) -> None:
         super().__init__(serde=serde)
         self._owns_pool = not isinstance(pool_or_path_or_url, Pool)
+        refuse_kind(AsyncPool, pool_or_path_or_url, "WalpoolSaver works on a Pool: give it one, or the path")
         if isinstance(pool_or_path_or_url, Pool):
             if settings:
                 msg = "settings belong to whoever opens the pool: give a path, or a pool without settings"
@@ -136,7 +144,7 @@ class WalpoolSaver(Versions):
         return self._pool
 
     def setup(self) -> None:
-        """Do nothing: the tables were made when the saver was. Other checkpointers ask to be set up, so it may be called."""
+        """Do nothing: the tables were made with the saver. It is there for programs that set up any checkpointer."""
 
     def close(self) -> None:
         """Close the pool, if the saver opened it. Safe to call twice."""
@@ -152,7 +160,7 @@ class WalpoolSaver(Versions):
         self.close()
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint with its values, metadata and pending writes, all from one snapshot; None if there is none.
+        """Return a checkpoint with its values, metadata and pending writes, all from one snapshot, or None.
 
         Args:
             config: names a thread, perhaps a namespace (`checkpoint_ns`), and perhaps a checkpoint; without one it is
