@@ -176,7 +176,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _progress(is_silent: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield what shows how far a long work is: a bar where stderr is a terminal and rich is there, plain text without."""
+    """Yield what shows how far a long work is, on a terminal: a bar, or figures where rich is not installed."""
     if is_silent or not sys.stderr.isatty():
         yield None
         return
