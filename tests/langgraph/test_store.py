@@ -183,11 +183,11 @@ def test_filter_takes_any_name_of_a_field(store: Any, key: str) -> None:
 
 
 def test_prefix_takes_no_neighbour_whose_name_begins_alike(store: Any) -> None:
-    for namespace in [("u",), ("u", "1"), ("u-b",), ("u1",), ("U",)]:
+    for namespace in [("u",), ("u", "1"), ("u-b",), ("u/b",), ("u1",), ("U",)]:
         store.put(namespace, "k", {})
     assert sorted(item.namespace for item in store.search(("u",))) == [("u",), ("u", "1")]
     assert store.list_namespaces(prefix=("u",)) == [("u",), ("u", "1")]
-    assert store.list_namespaces() == [("U",), ("u",), ("u", "1"), ("u-b",), ("u1",)]
+    assert store.list_namespaces() == [("U",), ("u",), ("u", "1"), ("u-b",), ("u/b",), ("u1",)]
 
 
 def test_namespace_is_listed_only_while_it_holds_an_item(store: Any) -> None:

@@ -26,7 +26,7 @@ from stores import INDEX, KINDS, opened_store
 EVERYTHING = 10**6
 FAST = {"synchronous": "normal"}  # what is answered is the same, and a test is short
 
-labels = st.sampled_from(["a", "ab", "a-b", "b", "ü", "*"])
+labels = st.sampled_from(["a", "ab", "a-b", "a/b", "b", "ü", "*"])
 namespaces = st.lists(labels, min_size=1, max_size=3).map(tuple)
 names = st.sampled_from(["k", "l", "m", "n"])
 fields = st.sampled_from(["f", "g", "text", "wei.rd", "d d"])
