@@ -54,7 +54,13 @@ EXPORTS = {
     "walpool.errors": ERRORS,
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
+        "AsyncWalpoolStore",
+        "Difference",
+        "ImportReport",
+        "WalpoolCache",
         "WalpoolSaver",
+        "WalpoolStore",
+        "import_sqlite",
     },
     "walpool.memory": {
         "DimsError",

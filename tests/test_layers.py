@@ -82,10 +82,13 @@ PYTHON_PACKAGES = {
     "lancedb": set[str](),
     "langchain_core": {"langgraph"},
     "langgraph": {"langgraph"},
+    "ormsgpack": {"langgraph"},
     "pydantic": {"crewai"},
     "pydantic_core": {"crewai"},
     "rich": {"cli"},
-    "sqlite3": {"errors"},  # for the classes that ours derive from; nothing here opens a file with it
+    # For the classes that ours derive from; and to read what LangGraph's own SQLite classes wrote. A file of walpool's
+    # is never opened with it.
+    "sqlite3": {"errors", "langgraph"},
 }
 
 LONGEST_FILE = 700  # lines; a longer one says "Long, because ..." in its first lines
