@@ -2,7 +2,9 @@
 //! Owns the trait `Caller`, one call's limits, and locks that tell before they wait. Must not know Python: the GIL is one
 //! reading of this trait, made in `bindings/`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Mutex, MutexGuard};
@@ -28,6 +30,10 @@ pub trait Caller: Sync {
     fn can_be_interrupted(&self) -> bool;
     /// Whether the caller wants the call to end now. May block: never asked while an engine lock or the writer is held.
     fn is_interrupted(&self) -> bool;
+    /// How often a running statement may ask `is_interrupted`.
+    fn asked_every(&self) -> Duration {
+        WAIT_SLICE
+    }
 }
 
 /// A caller with nothing to give up: the engine's own threads, and plain Rust programs.
@@ -51,6 +57,65 @@ impl Caller for Unhurried {
     }
 }
 
+/// Whether a caller that is elsewhere still wants what was begun for it.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// It does not.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+thread_local! {
+    /// For whom this thread works, while it works for a caller that is elsewhere.
+    static FOR: RefCell<Option<Cancel>> = const { RefCell::new(None) };
+}
+
+/// A caller that is elsewhere, as on an event loop: a native thread works for it, and has nothing to give up.
+pub struct Absent;
+
+/// The one caller of every native thread that works for others.
+pub static ABSENT: Absent = Absent;
+
+impl Absent {
+    /// Work for one of them on this thread: what runs ends early if that one cancels.
+    pub fn working_for<T>(cancel: &Cancel, work: impl FnOnce() -> T) -> T {
+        FOR.replace(Some(cancel.clone()));
+        let done = work();
+        FOR.replace(None);
+        done
+    }
+}
+
+impl Caller for Absent {
+    fn about_to_wait(&self) -> bool {
+        false
+    }
+    fn budget_used(&self) -> bool {
+        false
+    }
+    fn is_waiting_dear(&self) -> bool {
+        false
+    }
+    fn can_be_interrupted(&self) -> bool {
+        FOR.with_borrow(Option::is_some)
+    }
+    fn is_interrupted(&self) -> bool {
+        FOR.with_borrow(|cancel| cancel.as_ref().is_some_and(Cancel::is_cancelled))
+    }
+    /// Asking is a look at a flag.
+    fn asked_every(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+}
+
 /// One call into the engine: who calls, and until when it may take.
 #[derive(Clone, Copy)]
 pub struct Call {
@@ -60,12 +125,25 @@ pub struct Call {
     pub started: Instant,
     /// The caller's own `timeout`, for the whole call; None leaves it to the settings.
     pub timeout: Option<Duration>,
+    /// Whether it has waited for a thread since it began.
+    pub is_handed_on: bool,
 }
 
 impl Call {
     /// A call that begins now.
     pub fn new(caller: &'static dyn Caller, timeout: Option<Duration>) -> Self {
-        Call { caller, started: Instant::now(), timeout }
+        Call { caller, started: Instant::now(), timeout, is_handed_on: false }
+    }
+
+    /// The same call on the thread that does it.
+    pub fn handed_on(self) -> Self {
+        Call { is_handed_on: true, ..self }
+    }
+
+    /// The instant from which its own work counts, before it has waited for anything else: without a look at the clock where
+    /// it has only just begun.
+    pub fn work_starts(&self) -> Instant {
+        if self.is_handed_on { Instant::now() } else { self.started }
     }
 
     /// A call of the engine itself, without a limit of its own.
@@ -96,16 +174,18 @@ pub fn lock_telling<'a, T>(mutex: &'a Mutex<T>, caller: &dyn Caller) -> MutexGua
 /// Which statements outgrew their budget lately, by a hash of their text.
 ///
 /// Such a statement gives its caller's thread up at the start rather than after the budget. A collision makes a short
-/// statement give up too early for a few runs, which costs time and nothing else.
+/// statement give up too early for a few runs, which costs time and nothing else. What never ran is taken to be neither long
+/// nor short.
 pub struct Lately([AtomicU8; LATELY_SLOTS]);
 
 const LATELY_SLOTS: usize = 1024; // one cache line of chance for each of the usual 128 cached statements
 const LATELY_ONCE: u8 = 1; // one long run may be the scheduler's doing: it makes no long statement
 const LATELY_LONG: u8 = 9; // after two in a row: eight short runs to be trusted again
+const NEVER_RAN: u8 = u8::MAX;
 
 impl Default for Lately {
     fn default() -> Self {
-        Lately(std::array::from_fn(|_| AtomicU8::new(0)))
+        Lately(std::array::from_fn(|_| AtomicU8::new(NEVER_RAN)))
     }
 }
 
@@ -127,13 +207,23 @@ impl Lately {
 
     /// Whether the statement at this place is taken to be long.
     pub fn is_long(&self, place: usize) -> bool {
-        self.0[place].load(Ordering::Relaxed) > LATELY_ONCE
+        let runs = self.0[place].load(Ordering::Relaxed);
+        runs > LATELY_ONCE && runs != NEVER_RAN
+    }
+
+    /// Whether the last runs of the statement at this place were short.
+    pub fn is_short(&self, place: usize) -> bool {
+        self.0[place].load(Ordering::Relaxed) == 0
     }
 
     /// Remember how long a run took.
     pub fn ran(&self, place: usize, took: Duration) {
         let slot = &self.0[place];
-        let runs = slot.load(Ordering::Relaxed);
+        let runs = match slot.load(Ordering::Relaxed) {
+            NEVER_RAN if took <= BUDGET => 1, // one short run makes it a short statement
+            NEVER_RAN => 0,
+            runs => runs,
+        };
         // Races between threads lose a count of eight at most, which only moves the guess.
         if took > BUDGET {
             slot.store(if runs == 0 { LATELY_ONCE } else { LATELY_LONG }, Ordering::Relaxed);
@@ -151,15 +241,36 @@ mod tests {
     fn a_statement_is_long_after_two_long_runs_and_trusted_again_after_short_ones() {
         let lately = Lately::default();
         let place = Lately::place("SELECT 1");
-        assert!(!lately.is_long(place));
+        assert!(!lately.is_long(place) && !lately.is_short(place));
         lately.ran(place, BUDGET * 2);
-        assert!(!lately.is_long(place));
+        assert!(!lately.is_long(place) && !lately.is_short(place));
         lately.ran(place, BUDGET * 2);
         assert!(lately.is_long(place));
         for _ in LATELY_ONCE..LATELY_LONG {
             lately.ran(place, Duration::ZERO);
         }
-        assert!(!lately.is_long(place));
+        assert!(!lately.is_long(place) && !lately.is_short(place));
+        lately.ran(place, Duration::ZERO);
+        assert!(lately.is_short(place));
+    }
+
+    #[test]
+    fn one_short_run_makes_a_short_statement() {
+        let lately = Lately::default();
+        lately.ran(7, Duration::ZERO);
+        assert!(lately.is_short(7));
+    }
+
+    #[test]
+    fn an_absent_caller_is_heard_only_by_the_thread_that_works_for_it() {
+        let cancel = Cancel::default();
+        assert!(!ABSENT.can_be_interrupted());
+        Absent::working_for(&cancel, || {
+            assert!(ABSENT.can_be_interrupted() && !ABSENT.is_interrupted());
+            cancel.cancel();
+            assert!(ABSENT.is_interrupted());
+        });
+        assert!(!ABSENT.is_interrupted());
     }
 
     #[test]

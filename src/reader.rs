@@ -141,6 +141,7 @@ impl ManageConnection for Manager {
 pub struct ReaderPool {
     pool: RwLock<Option<r2d2::Pool<Manager>>>,
     books: Arc<Books>,
+    lately: Arc<Lately>,
     size: u32,
     rules: Rules,
     files: Arc<Files>,
@@ -156,10 +157,15 @@ struct Rules {
     slow_threshold: Duration,
 }
 
+/// What rides on a checkout, and is dropped when that has been checked in.
+pub type Rider = Box<dyn Send>;
+
 /// A reader out of the pool; dropping it checks it in.
 struct Checkout {
     reader: OfThisProcess<PooledConnection<Manager>>,
     stats: Arc<Stats>,
+    #[allow(dead_code)] // only its end matters
+    rider: Option<Rider>,
 }
 
 impl AsRef<Connection> for Checkout {
@@ -206,14 +212,20 @@ impl ReaderPool {
             .idle_timeout(None)
             .test_on_check_out(false)
             .thread_pool(Arc::new(threads))
-            .build_unchecked(Manager { opener, books: Arc::clone(&books), lately, busy_timeout: config.busy_timeout });
+            .build_unchecked(Manager {
+                opener,
+                books: Arc::clone(&books),
+                lately: Arc::clone(&lately),
+                busy_timeout: config.busy_timeout,
+            });
         let rules = Rules {
             checkout_timeout: config.checkout_timeout,
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             slow_threshold: config.slow_threshold,
         };
-        let readers = ReaderPool { pool: RwLock::new(Some(pool)), books, size: config.readers, rules, files, log };
+        let readers =
+            ReaderPool { pool: RwLock::new(Some(pool)), books, lately, size: config.readers, rules, files, log };
         readers.checkout(&Call::internal())?;
         Ok(readers)
     }
@@ -240,20 +252,61 @@ impl ReaderPool {
         rows
     }
 
+    /// As `fetch`, if that waits for nothing and stays within the budget: on a thread that must not block. None where it
+    /// would, or where nobody knows since the statement never ran; nothing is left of the try.
+    pub fn fetch_at_once(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Option<Result<Rows>> {
+        if !self.lately.is_short(Lately::place(sql)) {
+            return None;
+        }
+        let pool = self.pool.read().clone()?;
+        let reader = OfThisProcess::new(pool.try_get()?);
+        if let Err(error) = self.files.look_seldom(call.started) {
+            return Some(Err(error));
+        }
+        self.books.stats.readers_out.up();
+        let checkout = Checkout { reader, stats: Arc::clone(&self.books.stats), rider: None };
+        checkout.reader.activity.begin(sql, call.started);
+        let conn = &checkout.reader.conn;
+        conn.watch().arm_for_budget(call, call.deadline().map(Limit::Timeout));
+        let rows = conn.fetch(sql, params, want, call.started);
+        if conn.watch().was_over_budget() {
+            self.books.stats.reads_restarted.one();
+            return None;
+        }
+        if rows.as_ref().is_err_and(Error::is_busy) {
+            return None; // another process recovers the WAL: that is waited for elsewhere
+        }
+        self.books.stats.reads.one();
+        self.books.stats.reads_on_loop.one();
+        self.books.stats.checkout_wait.record_duration(Duration::ZERO);
+        Some(rows)
+    }
+
+    /// How many readers there are at most.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// The instant at which a wait for a reader ends.
+    pub fn checkout_deadline(&self, call: &Call) -> Instant {
+        call.wait_deadline(self.rules.checkout_timeout)
+    }
+
     /// Take a snapshot and hold it for several reads.
-    pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
-        let checkout = self.snapshot_checkout(call, "(a snapshot, nothing read yet)")?;
+    pub fn snapshot(&self, call: &Call, rider: Option<Rider>) -> Result<Snapshot> {
+        let checkout = self.snapshot_checkout(call, "(a snapshot, nothing read yet)", rider)?;
         Ok(Snapshot(self.hold(checkout, "snapshot", "(several reads)")))
     }
 
     /// Take a snapshot and read one statement's rows from it piece by piece.
-    pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
-        let checkout = self.snapshot_checkout(call, sql)?;
+    pub fn stream(&self, call: &Call, sql: &str, params: &Params, rider: Option<Rider>) -> Result<Stream> {
+        let checkout = self.snapshot_checkout(call, sql, rider)?;
         Ok(Stream(self.hold(Cursor::open(Box::new(checkout), sql, params)?, "stream", sql)))
     }
 
-    fn snapshot_checkout(&self, call: &Call, sql: &str) -> Result<Checkout> {
-        let (checkout, started) = self.checkout(call)?;
+    fn snapshot_checkout(&self, call: &Call, sql: &str, rider: Option<Rider>) -> Result<Checkout> {
+        let (mut checkout, started) = self.checkout(call)?;
+        checkout.rider = rider;
         self.books.stats.reads.one();
         checkout.reader.activity.begin(sql, started);
         // For what is prepared in it: SQLite looks at the watch there too.
@@ -281,12 +334,13 @@ impl ReaderPool {
         let Some(pool) = self.pool.read().clone() else { return Err(closed()) };
         self.files.look_seldom(call.started)?; // what is read from files that were removed is nobody's state any more
         let (reader, started) = match pool.try_get() {
-            Some(reader) => (reader, call.started), // the clock is not worth asking again
+            Some(reader) => (reader, call.work_starts()),
             None => (self.wait_for_reader(call, &pool)?, Instant::now()),
         };
         self.books.stats.checkout_wait.record_duration(started - call.started);
         self.books.stats.readers_out.up();
-        Ok((Checkout { reader: OfThisProcess::new(reader), stats: Arc::clone(&self.books.stats) }, started))
+        let (reader, stats) = (OfThisProcess::new(reader), Arc::clone(&self.books.stats));
+        Ok((Checkout { reader, stats, rider: None }, started))
     }
 
     fn wait_for_reader(&self, call: &Call, pool: &r2d2::Pool<Manager>) -> Result<PooledConnection<Manager>> {
@@ -315,7 +369,8 @@ impl ReaderPool {
         }
     }
 
-    fn checkout_timeout(&self, call: &Call) -> Error {
+    /// The error of a caller that waited for a reader until its time was over.
+    pub fn checkout_timeout(&self, call: &Call) -> Error {
         let waited = call.started.elapsed().as_secs_f64();
         let mut text = format!("no reader came free within {waited:.1} s: all {} are out", self.size);
         if let Some((age, sql)) = self.oldest_read() {
@@ -502,7 +557,7 @@ impl Snapshot {
 
     /// Run one statement in this snapshot.
     pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
-        let started = call.started;
+        let started = call.work_starts();
         let rows = self.0.with(call, |checkout, limit| {
             checkout.reader.activity.begin(sql, started);
             checkout.reader.conn.watch().arm(call, started, Some(limit), true);

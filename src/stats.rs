@@ -203,10 +203,12 @@ stats! {
     counters {
         jobs: "jobs that were run and committed",
         jobs_failed: "jobs that got an error",
-        jobs_withdrawn: "jobs that left the queue before their turn: a timeout or an interrupt",
+        jobs_withdrawn: "jobs that left the queue before their turn: a timeout, an interrupt or a cancellation",
         groups: "groups committed",
         group_replays: "groups run again without a job that had broken them",
         reads: "reads: fetches, and snapshots and streams begun",
+        reads_on_loop: "reads that ran at once on an event loop's own thread",
+        reads_restarted: "reads that outgrew their budget on an event loop's thread, and began anew on a native one",
         leases: "leases of the writer: transaction() and run()",
         leases_revoked: "leases and snapshots taken back after transaction_timeout",
         checkpoints: "checkpoints that brought the whole WAL into the file",
@@ -222,10 +224,12 @@ stats! {
         second_library: "1 once another SQLite library of this process was seen to have the file open",
     }
     gauges {
+        jobs_held_back: "jobs of event loops that wait for room in the queue (max_waiting_bytes)",
         jobs_waiting: "jobs and leases in the queue",
         bytes_waiting: "bytes of parameters in the queue",
         readers: "readers open",
         readers_out: "readers checked out",
+        reads_waiting: "reads of event loops that wait for a reader or a native thread",
         wal_frames: "frames in the WAL after the last commit",
     }
     sizes {

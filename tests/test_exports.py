@@ -36,6 +36,7 @@ ERRORS = {
 
 EXPORTS = {
     "walpool": ERRORS
+    | {"AsyncPool", "AsyncSnapshot", "AsyncStream", "AsyncTransaction", "get_async_pool"}
     | {"Pool", "Result", "Settings", "Snapshot", "Stream", "Transaction"}
     | {"__version__", "errors", "get_pool", "sqlite_version"},
     "walpool.crewai": {

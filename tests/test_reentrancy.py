@@ -158,6 +158,10 @@ def test_context_from_before_the_block_is_not_refused(table: walpool.Pool) -> No
         assert context.run(table.fetchval, "SELECT 1") == 1
 
 
+ON_A_LOOP = pytest.mark.filterwarnings("ignore:Pool:RuntimeWarning")  # these call a synchronous pool on purpose
+
+
+@ON_A_LOOP
 def test_child_task_is_refused_while_the_block_lasts(table: walpool.Pool) -> None:
     async def ask(begun: asyncio.Event, ended: asyncio.Event) -> Any:
         with pytest.raises(errors.ReentrantError):
@@ -177,6 +181,7 @@ def test_child_task_is_refused_while_the_block_lasts(table: walpool.Pool) -> Non
     assert asyncio.run(main()) == 1
 
 
+@ON_A_LOOP
 def test_sibling_task_is_not_refused(table: walpool.Pool) -> None:
     async def hold(begun: asyncio.Event, done: asyncio.Event) -> None:
         with table.read():

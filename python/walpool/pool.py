@@ -10,12 +10,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walpool import _core
-from walpool.errors import ConfigError, Error, ReentrantError
+from walpool.errors import ConfigError, Error
+from walpool.holds import Hold, hold_open, is_on_event_loop, open_here, refuse_reentry
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,31 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "Snapshot", "Stream", "Transaction"]
 
 T = TypeVar("T")
-
-# What this thread or task, and the tasks it began, hold open: pools' own verbs would wait for themselves there.
-_open_here: ContextVar[tuple[_Hold, ...]] = ContextVar("walpool_open_here", default=())
-
-
-class _Hold:
-    """A block that holds a connection, for a verb of its pool that is called inside."""
-
-    __slots__ = ("engine", "held", "is_open", "path", "process", "use")
-
-    def __init__(self, pool: Pool, held: str, use: str | None) -> None:
-        self.engine = pool._engine
-        self.path = pool.path
-        self.held = held
-        self.use = use  # what to use instead of the pool; None where the pool may be used
-        self.is_open = True
-        self.process = os.getpid()
-
-    def blocks(self, verb: str, pool: Pool) -> bool:
-        """Return whether the verb would wait for this block."""
-        if not self.is_open or self.process != os.getpid():
-            return False  # what a child inherited holds nothing of its own
-        if verb == "close":
-            return self.engine is pool._engine  # another handle on the file is not the last one
-        return self.use is not None and self.path == pool.path
 
 
 def _public(cls: type[T]) -> type[T]:
@@ -81,7 +56,7 @@ class Pool:
         BusyError: another process kept the file locked for `busy_timeout`.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_path", "_settings", "_target")
+    __slots__ = ("__weakref__", "_engine", "_path", "_settings", "_target", "_warns_on_loop")
 
     def __init__(self, path: str | os.PathLike[str], /, **settings: Any) -> None:
         loaded = Settings.load(path, **settings)
@@ -91,6 +66,7 @@ class Pool:
         # A copy opens again from here: by the real path, since the working folder may have changed by then.
         explicit = {name: value for name, value in loaded.values().items() if name in loaded.explicit}
         self._settings = loaded
+        self._warns_on_loop = True  # False where a framework's interface leaves no choice
         self._engine = _core.Engine.open(loaded.path, loaded.values(), sorted(explicit))
         self._path = str(self._engine.path)
         self._target = (loaded.path if loaded.path == ":memory:" else self._path, explicit)
@@ -128,8 +104,8 @@ class Pool:
             WriteTimeout, BusyError, QueueFull: the job's turn did not come; nothing was written (retryable).
             StorageError: the disk refused; see `.outcome`.
         """
-        if _open_here.get():
-            self._refuse_reentry("execute")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("execute")
         return self._engine.execute(sql, params, timeout)
 
     def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
@@ -141,8 +117,8 @@ class Pool:
         Raises:
             As `execute`; the message names the row.
         """
-        if _open_here.get():
-            self._refuse_reentry("executemany")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("executemany")
         return self._engine.executemany(sql, rows, timeout)
 
     def batch(self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None) -> list[Result]:
@@ -158,14 +134,14 @@ class Pool:
         Raises:
             As `execute`; the message names the statement.
         """
-        if _open_here.get():
-            self._refuse_reentry("batch")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("batch")
         return self._engine.batch(statements, timeout)
 
     def script(self, sql: str, /, *, timeout: float | None = None) -> None:
         """Run several statements without parameters, as in a schema or a migration, as one job: all of them or none."""
-        if _open_here.get():
-            self._refuse_reentry("script")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("script")
         self._engine.script(sql, timeout)
 
     def fetch(
@@ -192,8 +168,8 @@ class Pool:
             StatementTimeout: it ran past `timeout`, and was interrupted.
             ProgrammingError: bad SQL, parameters that do not fit, or a statement that writes.
         """
-        if _open_here.get():
-            self._refuse_reentry("fetch")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("fetch")
         return self._engine.fetch(sql, params, row, timeout)
 
     def fetchone(
@@ -206,14 +182,14 @@ class Pool:
         timeout: float | None = None,
     ) -> Any:
         """Return the first row of a query, or None. The rest is not read. See `fetch`."""
-        if _open_here.get():
-            self._refuse_reentry("fetchone")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("fetchone")
         return self._engine.fetchone(sql, params, row, timeout)
 
     def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `fetch`."""
-        if _open_here.get():
-            self._refuse_reentry("fetchval")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("fetchval")
         return self._engine.fetchval(sql, params, timeout)
 
     @contextmanager
@@ -242,8 +218,8 @@ class Pool:
         Raises:
             TransactionTimeout: the stream was held for too long.
         """
-        if _open_here.get():
-            self._refuse_reentry("stream")
+        if open_here.get() or is_on_event_loop():
+            self._look_around("stream")
         if not 1 <= operator.index(chunk) <= sys.maxsize:
             msg = f"chunk must be 1 or more, and {sys.maxsize} at most"
             raise ValueError(msg)
@@ -264,7 +240,7 @@ class Pool:
         Args:
             timeout: seconds to wait for a reader; None uses `checkout_timeout`.
         """
-        self._refuse_reentry("read")
+        self._look_around("read")
         snapshot = self._engine.snapshot(timeout)
         try:
             with self._open_as("read()", "the snapshot"):
@@ -287,7 +263,7 @@ class Pool:
             TransactionTimeout: it was held for too long; nothing was written.
             IntegrityError: a deferred foreign key, at COMMIT.
         """
-        self._refuse_reentry("transaction")
+        self._look_around("transaction")
         lease = self._engine.lease(timeout)
         # `try` follows at once, and holds the commit too: Ctrl-C, or an exception that another thread sets, may come
         # between any two calls, and its traceback would keep the lease that nobody ends.
@@ -324,7 +300,7 @@ class Pool:
         Returns:
             Whether somebody was in the way, frames in the WAL, and how many of them are in the file now.
         """
-        self._refuse_reentry("checkpoint")
+        self._look_around("checkpoint")
         return self._engine.checkpoint(mode)
 
     def backup(self, dest: str | os.PathLike[str]) -> None:
@@ -335,7 +311,7 @@ class Pool:
         Raises:
             StorageError: the file exists, or cannot be written.
         """
-        self._refuse_reentry("backup")
+        self._look_around("backup")
         self._engine.backup(os.fspath(dest))
 
     def check(self) -> list[str]:
@@ -344,12 +320,12 @@ class Pool:
         Raises:
             CorruptError: the file is too damaged to be checked.
         """
-        self._refuse_reentry("check")
+        self._look_around("check")
         return self._engine.check()
 
     def vacuum(self) -> None:
         """Rewrite the file without its holes; writers wait meanwhile."""
-        self._refuse_reentry("vacuum")
+        self._look_around("vacuum")
         self._engine.vacuum()
 
     def close(self) -> None:
@@ -358,7 +334,7 @@ class Pool:
         It waits for reads and transactions that other threads have open, `transaction_timeout` at most for each, and
         does not hear Ctrl-C meanwhile: half a close would be worse.
         """
-        self._refuse_reentry("close")
+        self._look_around("close")
         self._engine.close()
 
     def __enter__(self) -> Pool:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
@@ -381,24 +357,17 @@ class Pool:
     def __reduce__(self) -> tuple[Callable[..., Pool], tuple[str, Mapping[str, object]]]:
         return _reopen, self._target
 
-    def _refuse_reentry(self, verb: str) -> None:
-        for hold in _open_here.get():
-            if hold.blocks(verb, self):
-                advice = "end the block first" if verb == "close" else f"use {hold.use} in hand"
-                msg = f"{verb}() inside {hold.held} of the same pool would wait for itself; {advice} [{self.path}]"
-                raise ReentrantError(msg)
+    def _look_around(self, verb: str) -> None:
+        """Refuse what would wait for itself, and warn, once, of what keeps an event loop waiting."""
+        if open_here.get():
+            refuse_reentry(verb, self._engine, self._path)
+        if self._warns_on_loop and is_on_event_loop():
+            self._warns_on_loop = False
+            msg = f"Pool.{verb}() on the thread of a running event loop keeps its tasks waiting; use AsyncPool"
+            warnings.warn(f"{msg} [{self._path}]", RuntimeWarning, stacklevel=3)
 
-    @contextmanager
-    def _open_as(self, held: str, use: str | None) -> Iterator[None]:
-        hold = _Hold(self, held, use)
-        try:  # from before it is entered: an exception that comes in between must not leave it open for ever
-            _open_here.set((*_open_here.get(), hold))
-            yield
-        finally:
-            # Generators and tasks end blocks in any order, and in other contexts than those in which they began them:
-            # the flag reaches the copies of the variable that those keep.
-            hold.is_open = False
-            _open_here.set(tuple(other for other in _open_here.get() if other.is_open))
+    def _open_as(self, held: str, use: str | None) -> AbstractContextManager[None]:
+        return hold_open(Hold(self._engine, self._path, held, use))
 
 
 def _reopen(path: str, settings: Mapping[str, object]) -> Pool:

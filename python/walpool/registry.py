@@ -1,15 +1,18 @@
-"""`get_pool`: one pool for each real path and process; which class serves which URL."""
+"""`get_pool` and `get_async_pool`: which class serves which URL."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.pool import Pool
 from walpool.settings import Settings
 
-__all__ = ["get_pool"]
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
+
+__all__ = ["get_async_pool", "get_pool"]
 
 
 def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> Pool:
@@ -21,6 +24,21 @@ def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: A
         ConfigError: neither a path nor `WALPOOL_URL` was given, or a setting is wrong.
         NotSupportedError: a `postgresql://` URL; this version serves SQLite files.
     """
+    return Pool(_target(path_or_url, settings), **settings)
+
+
+def get_async_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> AsyncPool:
+    """Return a pool for asyncio on a path or URL; None takes it from `WALPOOL_URL`. Its first call opens it.
+
+    Raises:
+        As `get_pool`.
+    """
+    from walpool.aio import AsyncPool  # here: asyncio takes as long to import as all of walpool
+
+    return AsyncPool(_target(path_or_url, settings), **settings)
+
+
+def _target(path_or_url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> str:
     loaded = Settings.load(path_or_url, **settings)
     target = os.fspath(path_or_url) if path_or_url is not None else loaded.url
     if target is None:
@@ -29,7 +47,8 @@ def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: A
     if loaded.path is None:
         msg = "PostgreSQL is not served by this version of walpool; give the path of an SQLite file"
         raise NotSupportedError(msg)
-    return Pool(target, **settings)
+    return target
 
 
-get_pool.__module__ = "walpool"
+for _function in (get_pool, get_async_pool):
+    _function.__module__ = "walpool"

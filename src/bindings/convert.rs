@@ -6,8 +6,8 @@ use pyo3::Borrowed;
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyMemoryView, PySequence, PyString,
-    PyTuple,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyIterator, PyList, PyMapping, PyMemoryView, PySequence,
+    PyString, PyTuple,
 };
 
 use super::errors::wrong;
@@ -106,11 +106,16 @@ pub fn rows_of_params(given: &Bound<'_, PyAny>, sql: &str) -> PyResult<Vec<Param
     let length = list_length.or_else(|_| given.cast::<PyTuple>().map(|tuple| tuple.len()));
     let mut rows = Vec::with_capacity(length.unwrap_or(0));
     let iterator = given.try_iter()?;
-    while let Some(row) = upcall::next(&iterator)? {
-        let converted = params(&row, sql).map_err(|error| in_row(given.py(), error, rows.len()))?;
-        rows.push(converted);
-    }
+    while add_row(&iterator, sql, &mut rows)? {}
     Ok(rows)
+}
+
+/// Convert the parameters of one row more; false at the end.
+pub fn add_row(iterator: &Bound<'_, PyIterator>, sql: &str, rows: &mut Vec<Params>) -> PyResult<bool> {
+    let Some(row) = upcall::next(iterator)? else { return Ok(false) };
+    let converted = params(&row, sql).map_err(|error| in_row(iterator.py(), error, rows.len()))?;
+    rows.push(converted);
+    Ok(true)
 }
 
 /// The same exception, its message led by the row.
@@ -255,6 +260,23 @@ pub fn list<'py>(py: Python<'py>, rows: &Rows, row_as: &RowAs<'py>) -> PyResult<
     let columns = columns(py, rows)?;
     let made = (0..rows.len()).map(|index| Made(one(py, rows, index, row_as, &columns)));
     PyList::new(py, made)
+}
+
+/// Cells from which on a list is made on a native thread, in pieces: a loop would make it for longer than a moment.
+pub const MANY_CELLS: usize = 2_000;
+const ROWS_OF_A_PIECE: usize = 500;
+
+/// As `list`, giving others the GIL now and then.
+pub fn list_in_pieces<'py>(py: Python<'py>, rows: &Rows, row_as: &RowAs<'py>) -> PyResult<Bound<'py, PyList>> {
+    let columns = columns(py, rows)?;
+    let list = PyList::empty(py);
+    for index in 0..rows.len() {
+        list.append(one(py, rows, index, row_as, &columns)?)?;
+        if index % ROWS_OF_A_PIECE == ROWS_OF_A_PIECE - 1 {
+            py.detach(std::thread::yield_now);
+        }
+    }
+    Ok(list)
 }
 
 /// The first row, or None.

@@ -1,8 +1,12 @@
 //! The compiled module `walpool._core`: the engine as Python sees it. Python objects end here, and the GIL is given up here.
 
+mod aio;
+mod bell;
 mod convert;
 mod errors;
 mod gil;
+mod log;
+mod mailbox;
 mod pool;
 mod result;
 mod upcall;
@@ -20,6 +24,10 @@ mod _core {
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;
 
+    #[pymodule_export]
+    use super::aio::{AsyncEngine, AsyncSnapshot, AsyncStream, AsyncTransaction, PreparedRows};
+    #[pymodule_export]
+    use super::mailbox::Mailbox;
     #[pymodule_export]
     use super::pool::{Engine, Snapshot, Stream, Transaction};
     #[pymodule_export]

@@ -6,7 +6,6 @@ use std::ptr;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -14,14 +13,13 @@ use super::convert::{self, RowAs, Seconds};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
 use super::result::Result;
-use super::upcall;
+use super::{log, upcall};
 use crate::caller::Call;
 use crate::config::{Config, SettingValue};
 use crate::connection::{CheckpointMode, Want};
 use crate::engine::{self, only};
 use crate::error::{self, Error, Kind, Outcome};
 use crate::group_commit::{Job, Work};
-use crate::log::Level;
 use crate::reader;
 use crate::stats::Figure;
 use crate::value::{Params, Rows};
@@ -31,6 +29,18 @@ use crate::writer::Lease;
 #[pyclass(frozen, module = "walpool._core")]
 pub struct Engine {
     engine: Arc<engine::Engine>,
+}
+
+impl Engine {
+    /// A handle that was opened elsewhere.
+    pub fn of(engine: engine::Engine) -> Self {
+        Engine { engine: Arc::new(engine) }
+    }
+
+    /// The engine itself.
+    pub fn shared(&self) -> &Arc<engine::Engine> {
+        &self.engine
+    }
 }
 
 thread_local! {
@@ -90,7 +100,7 @@ fn call<T: Send>(
     gil::hear_signals(py);
     // Before anything else runs Python: what a handler raises there would be taken for a failure of the log.
     let raised = gil::take_raised();
-    let raised = raised.or_else(|| log_messages(py, engine).err().and_then(|error| not_of_the_log(py, error)));
+    let raised = raised.or_else(|| log::tell(py, engine).err());
     match (done, raised) {
         (Ok(done), None) => Ok(done),
         (Err(error), None) => Err(raise(py, &error)),
@@ -101,33 +111,6 @@ fn call<T: Send>(
             Err(raised)
         }
     }
-}
-
-/// A log that fails must not take the place of a result that is committed. But Ctrl-C, or an exception that another thread
-/// set, is no failure of the log that it happens to come in, and must not be lost.
-fn not_of_the_log(py: Python<'_>, error: PyErr) -> Option<PyErr> {
-    if !error.is_instance_of::<PyException>(py) {
-        return Some(error);
-    }
-    error.write_unraisable(py, None);
-    None
-}
-
-fn log_messages(py: Python<'_>, engine: &engine::Engine) -> PyResult<()> {
-    let messages = engine.take_messages();
-    if messages.is_empty() {
-        return Ok(());
-    }
-    let logger = upcall::call_method(py.import("logging")?.as_any(), "getLogger", &PyTuple::new(py, ["walpool"])?)?;
-    for message in messages {
-        let method = match message.level {
-            Level::Info => "info",
-            Level::Warning => "warning",
-        };
-        let path = engine.path().display().to_string();
-        upcall::call_method(&logger, method, &PyTuple::new(py, ["%s [%s]", &message.text, &path])?)?;
-    }
-    Ok(())
 }
 
 #[pymethods]
@@ -146,7 +129,7 @@ impl Engine {
             engine::Engine::open(&Call::new(&PYTHON, None), &path, &config, &given)
         });
         let engine = opened.map_err(|error| raise(py, &error))?;
-        Ok(Engine { engine: Arc::new(engine) })
+        Ok(Engine::of(engine))
     }
 
     /// The real path of the file.
@@ -269,16 +252,7 @@ impl Engine {
 
     /// (was_busy, frames in the WAL, frames that are in the file now)
     fn checkpoint(&self, py: Python<'_>, mode: &str) -> PyResult<(bool, u32, u32)> {
-        let mode = match mode {
-            "passive" => CheckpointMode::Passive,
-            "full" => CheckpointMode::Full,
-            "restart" => CheckpointMode::Restart,
-            "truncate" => CheckpointMode::Truncate,
-            _ => {
-                let text = "mode must be passive, full, restart or truncate".to_owned();
-                return Err(wrong(py, Kind::Programming, text));
-            }
-        };
+        let mode = checkpoint_mode(py, mode)?;
         let done = call(py, &self.engine, None, Outcome::Applied, |call| self.engine.checkpoint(call, mode))?;
         Ok((done.was_busy, done.wal_frames, done.moved_frames))
     }
@@ -296,14 +270,7 @@ impl Engine {
     }
 
     fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
-        let stats = PyDict::new(py);
-        for (key, figure) in call(py, &self.engine, None, Outcome::NotApplied, |call| self.engine.stats(call, pop))? {
-            match figure {
-                Figure::Count(count) => stats.set_item(key, count)?,
-                Figure::Milliseconds(milliseconds) => stats.set_item(key, milliseconds)?,
-            }
-        }
-        Ok(stats)
+        stats_dict(py, call(py, &self.engine, None, Outcome::NotApplied, |call| self.engine.stats(call, pop))?)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -591,8 +558,34 @@ impl Stream {
 
 const ENDED: &str = "it has ended";
 
+/// A checkpoint's mode by its name.
+pub fn checkpoint_mode(py: Python<'_>, mode: &str) -> PyResult<CheckpointMode> {
+    Ok(match mode {
+        "passive" => CheckpointMode::Passive,
+        "full" => CheckpointMode::Full,
+        "restart" => CheckpointMode::Restart,
+        "truncate" => CheckpointMode::Truncate,
+        _ => {
+            let text = "mode must be passive, full, restart or truncate".to_owned();
+            return Err(wrong(py, Kind::Programming, text));
+        }
+    })
+}
+
+/// The figures as Python has them.
+pub fn stats_dict(py: Python<'_>, figures: Vec<(String, Figure)>) -> PyResult<Bound<'_, PyDict>> {
+    let stats = PyDict::new(py);
+    for (key, figure) in figures {
+        match figure {
+            Figure::Count(count) => stats.set_item(key, count)?,
+            Figure::Milliseconds(milliseconds) => stats.set_item(key, milliseconds)?,
+        }
+    }
+    Ok(stats)
+}
+
 /// The statements of a batch: pairs of SQL and parameters, or SQL alone.
-fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
+pub fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
     let mut parts = Vec::new();
     let statements = statements.try_iter()?;
     while let Some(statement) = upcall::next(&statements)? {
@@ -614,7 +607,7 @@ fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)
     Ok(parts)
 }
 
-fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {
+pub fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {
     let mut config = Config::default();
     for (name, value) in settings.iter() {
         let name: String = name.extract()?;

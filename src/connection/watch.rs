@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::caller::{BUDGET, Call, Caller, Unhurried, WAIT_SLICE};
+use crate::caller::{BUDGET, Call, Caller, Unhurried};
 use crate::error::{Error, Kind, Result};
 use crate::stats::Stats;
 use crate::sync::Mutex;
@@ -52,6 +52,9 @@ struct State {
     has_yielded: bool,
     /// Whether the handler was called since the watch was armed.
     was_called: bool,
+    /// What uses up its budget is stopped, rather than run on with something given up.
+    ends_over_budget: bool,
+    was_over_budget: bool,
     stopped_by: Option<Error>,
 }
 
@@ -76,6 +79,8 @@ impl Watch {
             next_poll: now,
             has_yielded: true,
             was_called: false,
+            ends_over_budget: false,
+            was_over_budget: false,
             stopped_by: None,
         };
         let watch = Watch { state: Arc::new(Mutex::new(state)), is_shielded: Arc::default(), stats };
@@ -91,10 +96,23 @@ impl Watch {
         state.started = since;
         state.limit = limit;
         state.is_interruptible = is_interruptible && call.caller.can_be_interrupted();
-        state.next_poll = since + WAIT_SLICE;
+        state.next_poll = since + call.caller.asked_every();
         state.has_yielded = false;
         state.was_called = false;
+        state.ends_over_budget = false;
+        state.was_over_budget = false;
         state.stopped_by = None;
+    }
+
+    /// As `arm`, for a caller's read that must not take longer than the budget: it is stopped then.
+    pub fn arm_for_budget(&self, call: &Call, limit: Option<Limit>) {
+        self.arm(call, call.started, limit, false);
+        self.state.lock().ends_over_budget = true;
+    }
+
+    /// Whether what ran last was stopped by its budget.
+    pub fn was_over_budget(&self) -> bool {
+        self.state.lock().was_over_budget
     }
 
     /// Run walpool's own statement: it is stopped by nobody, and asks nobody.
@@ -157,8 +175,12 @@ impl Watch {
             let is_long = std::mem::replace(&mut state.was_called, true);
             let must_yield = is_long && !state.has_yielded && now.duration_since(state.started) > BUDGET;
             let must_poll = state.is_interruptible && now >= state.next_poll;
+            if must_yield && state.ends_over_budget {
+                state.was_over_budget = true;
+                return true;
+            }
             if must_poll {
-                state.next_poll = now + WAIT_SLICE;
+                state.next_poll = now + state.caller.asked_every();
             }
             (state.caller, must_yield, must_poll)
         };

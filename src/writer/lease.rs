@@ -59,18 +59,23 @@ impl Writer {
             };
             turn = Turn { writer: Arc::clone(self), conn: Some(conn) };
         }
+        Ok(self.lease_of(turn))
+    }
+
+    /// A lease of a turn in which a transaction was begun.
+    pub(super) fn lease_of(self: &Arc<Self>, turn: Turn) -> Lease {
         self.stats.leases.one();
         let began = Instant::now();
         let deadline = began + self.rules.transaction_timeout;
         let last_sql = Mutex::new("(no statement yet)".to_owned());
         let writer = Arc::clone(self);
-        Ok(Lease(Arc::new(Transaction {
+        Lease(Arc::new(Transaction {
             turn: OfThisProcess::new(Revocable::new(turn)),
             writer,
             began,
             deadline,
             last_sql,
-        })))
+        }))
     }
 }
 
@@ -100,7 +105,7 @@ impl Lease {
 
     /// Read inside the transaction: its own writes are seen.
     pub fn fetch(&self, call: &Call, sql: &str, params: &Params, want: Want) -> Result<Rows> {
-        self.0.with(call, Some(sql), |conn| conn.fetch(sql, params, want, call.started))
+        self.0.with(call, Some(sql), |conn| conn.fetch(sql, params, want, call.work_starts()))
     }
 
     /// Begin a savepoint inside.

@@ -16,18 +16,21 @@
 //! A leader gives way after one group: it passes the seat to one who waits, or leaves it free. A caller who must ask Python
 //! something (was there a Ctrl-C?) may block on the GIL, so it has gone away meanwhile and is offered no turn.
 
+mod absent;
 mod courtesy;
 mod lease;
 mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+pub use self::absent::Hand;
 use self::courtesy::{Courtesy, MOMENT};
 pub use self::lease::{Lease, Transaction};
-use self::queue::{Queue, Ticket, Wish, Woken};
+pub use self::queue::{Offer, Tell, Ticket};
+use self::queue::{Queue, Wish, Woken};
 use crate::caller::{Call, WAIT_SLICE, lock_telling};
 use crate::config::{Config, Synchronous};
 use crate::connection::{BUSY_RETRY, Connection, Limit};
@@ -45,7 +48,6 @@ struct Rules {
     busy_timeout: Duration,
     transaction_timeout: Duration,
     max_waiting: u64,
-    max_waiting_bytes: u64,
     bounds: Bounds,
     slow_threshold: Duration,
 }
@@ -58,6 +60,7 @@ pub struct Writer {
     courtesy: Mutex<Courtesy>, // towards other processes; whoever has the seat asks it, so nobody ever waits for it
     rules: Rules,
     after_commit: Box<dyn Fn(u32) + Send + Sync>, // gets the frames in the WAL
+    hand: OnceLock<Hand>,
     stats: Arc<Stats>,
     log: Arc<Log>,
 }
@@ -117,18 +120,18 @@ impl Writer {
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             max_waiting: config.max_waiting,
-            max_waiting_bytes: config.max_waiting_bytes,
             bounds: Bounds { jobs: config.max_group as usize, bytes: config.max_group_bytes },
             slow_threshold: config.slow_threshold,
         };
         let (room, at_rest) = (Condvar::new(), Condvar::new());
         Arc::new(Writer {
-            queue: Mutex::new(Queue::new(Box::new(conn))),
+            queue: Mutex::new(Queue::new(Box::new(conn), config.max_waiting_bytes)),
             room,
             at_rest,
             courtesy: Mutex::default(),
             rules,
             after_commit,
+            hand: OnceLock::new(),
             stats,
             log,
         })
@@ -146,12 +149,16 @@ impl Writer {
         let job = Arc::new(job);
         let ticket = Ticket::new(Wish::Job(Arc::clone(&job)), call);
         let answer = self.see_through(call, &ticket);
+        self.tell_slow(call, &job);
+        answer
+    }
+
+    fn tell_slow(&self, call: &Call, job: &Job) {
         let took = call.started.elapsed();
         if took > self.rules.slow_threshold {
             self.stats.slow.one();
             self.log.add(Level::Warning, format!("slow job: {:.3} s: {}", took.as_secs_f64(), excerpt(job.sql())));
         }
-        answer
     }
 
     /// Wait and lead until the ticket is answered.
@@ -228,6 +235,7 @@ impl Writer {
 
     fn tell_levels(&self, queue: &Queue) {
         self.stats.jobs_waiting.set(queue.len() as u64);
+        self.stats.jobs_held_back.set(queue.held_back() as u64);
         self.stats.bytes_waiting.set(queue.bytes());
     }
 
@@ -243,6 +251,16 @@ impl Writer {
         }
     }
 
+    fn refuse(&self, queue: &Queue) -> Result<()> {
+        if queue.is_closed {
+            return Err(closed());
+        }
+        if self.rules.max_waiting > 0 && queue.len() as u64 >= self.rules.max_waiting {
+            return Err(queue_full(self.rules.max_waiting));
+        }
+        Ok(())
+    }
+
     /// Refuse the ticket where the queue has its number of jobs; hold it back while the queue has its bytes.
     fn make_room<'a>(
         &'a self,
@@ -253,13 +271,8 @@ impl Writer {
         let deadline = call.wait_deadline(self.rules.write_timeout);
         let mut ask_at = Instant::now() + WAIT_SLICE;
         loop {
-            if queue.is_closed {
-                return Err(Error::new(Kind::Closed, "the pool is closed"));
-            }
-            if self.rules.max_waiting > 0 && queue.len() as u64 >= self.rules.max_waiting {
-                return Err(queue_full(self.rules.max_waiting));
-            }
-            if queue.len() == 0 || queue.bytes() + ticket.bytes() <= self.rules.max_waiting_bytes {
+            self.refuse(&queue)?;
+            if queue.has_room(ticket.bytes()) {
                 return Ok(queue);
             }
             // By the clock, not by how the sleep ended: others who come and go may ring all the time.
@@ -354,17 +367,23 @@ impl Writer {
             return false;
         }
         self.stats.jobs_withdrawn.one();
-        match ticket.take_news() {
+        self.after_leaving(&mut queue);
+        let offer = match ticket.take_news() {
             // A job that is offered the seat stays in the queue. The offer may come between the end of its caller's
             // patience and here; the connection must not go with the ticket.
             Some(Woken::Turn(conn)) => queue.pass_on(conn),
             _ => queue.pass_on_free_seat(), // it may have been the one for whom the seat lay free
+        };
+        if queue.is_at_rest() {
+            self.at_rest.notify_all();
         }
-        self.after_leaving(&queue);
+        drop(queue);
+        self.hand_over(offer);
         true
     }
 
-    fn after_leaving(&self, queue: &Queue) {
+    fn after_leaving(&self, queue: &mut Queue) {
+        queue.admit();
         self.tell_levels(queue);
         self.room.notify_all();
         if queue.is_at_rest() {
@@ -376,11 +395,13 @@ impl Writer {
         self.courtesy.lock().free(Instant::now);
         // One who waits is offered the seat, so somebody is always responsible for those in the queue.
         let mut queue = self.queue.lock();
-        queue.pass_on(conn);
+        let offer = queue.pass_on(conn);
         self.tell_levels(&queue);
         if queue.is_at_rest() {
             self.at_rest.notify_all();
         }
+        drop(queue);
+        self.hand_over(offer);
     }
 
     /// Begin the write transaction, waiting for another process's lock.
@@ -449,7 +470,7 @@ impl Writer {
             if let Some(error) = self.overdue(call, ticket) {
                 return Err(error);
             }
-            if call.caller.can_be_interrupted() && started.elapsed() >= WAIT_SLICE {
+            if ticket.is_given_up() || call.caller.can_be_interrupted() && started.elapsed() >= WAIT_SLICE {
                 return Ok(Begun::MustAsk);
             }
             std::thread::sleep(BUSY_RETRY);
@@ -488,7 +509,7 @@ impl Writer {
     fn next_job(&self, load: Load) -> Option<Arc<Ticket>> {
         let mut queue = self.queue.lock();
         let ticket = queue.next_job(load, self.rules.bounds)?;
-        self.after_leaving(&queue);
+        self.after_leaving(&mut queue);
         Some(ticket)
     }
 
@@ -514,6 +535,13 @@ impl Writer {
         let mut queue = lock_telling(&self.queue, call.caller);
         queue.is_closed = true;
         self.room.notify_all();
+        let refused = queue.refuse_held_back();
+        // An event loop that stopped may never have said that its jobs want to be led.
+        let offer = queue.pass_on_free_seat();
+        drop(queue);
+        refused.iter().for_each(|ticket| ticket.fail(closed()));
+        self.hand_over(offer);
+        queue = self.queue.lock();
         if !queue.is_at_rest() {
             self.tell_waiting(call);
         }
@@ -528,6 +556,10 @@ impl Writer {
 
 fn is_interrupted(call: &Call) -> bool {
     call.caller.can_be_interrupted() && call.caller.is_interrupted()
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Closed, "the pool is closed")
 }
 
 fn stopped() -> Error {

@@ -1,12 +1,17 @@
 //! The line before the writer: tickets, the seat, and who gets it next. Nothing here blocks but `Ticket::sleep`.
+//!
+//! A caller either sleeps on its ticket, and leads when it is offered the seat, or it is absent: it is told what came of
+//! it, and a native thread (the writer's hand) leads in its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use super::Lease;
 use crate::caller::{Call, WAIT_SLICE};
 use crate::connection::Connection;
+use crate::error::{Error, Result as EngineResult};
 use crate::group_commit::{Answer, Job};
 use crate::grouping::{Bounds, Load};
 use crate::sync::{Condvar, Mutex};
@@ -45,18 +50,86 @@ pub enum Woken {
     Turn(Box<Connection>),
 }
 
+/// How an absent caller is told what came of its wish; called once, with no lock of the engine held.
+pub enum Tell {
+    /// The answer to its job.
+    Job(Box<dyn FnOnce(Answer) + Send>),
+    /// Its lease of the writer.
+    Lease(Box<dyn FnOnce(EngineResult<Lease>) + Send>),
+}
+
+impl Tell {
+    fn error(self, error: Error) {
+        match self {
+            Tell::Job(tell) => tell(Err(error)),
+            Tell::Lease(tell) => tell(Err(error)),
+        }
+    }
+}
+
 /// One caller's place in the queue.
 pub struct Ticket {
     wish: Wish,
-    queued_at: Instant,
+    call: Call,
     slot: Mutex<Slot>, // locked after the queue, never before it
     woken: Condvar,
+    /// Whether the caller is absent, and how it is told.
+    is_absent: bool,
+    tell: Mutex<Option<Tell>>,
+}
+
+/// The seat, for a native thread that leads in the place of an absent caller.
+pub struct Offer {
+    /// The connection.
+    pub conn: Box<Connection>,
+    /// Whose turn it is. A job's ticket is still in the line; that of a lease has left it.
+    pub ticket: Arc<Ticket>,
 }
 
 impl Ticket {
-    /// A ticket that is not in the queue yet.
+    /// A ticket that is not in the queue yet, of a caller that will sleep on it.
     pub fn new(wish: Wish, call: &Call) -> Arc<Self> {
-        Arc::new(Ticket { wish, queued_at: call.started, slot: Mutex::new(Slot::Waiting), woken: Condvar::new() })
+        Self::make(wish, call, None)
+    }
+
+    /// As `new`, of a caller that is absent.
+    pub fn for_absent(wish: Wish, call: &Call, tell: Tell) -> Arc<Self> {
+        Self::make(wish, call, Some(tell))
+    }
+
+    fn make(wish: Wish, call: &Call, tell: Option<Tell>) -> Arc<Self> {
+        let (slot, woken, is_absent) = (Mutex::new(Slot::Waiting), Condvar::new(), tell.is_some());
+        Arc::new(Ticket { wish, call: *call, slot, woken, is_absent, tell: Mutex::new(tell) })
+    }
+
+    /// The call that it was made for.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// Whether its caller is absent and no longer wants its turn.
+    pub fn is_given_up(&self) -> bool {
+        self.is_absent && matches!(*self.slot.lock(), Slot::Away)
+    }
+
+    /// Tell an absent caller that nothing comes of it. Does nothing for one that was told.
+    pub fn fail(&self, error: Error) {
+        let tell = self.tell.lock().take();
+        if let Some(tell) = tell {
+            tell.error(error);
+        }
+    }
+
+    /// Give an absent caller its lease; it comes back where nobody waits for one.
+    pub fn give(&self, lease: Lease) -> Option<Lease> {
+        let tell = self.tell.lock().take();
+        match tell {
+            Some(Tell::Lease(tell)) => {
+                tell(Ok(lease));
+                None
+            }
+            _ => Some(lease),
+        }
     }
 
     /// The job, if it is one.
@@ -74,15 +147,22 @@ impl Ticket {
 
     /// How long it has waited, counted from `since` if that is later.
     pub fn waited(&self, since: Option<Instant>) -> Duration {
-        since.map_or(self.queued_at, |since| since.max(self.queued_at)).elapsed()
+        since.map_or(self.call.started, |since| since.max(self.call.started)).elapsed()
     }
 
     fn wants_turn(&self) -> bool {
         self.job().is_none()
     }
 
-    /// Hand the answer over and wake the sleeper.
+    /// Hand the answer over: wake the sleeper, or tell the absent.
     pub fn answer(&self, answer: Answer) {
+        if self.is_absent {
+            let tell = self.tell.lock().take();
+            if let Some(Tell::Job(tell)) = tell {
+                tell(answer);
+            }
+            return;
+        }
         *self.slot.lock() = Slot::Answered(answer);
         self.woken.notify_one();
     }
@@ -164,7 +244,10 @@ impl Slot {
 pub struct Queue {
     seat: Seat,
     line: VecDeque<Arc<Ticket>>,
+    /// Jobs of absent callers for which the line has no room yet.
+    held_back: VecDeque<Arc<Ticket>>,
     bytes: u64,
+    most_bytes: u64,
     /// New tickets are refused.
     pub is_closed: bool,
     /// Since when another process has kept the writer from beginning.
@@ -177,12 +260,14 @@ pub struct Queue {
 const CONTENTION: Duration = Duration::from_millis(20);
 
 impl Queue {
-    /// An empty queue before a free seat.
-    pub fn new(conn: Box<Connection>) -> Self {
+    /// An empty queue before a free seat, with room for `most_bytes` of parameters.
+    pub fn new(conn: Box<Connection>, most_bytes: u64) -> Self {
         Queue {
             seat: Seat::Free(conn),
             line: VecDeque::new(),
+            held_back: VecDeque::new(),
             bytes: 0,
+            most_bytes,
             is_closed: false,
             busy_since: None,
             last_writer: None,
@@ -204,9 +289,48 @@ impl Queue {
         self.contended_until.is_some_and(|until| now < until)
     }
 
-    /// Tickets in the queue.
+    /// Tickets in the queue, those held back among them.
     pub fn len(&self) -> usize {
-        self.line.len()
+        self.line.len() + self.held_back.len()
+    }
+
+    /// Tickets that are held back.
+    pub fn held_back(&self) -> usize {
+        self.held_back.len()
+    }
+
+    /// Whether the line has room for so many bytes more, with nobody held back before them. One ticket always has.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.held_back.is_empty() && self.fits(bytes)
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.line.is_empty() || self.bytes + bytes <= self.most_bytes
+    }
+
+    /// Stand at the end, or be held back while there is no room.
+    pub fn push_or_hold_back(&mut self, ticket: &Arc<Ticket>) {
+        if self.has_room(ticket.bytes()) {
+            self.push(ticket);
+        } else {
+            self.held_back.push_back(Arc::clone(ticket));
+        }
+    }
+
+    /// Let those into the line for whom there is room by now.
+    pub fn admit(&mut self) {
+        while let Some(ticket) = self.held_back.front()
+            && self.fits(ticket.bytes())
+        {
+            if let Some(ticket) = self.held_back.pop_front() {
+                self.push(&ticket);
+            }
+        }
+    }
+
+    /// Refuse those who are held back: for `close`.
+    pub fn refuse_held_back(&mut self) -> VecDeque<Arc<Ticket>> {
+        std::mem::take(&mut self.held_back)
     }
 
     /// Bytes of parameters in the queue.
@@ -233,7 +357,12 @@ impl Queue {
 
     /// Leave the queue; false if it is no longer in it.
     pub fn remove(&mut self, ticket: &Arc<Ticket>) -> bool {
-        let Some(place) = self.line.iter().position(|queued| Arc::ptr_eq(queued, ticket)) else { return false };
+        let place = |line: &VecDeque<Arc<Ticket>>| line.iter().position(|queued| Arc::ptr_eq(queued, ticket));
+        if let Some(place) = place(&self.held_back) {
+            self.held_back.remove(place);
+            return true;
+        }
+        let Some(place) = place(&self.line) else { return false };
         self.line.remove(place);
         self.bytes -= ticket.bytes();
         true
@@ -284,8 +413,10 @@ impl Queue {
     }
 
     /// Give the connection to the next who can take it: to the turn at the front, or to the first job whose caller can lead.
-    /// Where all are away the seat lies free, and whoever comes back takes it up.
-    pub fn pass_on(&mut self, conn: Box<Connection>) {
+    /// Where all are away the seat lies free, and whoever comes back takes it up. An absent caller's turn is handed back: it
+    /// is for the writer's hand, once the queue is unlocked.
+    #[must_use]
+    pub fn pass_on(&mut self, conn: Box<Connection>) -> Option<Offer> {
         let mut conn = conn;
         for place in 0..self.line.len() {
             let ticket = Arc::clone(&self.line[place]);
@@ -293,15 +424,20 @@ impl Queue {
             if is_turn && place > 0 {
                 break; // a turn waits for those before it
             }
-            match ticket.offer(conn) {
-                Ok(()) if is_turn => {
+            if ticket.is_absent {
+                if is_turn {
                     self.line.pop_front();
-                    self.seat = Seat::Taken;
-                    return;
                 }
+                self.seat = Seat::Taken;
+                return Some(Offer { conn, ticket });
+            }
+            match ticket.offer(conn) {
                 Ok(()) => {
+                    if is_turn {
+                        self.line.pop_front();
+                    }
                     self.seat = Seat::Taken;
-                    return;
+                    return None;
                 }
                 Err(refused) => conn = refused,
             }
@@ -313,12 +449,13 @@ impl Queue {
             self.busy_since = None; // whoever comes next finds out anew
         }
         self.seat = Seat::Free(conn);
+        None
     }
 
-    /// Pass a seat on that lies free, after somebody for whom it was left has gone.
-    pub fn pass_on_free_seat(&mut self) {
-        if let Some(conn) = self.take_free_seat() {
-            self.pass_on(conn);
-        }
+    /// Pass a seat on that lies free: after somebody for whom it was left has gone, or for the absent who have come.
+    #[must_use]
+    pub fn pass_on_free_seat(&mut self) -> Option<Offer> {
+        let conn = self.take_free_seat()?;
+        self.pass_on(conn)
     }
 }

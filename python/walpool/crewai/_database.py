@@ -64,7 +64,10 @@ def open_pool(url: str, settings: dict[str, Any]) -> Pool:
     path = file_of(url)
     if path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return get_pool(url, **settings)
+    pool = get_pool(url, **settings)
+    # CrewAI's interfaces are synchronous, and it calls them on the event loops that it runs flows on.
+    pool._warns_on_loop = False
+    return pool
 
 
 def open_tables(url: str, settings: dict[str, Any]) -> Pool:

@@ -1,13 +1,12 @@
-//! Named threads that work for callers who must not block. Must not know asyncio.
-//!
-//! Two for each engine: one takes back what was held for too long, the other does a chore (checkpoints) when rung. The chore
-//! waits for its turn behind whoever holds the writer, so whoever ends that hold must not be the one who waits.
+//! The engine's own two threads: one takes back what was held for too long, the other does a chore (checkpoints) when rung.
+//! The chore waits for its turn behind whoever holds the writer, so whoever ends that hold must not be the one who waits.
 
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Kind, Result};
+use super::spawn;
+use crate::error::Result;
 use crate::revocable::Tenure;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -71,10 +70,7 @@ impl Keeper {
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(work);
-        let thread =
-            thread.map_err(|error| Error::new(Kind::Operational, format!("no thread could be started: {error}")))?;
-        self.threads.lock().push(thread);
+        self.threads.lock().push(spawn(name, work)?);
         Ok(())
     }
 

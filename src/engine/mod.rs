@@ -2,6 +2,8 @@
 //!
 //! One engine a file: handles on the same (device, inode) in a process share it, so that there are never two writers.
 
+mod absent;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,13 +25,15 @@ use crate::files::Files;
 use crate::group_commit::{Answer, Job};
 use crate::locking::{self, OfThisProcess, Still};
 use crate::log::{Level, Log, Message, excerpt};
-use crate::reader::{ReaderPool, Snapshot, Stream};
+use crate::reader::{ReaderPool, Rider, Snapshot, Stream};
 use crate::revocable::Tenure;
 use crate::stats::{Figure, Stats};
 use crate::sync::{Mutex, MutexGuard};
 use crate::value::{Params, Rows};
-use crate::workers::{Bell, Keeper};
-use crate::writer::{Lease, Writer};
+use crate::workers::{Bell, Crew, Keeper};
+use crate::writer::{Lease, Offer, Writer};
+
+pub use self::absent::{Borrowed, Expiry, Leased, Waiting, absent_call};
 
 /// The file a path leads to: device and inode, or the real path where there are no inodes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +74,7 @@ struct Shared {
     writer: Arc<Writer>,
     readers: Arc<ReaderPool>,
     keeper: Keeper,
+    crew: Crew,
     bell: Arc<Bell>,
     stats: Arc<Stats>,
     log: Arc<Log>,
@@ -209,12 +214,7 @@ impl Engine {
 
     /// Begin a transaction; see `Writer::lease`.
     pub fn lease(&self, call: &Call) -> Result<Lease> {
-        self.guarded(call, |shared| {
-            let lease = shared.writer.lease(call)?;
-            let tenure: Arc<dyn Tenure> = Arc::clone(lease.transaction()) as Arc<dyn Tenure>;
-            shared.bell.watch(&tenure);
-            Ok(lease)
-        })
+        self.guarded(call, |shared| shared.writer.lease(call).map(|lease| shared.watched(lease)))
     }
 
     /// Read; see `ReaderPool::fetch`.
@@ -224,63 +224,32 @@ impl Engine {
 
     /// Take a snapshot; see `ReaderPool::snapshot`.
     pub fn snapshot(&self, call: &Call) -> Result<Snapshot> {
-        self.guarded(call, |shared| {
-            let snapshot = shared.readers.snapshot(call)?;
-            shared.bell.watch(&snapshot.tenure());
-            Ok(snapshot)
-        })
+        self.guarded(call, |shared| shared.snapshot(call, None))
     }
 
     /// Read piece by piece; see `ReaderPool::stream`.
     pub fn stream(&self, call: &Call, sql: &str, params: &Params) -> Result<Stream> {
-        self.guarded(call, |shared| {
-            let stream = shared.readers.stream(call, sql, params)?;
-            shared.bell.watch(&stream.tenure());
-            Ok(stream)
-        })
+        self.guarded(call, |shared| shared.stream(call, sql, params, None))
     }
 
     /// Move the WAL into the file. It waits for nobody: `was_busy` says that a reader or another process was in the way.
     pub fn checkpoint(&self, call: &Call, mode: CheckpointMode) -> Result<Checkpointed> {
-        self.guarded(call, |shared| {
-            call.caller.about_to_wait();
-            shared.writer.turn(call)?.run(|conn| conn.checkpoint(mode))
-        })
+        self.guarded(call, |shared| shared.checkpoint(call, mode))
     }
 
     /// Rewrite the file without its holes.
     pub fn vacuum(&self, call: &Call) -> Result<()> {
-        self.guarded(call, |shared| {
-            call.caller.about_to_wait();
-            let turn = shared.writer.turn(call)?;
-            turn.run(|conn| match conn.vacuum() {
-                Err(error) if error.is_busy() => {
-                    shared.stats.busy_waits.one();
-                    let left = call.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-                    let patience = shared.config.busy_timeout;
-                    retry_busy(left.map_or(patience, |left| left.min(patience)), || conn.vacuum())
-                }
-                done => done,
-            })
-        })
+        self.guarded(call, |shared| shared.vacuum(call))
     }
 
     /// Copy the database, as one snapshot sees it, into a new file.
     pub fn backup(&self, call: &Call, dest: &Path) -> Result<()> {
-        self.guarded(call, |shared| {
-            call.caller.about_to_wait();
-            let snapshot = shared.readers.snapshot(call)?;
-            snapshot.with_connection(call, |conn| backup::copy(conn, dest, shared.config.file_mode, call))
-        })
+        self.guarded(call, |shared| shared.backup(call, dest))
     }
 
     /// What SQLite finds wrong with the file; empty where it finds nothing.
     pub fn check(&self, call: &Call) -> Result<Vec<String>> {
-        self.guarded(call, |shared| {
-            call.caller.about_to_wait();
-            let snapshot = shared.readers.snapshot(call)?;
-            snapshot.with_connection(call, |conn| conn.integrity_problems())
-        })
+        self.guarded(call, |shared| shared.check(call))
     }
 
     /// The figures of this engine; `pop` starts those that add up anew.
@@ -298,8 +267,7 @@ impl Engine {
 
     /// Finish an error: count it, and say on which file it was.
     pub fn told(&self, error: Error) -> Error {
-        self.shared.stats.error(&error);
-        on_file(error, &self.shared.path)
+        self.shared.told(error)
     }
 
     fn guarded<T>(&self, call: &Call, work: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
@@ -383,6 +351,15 @@ impl Shared {
             Box::new(move || keep_wal_small(&writer, &readers, &checkpointer, &log))
         };
         let keeper = Keeper::start(Arc::clone(&bell), chore)?;
+        let crew = Crew::new(readers.size(), Arc::clone(&stats));
+        writer.set_hand({
+            let (writer, lane) = (Arc::downgrade(&writer), Arc::clone(&crew.writer));
+            Box::new(move |offer: Offer| {
+                if let Some(writer) = writer.upgrade() {
+                    lane.push(Box::new(move || writer.lead_for(offer)));
+                }
+            })
+        });
         stats.ofd_locks.set(u64::from(locking::has_ofd_locks()));
         Ok(Arc::new(Shared {
             path: path.to_owned(),
@@ -391,10 +368,65 @@ impl Shared {
             writer,
             readers,
             keeper,
+            crew,
             bell,
             stats,
             log,
         }))
+    }
+
+    fn told(&self, error: Error) -> Error {
+        self.stats.error(&error);
+        on_file(error, &self.path)
+    }
+
+    fn watched(&self, lease: Lease) -> Lease {
+        let tenure: Arc<dyn Tenure> = Arc::clone(lease.transaction()) as Arc<dyn Tenure>;
+        self.bell.watch(&tenure);
+        lease
+    }
+
+    fn snapshot(&self, call: &Call, rider: Option<Rider>) -> Result<Snapshot> {
+        let snapshot = self.readers.snapshot(call, rider)?;
+        self.bell.watch(&snapshot.tenure());
+        Ok(snapshot)
+    }
+
+    fn stream(&self, call: &Call, sql: &str, params: &Params, rider: Option<Rider>) -> Result<Stream> {
+        let stream = self.readers.stream(call, sql, params, rider)?;
+        self.bell.watch(&stream.tenure());
+        Ok(stream)
+    }
+
+    fn checkpoint(&self, call: &Call, mode: CheckpointMode) -> Result<Checkpointed> {
+        call.caller.about_to_wait();
+        self.writer.turn(call)?.run(|conn| conn.checkpoint(mode))
+    }
+
+    fn vacuum(&self, call: &Call) -> Result<()> {
+        call.caller.about_to_wait();
+        let turn = self.writer.turn(call)?;
+        turn.run(|conn| match conn.vacuum() {
+            Err(error) if error.is_busy() => {
+                self.stats.busy_waits.one();
+                let left = call.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                let patience = self.config.busy_timeout;
+                retry_busy(left.map_or(patience, |left| left.min(patience)), || conn.vacuum())
+            }
+            done => done,
+        })
+    }
+
+    fn backup(&self, call: &Call, dest: &Path) -> Result<()> {
+        call.caller.about_to_wait();
+        let snapshot = self.readers.snapshot(call, None)?;
+        snapshot.with_connection(call, |conn| backup::copy(conn, dest, self.config.file_mode, call))
+    }
+
+    fn check(&self, call: &Call) -> Result<Vec<String>> {
+        call.caller.about_to_wait();
+        let snapshot = self.readers.snapshot(call, None)?;
+        snapshot.with_connection(call, |conn| conn.integrity_problems())
     }
 
     fn compare(&self, config: &Config, given: &[&str]) -> Result<()> {
@@ -408,11 +440,14 @@ impl Shared {
     }
 
     /// Readers first, the writer last: the last connection to close checkpoints, and a reader cannot. The keeper goes between
-    /// them, since it takes back the snapshots and leases that are still held.
+    /// them, since it takes back the snapshots and leases that are still held; the crew ends last, since the writer's hand is
+    /// of it.
     fn close(&self, call: &Call) -> Result<()> {
+        self.crew.close_gate();
         self.readers.close(call);
         let closed = self.writer.close(call);
         self.keeper.close();
+        self.crew.close();
         closed
     }
 }

@@ -1,0 +1,667 @@
+//! The engine as an event loop sees it: each verb begins something and returns a number and a future, or, for a read that took
+//! no longer than a moment, its value.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator};
+
+use super::convert::{self, RowAs, Seconds};
+use super::errors::{raise, wrong};
+use super::mailbox::{Mailbox, Reply};
+use super::pool::{self, Engine};
+use super::result::Result;
+use crate::connection::{Ran, Want};
+use crate::engine::{self, Borrowed, Leased, Waiting, absent_call, only};
+use crate::error::{self, Kind};
+use crate::group_commit::{Job, Work};
+use crate::reader::{Snapshot, Stream};
+use crate::sync::Mutex;
+use crate::value::{Params, Rows};
+
+/// A number and a future; or, where nothing had to be waited for, one of these two and the value.
+type Begun<'py> = (i64, Bound<'py, PyAny>);
+
+const DONE: i64 = -1;
+/// Done, but this loop's tasks should take turns now.
+const DONE_AND_YIELD: i64 = -2;
+
+/// What becomes of a read's rows.
+#[derive(Clone, Copy)]
+enum Shape {
+    All,
+    First,
+    Value,
+}
+
+impl Shape {
+    fn want(self, row_as: &RowAs<'_>) -> Want {
+        let most = if matches!(self, Shape::All) { usize::MAX } else { 1 };
+        Want { columns: row_as.wants_columns(), most }
+    }
+
+    fn convert<'py>(self, py: Python<'py>, rows: &Rows, row_as: &RowAs<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Shape::All => convert::list(py, rows, row_as).map(Bound::into_any),
+            Shape::First => convert::first(py, rows, row_as),
+            Shape::Value => convert::first_value(py, rows),
+        }
+    }
+}
+
+/// One read: how it is asked, and what its rows become.
+struct Read<'py> {
+    row: Option<Bound<'py, PyAny>>,
+    row_as: RowAs<'py>,
+    shape: Shape,
+}
+
+impl<'py> Read<'py> {
+    fn new(row: Option<Bound<'py, PyAny>>, shape: Shape) -> PyResult<Self> {
+        Ok(Read { row_as: RowAs::from_argument(row.clone())?, row, shape })
+    }
+
+    fn want(&self) -> Want {
+        self.shape.want(&self.row_as)
+    }
+
+    /// A closure that sends the rows, as Python has them. Many of them become objects where they are, on a native thread.
+    fn tell(self, reply: Reply) -> impl FnOnce(error::Result<Rows>) + Send + 'static {
+        let (shape, row) = (self.shape, self.row.map(Bound::unbind));
+        move |rows| {
+            let is_large = rows.as_ref().is_ok_and(|rows| rows.len() * rows.width() > convert::MANY_CELLS);
+            if !is_large {
+                return reply
+                    .send(rows, lifetime(move |py, rows: Rows| shape.convert(py, &rows, &row_as(py, row.as_ref())?)));
+            }
+            // None where the interpreter is ending: nobody will ask for the rows then.
+            let made = Python::try_attach(|py| {
+                rows.map(|rows| {
+                    let list = row_as(py, row.as_ref()).and_then(|row_as| convert::list_in_pieces(py, &rows, &row_as));
+                    drop(row);
+                    list.map(Bound::unbind)
+                })
+            });
+            if let Some(made) = made {
+                reply.send(made, lifetime(|py: Python<'_>, list: PyResult<Py<_>>| Ok(list?.into_bound(py).into_any())));
+            }
+        }
+    }
+}
+
+fn row_as<'py>(py: Python<'py>, row: Option<&Py<PyAny>>) -> PyResult<RowAs<'py>> {
+    RowAs::from_argument(row.map(|row| row.bind(py).clone()))
+}
+
+/// Helps the compiler to see that the closure takes any lifetime.
+fn lifetime<T, F>(convert: F) -> F
+where
+    F: for<'py> FnOnce(Python<'py>, T) -> PyResult<Bound<'py, PyAny>>,
+{
+    convert
+}
+
+fn nothing(py: Python<'_>, (): ()) -> PyResult<Bound<'_, PyAny>> {
+    Ok(py.None().into_bound(py))
+}
+
+fn one_result(py: Python<'_>, ran: Vec<Ran>) -> PyResult<Bound<'_, PyAny>> {
+    let ran = only(ran).map_err(|error| raise(py, &error))?;
+    Ok(Bound::new(py, Result::new(ran))?.into_any())
+}
+
+/// An engine handle and the mailbox of one event loop.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct AsyncEngine {
+    engine: Arc<engine::Engine>,
+    mailbox: Py<Mailbox>,
+    is_waking: AtomicBool,
+}
+
+#[pymethods]
+impl AsyncEngine {
+    #[new]
+    fn new(engine: &Engine, mailbox: Py<Mailbox>) -> Self {
+        AsyncEngine { engine: Arc::clone(engine.shared()), mailbox, is_waking: AtomicBool::new(false) }
+    }
+
+    /// Open a file on a thread of its own; an `Engine` comes back.
+    #[staticmethod]
+    fn open<'py>(
+        mailbox: &Bound<'py, Mailbox>,
+        path: PathBuf,
+        settings: &Bound<'py, PyDict>,
+        given: Vec<String>,
+    ) -> PyResult<Begun<'py>> {
+        let config = pool::config(mailbox.py(), settings)?;
+        Mailbox::aside(mailbox, "walpool-opening", move |reply| {
+            let given: Vec<&str> = given.iter().map(String::as_str).collect();
+            let call = absent_call(None);
+            let opened = engine::Engine::open(&call, &path, &config, &given);
+            let opened = opened.and_then(|engine| engine.open_here(&call).map(|()| engine));
+            reply.send(opened, lifetime(|py, engine| Ok(Bound::new(py, Engine::of(engine))?.into_any())));
+        })
+    }
+
+    #[getter]
+    fn mailbox(&self, py: Python<'_>) -> Py<Mailbox> {
+        self.mailbox.clone_ref(py)
+    }
+
+    /// Whether the engine is open in this process, its native threads with it.
+    #[getter]
+    fn is_open_here(&self) -> bool {
+        self.engine.is_open_here()
+    }
+
+    /// Open what this process lacks: its native threads, and after a fork the engine.
+    fn open_here<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        let engine = Arc::clone(&self.engine);
+        Mailbox::aside(self.mailbox.bind(py), "walpool-opening", move |reply| {
+            reply.send(engine.open_here(&absent_call(None)), nothing);
+        })
+    }
+
+    fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        let engine = Arc::clone(&self.engine);
+        Mailbox::aside(self.mailbox.bind(py), "walpool-closing", move |reply| {
+            reply.send(engine.close(&absent_call(None)), nothing);
+        })
+    }
+
+    /// Have the jobs led that were queued in this turn of the loop.
+    fn wake(&self) {
+        self.is_waking.store(false, Ordering::Release);
+        self.engine.wake();
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn execute<'py>(
+        slf: &Bound<'py, Self>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let work = Work::Execute(sql.into(), convert::params(params, sql)?);
+        Self::submit(slf, work, timeout, one_result)
+    }
+
+    #[pyo3(signature = (rows, timeout))]
+    fn executemany<'py>(
+        slf: &Bound<'py, Self>,
+        rows: &Bound<'py, PreparedRows>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let (sql, rows) = rows.get().take(slf.py())?;
+        Self::submit(slf, Work::Many(sql, rows), timeout, one_result)
+    }
+
+    #[pyo3(signature = (statements, timeout))]
+    fn batch<'py>(
+        slf: &Bound<'py, Self>,
+        statements: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let work = Work::Batch(pool::batch_parts(statements)?);
+        let results = lifetime(|py, ran: Vec<Ran>| {
+            let results: Vec<Result> = ran.into_iter().map(Result::new).collect();
+            results.into_pyobject(py)
+        });
+        Self::submit(slf, work, timeout, results)
+    }
+
+    #[pyo3(signature = (sql, timeout))]
+    fn script<'py>(slf: &Bound<'py, Self>, sql: &str, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
+        Self::submit(slf, Work::Script(sql.into()), timeout, lifetime(|py, _: Vec<Ran>| nothing(py, ())))
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
+    }
+
+    /// An `AsyncSnapshot` comes back.
+    #[pyo3(signature = (timeout))]
+    fn snapshot<'py>(&self, py: Python<'py>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
+        let mailbox = self.mailbox.clone_ref(py);
+        let make = lifetime(move |py, snapshot| Ok(Bound::new(py, AsyncSnapshot { snapshot, mailbox })?.into_any()));
+        self.begin(py, |reply| self.engine.snapshot_absent(call(timeout), reply.with(make)))
+    }
+
+    /// An `AsyncStream` comes back.
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn stream<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
+        let params = convert::params(params, sql)?;
+        let (mailbox, row) = (self.mailbox.clone_ref(py), row.map(Bound::unbind));
+        let make = lifetime(move |py, stream| Ok(Bound::new(py, AsyncStream { stream, mailbox, row })?.into_any()));
+        self.begin(py, |reply| self.engine.stream_absent(call(timeout), sql.into(), params, reply.with(make)))
+    }
+
+    /// An `AsyncTransaction` comes back.
+    #[pyo3(signature = (timeout))]
+    fn lease<'py>(slf: &Bound<'py, Self>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
+        let (this, py) = (slf.get(), slf.py());
+        let (mailbox, engine) = (this.mailbox.clone_ref(py), Arc::clone(&this.engine));
+        let make =
+            lifetime(move |py, leased| Ok(Bound::new(py, AsyncTransaction { leased, mailbox, engine })?.into_any()));
+        let begun = this.begin(py, |reply| this.engine.lease_absent(&call(timeout), reply.with(make)))?;
+        Self::wake_soon(slf)?;
+        Ok(begun)
+    }
+
+    fn checkpoint<'py>(&self, py: Python<'py>, mode: &str) -> PyResult<Begun<'py>> {
+        let mode = pool::checkpoint_mode(py, mode)?;
+        let convert = lifetime(|py, done: crate::connection::Checkpointed| {
+            Ok((done.was_busy, done.wal_frames, done.moved_frames).into_pyobject(py)?.into_any())
+        });
+        self.begin(py, |reply| self.engine.checkpoint_absent(mode, reply.with(convert)))
+    }
+
+    fn backup<'py>(&self, py: Python<'py>, dest: PathBuf) -> PyResult<Begun<'py>> {
+        self.begin(py, |reply| self.engine.backup_absent(dest, reply.with(nothing)))
+    }
+
+    fn check<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        let convert = lifetime(|py, lines: Vec<String>| lines.into_pyobject(py));
+        self.begin(py, |reply| self.engine.check_absent(reply.with(convert)))
+    }
+
+    fn vacuum<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        self.begin(py, |reply| self.engine.vacuum_absent(reply.with(nothing)))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>, pop: bool) -> PyResult<Bound<'py, PyDict>> {
+        let figures = self.engine.stats_at_once(pop).map_err(|error| raise(py, &error))?;
+        pool::stats_dict(py, figures)
+    }
+}
+
+fn call(timeout: Option<Seconds>) -> crate::caller::Call {
+    absent_call(timeout.map(|seconds| seconds.0))
+}
+
+impl AsyncEngine {
+    fn begin<'py>(&self, py: Python<'py>, start: impl FnOnce(Reply) -> error::Result<Waiting>) -> PyResult<Begun<'py>> {
+        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), start)
+    }
+
+    fn submit<'py>(
+        slf: &Bound<'py, Self>,
+        work: Work,
+        timeout: Option<Seconds>,
+        convert: impl for<'a> FnOnce(Python<'a>, Vec<Ran>) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
+    ) -> PyResult<Begun<'py>> {
+        let this = slf.get();
+        let submit = |reply: Reply| this.engine.submit_absent(&call(timeout), Job::new(work), reply.with(convert));
+        let begun = this.begin(slf.py(), submit)?;
+        Self::wake_soon(slf)?;
+        Ok(begun)
+    }
+
+    /// Once in a turn of the loop: what its tasks queue in this turn makes one group.
+    fn wake_soon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.is_waking.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        this.mailbox.get().call_soon(slf.getattr(intern!(slf.py(), "wake"))?)
+    }
+
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        read: Read<'py>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let params = convert::params(params, sql)?;
+        let (call, want) = (call(timeout), read.want());
+        let at_once = self.engine.fetch_at_once(&call, sql, &params, want).map_err(|error| raise(py, &error))?;
+        if let Some(rows) = at_once {
+            let value = read.shape.convert(py, &rows, &read.row_as)?;
+            let must_yield = self.mailbox.get().spend(call.started.elapsed());
+            return Ok((if must_yield { DONE_AND_YIELD } else { DONE }, value));
+        }
+        self.begin(py, |reply| self.engine.fetch_absent(call, sql.into(), params, want, read.tell(reply)))
+    }
+}
+
+/// Several reads of one snapshot.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct AsyncSnapshot {
+    snapshot: Borrowed<Snapshot>,
+    mailbox: Py<Mailbox>,
+}
+
+#[pymethods]
+impl AsyncSnapshot {
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
+    }
+
+    /// Check the reader in. Safe to call twice.
+    fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
+            self.snapshot.end(reply.with(nothing));
+            Ok(Waiting::for_its_end())
+        })
+    }
+
+    /// As `close`, with nobody to wait for it.
+    fn abandon(&self) {
+        self.snapshot.end(|_| ());
+    }
+}
+
+impl AsyncSnapshot {
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        read: Read<'py>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let params = convert::params(params, sql)?;
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
+            let want = read.want();
+            Ok(self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply)))
+        })
+    }
+}
+
+impl Drop for AsyncSnapshot {
+    fn drop(&mut self) {
+        self.snapshot.end(|_| ()); // on a native thread; nobody is left to tell
+    }
+}
+
+/// The rows of one statement, piece by piece, from one snapshot.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct AsyncStream {
+    stream: Borrowed<Stream>,
+    mailbox: Py<Mailbox>,
+    row: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl AsyncStream {
+    /// The next rows, fewer than `chunk` only at the end.
+    fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Begun<'py>> {
+        let read = Read::new(self.row.as_ref().map(|row| row.bind(py).clone()), Shape::All)?;
+        let want = Want { columns: read.row_as.wants_columns(), most: chunk };
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| Ok(self.stream.next_rows(want, read.tell(reply))))
+    }
+
+    /// Check the reader in. Safe to call twice.
+    fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
+            self.stream.end(reply.with(nothing));
+            Ok(Waiting::for_its_end())
+        })
+    }
+
+    /// As `close`, with nobody to wait for it.
+    fn abandon(&self) {
+        self.stream.end(|_| ());
+    }
+}
+
+impl Drop for AsyncStream {
+    fn drop(&mut self) {
+        self.stream.end(|_| ()); // on a native thread; nobody is left to tell
+    }
+}
+
+/// An open transaction. What is asked of it is done in order, on the writer's thread.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct AsyncTransaction {
+    leased: Leased,
+    mailbox: Py<Mailbox>,
+    engine: Arc<engine::Engine>,
+}
+
+#[pymethods]
+impl AsyncTransaction {
+    #[pyo3(signature = (sql, params, timeout))]
+    fn execute<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let (params, sql) = (convert::params(params, sql)?, Box::<str>::from(sql));
+        let work = move |call: &_, lease: &crate::writer::Lease| lease.execute(call, &sql, &params);
+        self.ask(py, timeout, work, lifetime(|py, ran| Ok(Bound::new(py, Result::new(ran))?.into_any())))
+    }
+
+    #[pyo3(signature = (rows, timeout))]
+    fn executemany<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PreparedRows>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let (sql, rows) = rows.get().take(py)?;
+        let work = move |call: &_, lease: &crate::writer::Lease| lease.execute_many(call, &sql, &rows);
+        self.ask(py, timeout, work, lifetime(|py, ran| Ok(Bound::new(py, Result::new(ran))?.into_any())))
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetch<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, row, timeout))]
+    fn fetchone<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        row: Option<Bound<'py, PyAny>>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
+    }
+
+    #[pyo3(signature = (sql, params, timeout))]
+    fn fetchval<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
+    }
+
+    fn mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        self.ask(py, None, |call, lease| lease.mark(call), nothing)
+    }
+
+    fn keep_mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        self.ask(py, None, |call, lease| lease.keep_mark(call), nothing)
+    }
+
+    fn undo_to_mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        self.ask(py, None, |call, lease| lease.undo_to_mark(call), nothing)
+    }
+
+    fn commit<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        self.ask(py, None, |call, lease| lease.commit(call), nothing)
+    }
+
+    /// Roll back what is open; nobody needs to wait for it. Safe to call twice.
+    fn rollback<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
+        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
+            self.leased.roll_back(reply.with(nothing));
+            Ok(Waiting::for_its_end())
+        })
+    }
+
+    /// As `rollback`, with nobody to wait for it.
+    fn abandon(&self) {
+        self.leased.roll_back(|_| ());
+    }
+}
+
+impl AsyncTransaction {
+    fn ask<'py, R: Send + 'static>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<Seconds>,
+        work: impl FnOnce(&crate::caller::Call, &crate::writer::Lease) -> error::Result<R> + Send + 'static,
+        convert: impl for<'a> FnOnce(Python<'a>, R) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
+    ) -> PyResult<Begun<'py>> {
+        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
+            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert)))
+        })
+    }
+
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        sql: &str,
+        params: &Bound<'py, PyAny>,
+        read: Read<'py>,
+        timeout: Option<Seconds>,
+    ) -> PyResult<Begun<'py>> {
+        let (params, sql) = (convert::params(params, sql)?, Box::<str>::from(sql));
+        let want = read.want();
+        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
+            let work = move |call: &_, lease: &crate::writer::Lease| lease.fetch(call, &sql, &params, want);
+            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply)))
+        })
+    }
+}
+
+impl Drop for AsyncTransaction {
+    fn drop(&mut self) {
+        self.leased.roll_back(|_| ()); // on the writer's thread; nobody is left to tell
+    }
+}
+
+/// The parameters of `executemany`, converted in pieces, so that many of them do not keep the loop.
+#[pyclass(frozen, module = "walpool._core")]
+pub struct PreparedRows {
+    sql: Box<str>,
+    iterator: Py<PyIterator>,
+    rows: Mutex<Option<Vec<Params>>>,
+}
+
+#[pymethods]
+impl PreparedRows {
+    #[new]
+    fn new(sql: &str, rows: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(PreparedRows { sql: sql.into(), iterator: rows.try_iter()?.unbind(), rows: Mutex::new(Some(Vec::new())) })
+    }
+
+    /// Convert for so long, in seconds; false once all is converted.
+    fn prepare(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        // Out of its place: an iterator may be Python code, which may come here again.
+        let mut rows = self.out(py)?;
+        let iterator = self.iterator.bind(py);
+        let mut more = convert::add_row(iterator, &self.sql, &mut rows);
+        while let Ok(true) = more
+            && (rows.len() % 16 != 0 || Instant::now() < until)
+        {
+            more = convert::add_row(iterator, &self.sql, &mut rows);
+        }
+        *self.rows.lock() = Some(rows);
+        more
+    }
+}
+
+impl PreparedRows {
+    fn out(&self, py: Python<'_>) -> PyResult<Vec<Params>> {
+        let in_use = || wrong(py, Kind::Interface, "these rows are in use already".to_owned());
+        self.rows.lock().take().ok_or_else(in_use)
+    }
+
+    fn take(&self, py: Python<'_>) -> PyResult<(Box<str>, Vec<Params>)> {
+        Ok((self.sql.clone(), self.out(py)?))
+    }
+}
