@@ -22,7 +22,6 @@ from helpers import WITHIN
 from leftovers import engine_threads, open_descriptors, threads_left_since
 
 import walpool
-from walpool import errors
 
 T = TypeVar("T")
 
@@ -76,12 +75,16 @@ def _as_test(test: Test, more: Iterable[str]) -> Callable[..., None]:
     return run_it
 
 
+def make_table(database: Path) -> None:
+    with walpool.Pool(database) as pool:
+        pool.script("CREATE TABLE IF NOT EXISTS t (a)")
+
+
 @contextmanager
 def async_table(database: Path, **settings: object) -> Iterator[walpool.AsyncPool]:
     """Make an empty table t (a), and lend a pool on it that is not open yet; nothing may be left once it is closed."""
     before = engine_threads()
-    with walpool.Pool(database) as made:
-        made.script("CREATE TABLE IF NOT EXISTS t (a)")
+    make_table(database)
     pool = walpool.AsyncPool(database, **settings)
     try:
         yield pool
@@ -130,12 +133,12 @@ async def until_reading(pool: walpool.AsyncPool, readers: int) -> None:
 
 
 async def queue_up(pool: walpool.AsyncPool, calls: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
-    """Start a task for each call, in this order in the queue; the writer must be held."""
+    """Start a task for each call, in this order in a queue that is empty; the writer must be held."""
+    await until_waiting(pool, 0)  # whoever has the writer now may count as waiting for a moment longer
     tasks = []
     for call in calls:
-        length = await stat(pool, "jobs_waiting")
         tasks.append(asyncio.create_task(call))
-        await until_waiting(pool, int(length) + 1)
+        await until_waiting(pool, len(tasks))
     return tasks
 
 
@@ -222,6 +225,3 @@ class Heartbeat:
         self.longest = max(self.longest, now - self._last)
         self._last = now
 
-
-def is_closed_error(error: object) -> bool:
-    return isinstance(error, errors.ClosedError)

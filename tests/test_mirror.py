@@ -19,7 +19,10 @@ PAIRS: list[tuple[type, type]] = [
     (walpool.Stream, walpool.AsyncStream),
 ]
 IDS = [plain.__name__ for plain, _ in PAIRS]
-ADDED = {walpool.AsyncPool: {"open"}}  # a constructor cannot wait, so opening has a verb of its own
+ADDED = {
+    walpool.AsyncPool: {"open"},  # a constructor cannot wait, so opening has a verb of its own
+    walpool.AsyncStream: {"aclose"},  # as every async iterator that holds something, for contextlib.aclosing
+}
 
 BLOCKS = {"stream", "read", "transaction"}  # used with `async with`, not awaited
 
