@@ -4,6 +4,8 @@
 // Helpers of a test may fail as loudly as the test itself; the lint spares functions marked #[test] alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "engine/absent.rs"]
+mod absent;
 #[path = "engine/another_process.rs"]
 mod another_process;
 #[path = "engine/build.rs"]

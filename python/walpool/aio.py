@@ -194,7 +194,9 @@ class AsyncPool:
         if open_here.get():
             self._refuse_reentry("executemany")
         desk = self._ready() or await self._at_desk()
-        begun = desk.executemany(await _prepared(sql, rows), timeout)
+        prepared = _core.PreparedRows(sql, rows)
+        await _prepare(prepared)
+        begun = desk.executemany(prepared, timeout)
         return cast("Result", await _settled(desk.mailbox, begun))
 
     async def batch(
@@ -204,7 +206,9 @@ class AsyncPool:
         if open_here.get():
             self._refuse_reentry("batch")
         desk = self._ready() or await self._at_desk()
-        return cast("list[Result]", await _settled(desk.mailbox, desk.batch(statements, timeout)))
+        prepared = _core.PreparedBatch(statements)
+        await _prepare(prepared)
+        return cast("list[Result]", await _settled(desk.mailbox, desk.batch(prepared, timeout)))
 
     async def script(self, sql: str, /, *, timeout: float | None = None) -> None:
         """Run several statements without parameters, as in a schema or a migration, as one job: all of them or none."""
@@ -431,8 +435,7 @@ class AsyncPool:
 
     async def _open_at(self, desk: _Desk) -> None:
         if self._engine is None:
-            path = self._settings.path or self._path
-            opening = _core.AsyncEngine.open(desk.mailbox, path, self._settings.values(), sorted(self._target[1]))
+            opening = _core.AsyncEngine.open(desk.mailbox, self._path, self._settings.values(), sorted(self._target[1]))
             opened: _core.Engine = await _settled(desk.mailbox, opening)
             if self._take(opened):
                 self._path = str(opened.path)
@@ -473,12 +476,10 @@ def _reopen(path: str, settings: Mapping[str, object]) -> AsyncPool:
     return AsyncPool(path, **settings)
 
 
-async def _prepared(sql: str, rows: Iterable[Params]) -> _core.PreparedRows:
+async def _prepare(prepared: _core.PreparedRows | _core.PreparedBatch) -> None:
     """Convert parameters in pieces, since many of them take long."""
-    prepared = _core.PreparedRows(sql, rows)
     while prepared.prepare(PIECE):
         await asyncio.sleep(0)
-    return prepared
 
 
 class _OfOneLoop:
@@ -620,7 +621,9 @@ class AsyncTransaction(_OfOneLoop):
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters: all of them or none."""
-        begun = self._lease.executemany(await _prepared(sql, rows), timeout)
+        prepared = _core.PreparedRows(sql, rows)
+        await _prepare(prepared)
+        begun = self._lease.executemany(prepared, timeout)
         return cast("Result", await _settled(self._here(), begun))
 
     async def fetch(

@@ -4,24 +4,23 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator};
+use pyo3::types::PyDict;
 
 use super::convert::{self, RowAs, Seconds};
-use super::errors::{raise, wrong};
+use super::errors::raise;
 use super::mailbox::{Mailbox, Reply};
 use super::pool::{self, Engine};
+use super::prepared::{PreparedBatch, PreparedRows};
 use super::result::Result;
 use crate::connection::{Ran, Want};
 use crate::engine::{self, Borrowed, Leased, Waiting, absent_call, only};
-use crate::error::{self, Kind};
+use crate::error;
 use crate::group_commit::{Job, Work};
 use crate::reader::{Snapshot, Stream};
-use crate::sync::Mutex;
-use crate::value::{Params, Rows};
+use crate::value::Rows;
 
 /// A number and a future; or, where nothing had to be waited for, one of these two and the value.
 type Begun<'py> = (i64, Bound<'py, PyAny>);
@@ -203,10 +202,10 @@ impl AsyncEngine {
     #[pyo3(signature = (statements, timeout))]
     fn batch<'py>(
         slf: &Bound<'py, Self>,
-        statements: &Bound<'py, PyAny>,
+        statements: &Bound<'py, PreparedBatch>,
         timeout: Option<Seconds>,
     ) -> PyResult<Begun<'py>> {
-        let work = Work::Batch(pool::batch_parts(statements)?);
+        let work = Work::Batch(statements.get().0.take(slf.py())?);
         let results = lifetime(|py, ran: Vec<Ran>| {
             let results: Vec<Result> = ran.into_iter().map(Result::new).collect();
             results.into_pyobject(py)
@@ -439,7 +438,7 @@ impl AsyncSnapshot {
         let params = convert::params(params, sql)?;
         Mailbox::begin(self.mailbox.bind(py), None, |reply| {
             let want = read.want();
-            Ok(self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply)))
+            self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply))
         })
     }
 }
@@ -464,7 +463,7 @@ impl AsyncStream {
     fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Begun<'py>> {
         let read = Read::new(self.row.as_ref().map(|row| row.bind(py).clone()), Shape::All)?;
         let want = Want { columns: read.row_as.wants_columns(), most: chunk };
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| Ok(self.stream.next_rows(want, read.tell(reply))))
+        Mailbox::begin(self.mailbox.bind(py), None, |reply| self.stream.next_rows(want, read.tell(reply)))
     }
 
     /// Check the reader in. Safe to call twice.
@@ -596,7 +595,7 @@ impl AsyncTransaction {
         convert: impl for<'a> FnOnce(Python<'a>, R) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
     ) -> PyResult<Begun<'py>> {
         Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
-            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert)))
+            self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert))
         })
     }
 
@@ -612,7 +611,7 @@ impl AsyncTransaction {
         let want = read.want();
         Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
             let work = move |call: &_, lease: &crate::writer::Lease| lease.fetch(call, &sql, &params, want);
-            Ok(self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply)))
+            self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply))
         })
     }
 }
@@ -620,48 +619,5 @@ impl AsyncTransaction {
 impl Drop for AsyncTransaction {
     fn drop(&mut self) {
         self.leased.roll_back(|_| ()); // on the writer's thread; nobody is left to tell
-    }
-}
-
-/// The parameters of `executemany`, converted in pieces, so that many of them do not keep the loop.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct PreparedRows {
-    sql: Box<str>,
-    iterator: Py<PyIterator>,
-    rows: Mutex<Option<Vec<Params>>>,
-}
-
-#[pymethods]
-impl PreparedRows {
-    #[new]
-    fn new(sql: &str, rows: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(PreparedRows { sql: sql.into(), iterator: rows.try_iter()?.unbind(), rows: Mutex::new(Some(Vec::new())) })
-    }
-
-    /// Convert for so long, in seconds; false once all is converted.
-    fn prepare(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-        let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
-        // Out of its place: an iterator may be Python code, which may come here again.
-        let mut rows = self.out(py)?;
-        let iterator = self.iterator.bind(py);
-        let mut more = convert::add_row(iterator, &self.sql, &mut rows);
-        while let Ok(true) = more
-            && (rows.len() % 16 != 0 || Instant::now() < until)
-        {
-            more = convert::add_row(iterator, &self.sql, &mut rows);
-        }
-        *self.rows.lock() = Some(rows);
-        more
-    }
-}
-
-impl PreparedRows {
-    fn out(&self, py: Python<'_>) -> PyResult<Vec<Params>> {
-        let in_use = || wrong(py, Kind::Interface, "these rows are in use already".to_owned());
-        self.rows.lock().take().ok_or_else(in_use)
-    }
-
-    fn take(&self, py: Python<'_>) -> PyResult<(Box<str>, Vec<Params>)> {
-        Ok((self.sql.clone(), self.out(py)?))
     }
 }

@@ -30,6 +30,7 @@ use super::{log, upcall};
 use crate::caller::BUDGET;
 use crate::engine::{Engine, Expiry, Waiting};
 use crate::error::{self, Error, Kind, Outcome};
+use crate::locking::generation;
 use crate::sync::Mutex;
 use crate::workers::spawn;
 
@@ -114,6 +115,18 @@ impl Drop for Reply {
     }
 }
 
+fn settle_future<'py>(future: &Bound<'py, PyAny>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
+    let py = future.py();
+    let fail = |error: PyErr| {
+        upcall::call_method(future, "set_exception", &PyTuple::new(py, [error.into_value(py)])?).map(drop)
+    };
+    match result {
+        Ok(object) => upcall::call_method(future, "set_result", &PyTuple::new(py, [object])?).map(drop),
+        // No future takes StopIteration, which a row factory may raise: the refusal says so.
+        Err(error) => fail(error).or_else(fail),
+    }
+}
+
 struct Pending {
     future: Py<PyAny>,
     waiting: Option<Waiting>,
@@ -124,6 +137,7 @@ struct Pending {
 #[pyclass(frozen, weakref, module = "walpool._core")]
 pub struct Mailbox {
     inbox: Arc<Inbox>,
+    process: u32,
     pending: Mutex<HashMap<u64, Pending>>,
     next_number: AtomicU64,
     timer_at: Mutex<Option<Instant>>,
@@ -141,6 +155,7 @@ impl Mailbox {
     fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(Mailbox {
             inbox: Arc::new(Inbox { done: Mutex::default(), bell: Bell::new()? }),
+            process: generation(),
             pending: Mutex::default(),
             next_number: AtomicU64::new(0),
             timer_at: Mutex::default(),
@@ -170,25 +185,27 @@ impl Mailbox {
         let began = Instant::now();
         let mut done = self.inbox.take();
         while let Some((number, convert)) = done.pop_front() {
-            self.settle(py, number, convert)?;
-            if !done.is_empty() && began.elapsed() > MOST_OF_A_TURN {
+            let settled = self.settle(py, number, convert);
+            if !done.is_empty() && (settled.is_err() || began.elapsed() > MOST_OF_A_TURN) {
                 self.inbox.put_back(done);
-                break;
+                return settled;
             }
+            settled?;
         }
         Ok(())
     }
 
     /// As `drain`, however long it takes: the mailbox is about to be closed.
     fn drain_all(&self, py: Python<'_>) -> PyResult<()> {
-        for (number, convert) in self.inbox.take() {
-            self.settle(py, number, convert)?;
-        }
-        Ok(())
+        let settled = self.inbox.take().into_iter().map(|(number, convert)| self.settle(py, number, convert));
+        settled.fold(Ok(()), Result::and)
     }
 
     /// Give up what was begun under this number, if it is not done.
     fn withdraw(&self, number: u64) {
+        if self.is_inherited() {
+            return; // what a parent began goes on there
+        }
         let pending = self.pending.lock().remove(&number);
         if let Some(waiting) = pending.and_then(|pending| pending.waiting) {
             waiting.cancel();
@@ -198,6 +215,9 @@ impl Mailbox {
     /// Tell those whose time is over; the loop's timer calls it.
     fn expire(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
+        if this.is_inherited() {
+            return Ok(());
+        }
         *this.timer_at.lock() = None;
         let now = Instant::now();
         let mut next: Option<Instant> = None;
@@ -222,6 +242,9 @@ impl Mailbox {
 
     /// Give up whatever waits, because its loop is closed: nobody will hear of it.
     fn close(&self) {
+        if self.is_inherited() {
+            return;
+        }
         let pending = std::mem::take(&mut *self.pending.lock());
         pending.values().filter_map(|pending| pending.waiting.as_ref()).for_each(Waiting::cancel);
         self.inbox.bell.close();
@@ -229,6 +252,11 @@ impl Mailbox {
 }
 
 impl Mailbox {
+    /// Whether a parent made it, whose threads and locks are not here.
+    fn is_inherited(&self) -> bool {
+        self.process != generation()
+    }
+
     /// Begin something; returns its number and the future of its result.
     pub fn begin<'py>(
         slf: &Bound<'py, Self>,
@@ -289,18 +317,11 @@ impl Mailbox {
         let pending = self.pending.lock().remove(&number);
         let result = convert(py); // also where nobody waits: what it makes gives back what it holds
         let Some(pending) = pending else { return Ok(()) };
-        if let Some(engine) = &pending.engine {
-            log::tell(py, engine)?;
-        }
         let future = pending.future.bind(py);
-        if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            return Ok(());
+        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+            settle_future(future, result)?;
         }
-        match result {
-            Ok(object) => upcall::call_method(future, "set_result", &PyTuple::new(py, [object])?)?,
-            Err(error) => upcall::call_method(future, "set_exception", &PyTuple::new(py, [error.into_value(py)])?)?,
-        };
-        Ok(())
+        pending.engine.map_or(Ok(()), |engine| log::tell(py, &engine))
     }
 
     /// See to it that the loop looks at what waits when this deadline has passed.

@@ -8,6 +8,7 @@ mod gil;
 mod log;
 mod mailbox;
 mod pool;
+mod prepared;
 mod result;
 mod upcall;
 
@@ -25,11 +26,13 @@ mod _core {
     use pyo3::types::PyTuple;
 
     #[pymodule_export]
-    use super::aio::{AsyncEngine, AsyncSnapshot, AsyncStream, AsyncTransaction, PreparedRows};
+    use super::aio::{AsyncEngine, AsyncSnapshot, AsyncStream, AsyncTransaction};
     #[pymodule_export]
     use super::mailbox::Mailbox;
     #[pymodule_export]
     use super::pool::{Engine, Snapshot, Stream, Transaction};
+    #[pymodule_export]
+    use super::prepared::{PreparedBatch, PreparedRows};
     #[pymodule_export]
     use super::result::Result;
     use crate::{config, connection, stats};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 
 use super::convert::{self, RowAs, Seconds};
 use super::errors::{raise, wrong};
@@ -585,26 +585,28 @@ pub fn stats_dict(py: Python<'_>, figures: Vec<(String, Figure)>) -> PyResult<Bo
 }
 
 /// The statements of a batch: pairs of SQL and parameters, or SQL alone.
-pub fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
+fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
     let mut parts = Vec::new();
     let statements = statements.try_iter()?;
-    while let Some(statement) = upcall::next(&statements)? {
-        if let Ok(sql) = statement.extract::<&str>() {
-            parts.push((sql.into(), Params::NONE));
-            continue;
-        }
-        let Ok(pair) = statement.cast::<PyTuple>() else {
-            let text = "batch() takes pairs of SQL and parameters".to_owned();
-            return Err(wrong(statement.py(), Kind::Programming, text));
-        };
-        let Ok((sql, params)) = pair.extract::<(String, Bound<'_, PyAny>)>() else {
-            let text = "batch() takes pairs of SQL and parameters".to_owned();
-            return Err(wrong(statement.py(), Kind::Programming, text));
-        };
-        let params = convert::params(&params, &sql)?;
-        parts.push((sql.into(), params));
-    }
+    while add_statement(&statements, &mut parts)? {}
     Ok(parts)
+}
+
+/// Convert one statement of a batch more; false at the end.
+pub fn add_statement(statements: &Bound<'_, PyIterator>, parts: &mut Vec<(Box<str>, Params)>) -> PyResult<bool> {
+    let Some(statement) = upcall::next(statements)? else { return Ok(false) };
+    if let Ok(sql) = statement.extract::<&str>() {
+        parts.push((sql.into(), Params::NONE));
+        return Ok(true);
+    }
+    let pair = statement.cast::<PyTuple>().ok().and_then(|pair| pair.extract::<(String, Bound<'_, PyAny>)>().ok());
+    let Some((sql, params)) = pair else {
+        let text = "batch() takes pairs of SQL and parameters".to_owned();
+        return Err(wrong(statement.py(), Kind::Programming, text));
+    };
+    let params = convert::params(&params, &sql)?;
+    parts.push((sql.into(), params));
+    Ok(true)
 }
 
 pub fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {

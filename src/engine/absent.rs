@@ -12,6 +12,7 @@ use crate::caller::{ABSENT, Absent, Call, Cancel};
 use crate::connection::{CheckpointMode, Checkpointed, Ran, Want};
 use crate::error::{Error, Kind, Result};
 use crate::group_commit::Job;
+use crate::locking::OfThisProcess;
 use crate::reader::{Rider, Snapshot, Stream};
 use crate::stats::Figure;
 use crate::value::{Params, Rows};
@@ -170,7 +171,9 @@ impl Engine {
     ) -> Result<Waiting> {
         let shared = Arc::clone(self.present()?);
         let strand = Strand::new(Arc::clone(&shared.crew.readers));
-        let lend = move |thing: Result<T>| tell(thing.map(|thing| Borrowed { thing: Arc::new(thing), strand, shared }));
+        let lend = move |thing: Result<T>| {
+            tell(thing.map(|thing| Borrowed { thing: Arc::new(thing), strand, shared: OfThisProcess::new(shared) }))
+        };
         self.with_reader(call, begin, lend)
     }
 
@@ -204,7 +207,10 @@ impl Engine {
         let shared = Arc::clone(self.present()?);
         let here = Arc::clone(&shared);
         let told = move |lease: Result<Lease>| {
-            let leased = lease.map(|lease| Leased { lease: Arc::new(here.watched(lease)), shared: Arc::clone(&here) });
+            let leased = lease.map(|lease| Leased {
+                lease: Arc::new(here.watched(lease)),
+                shared: OfThisProcess::new(Arc::clone(&here)),
+            });
             tell(leased.map_err(|error| here.told(error)));
         };
         let ticket = shared.writer.lease_absent(call, told).map_err(|error| shared.told(error))?;
@@ -278,18 +284,25 @@ fn cancelled() -> Error {
 pub struct Borrowed<T: Send + Sync + 'static> {
     thing: Arc<T>,
     strand: Arc<Strand>,
-    shared: Arc<Shared>,
+    shared: OfThisProcess<Arc<Shared>>,
 }
 
 impl<T: Send + Sync + 'static> Borrowed<T> {
-    fn ask<R: 'static>(&self, work: impl FnOnce(&T) -> Result<R> + Send + 'static, tell: impl Tell<R>) -> Waiting {
+    fn ask<R: 'static>(
+        &self,
+        work: impl FnOnce(&T) -> Result<R> + Send + 'static,
+        tell: impl Tell<R>,
+    ) -> Result<Waiting> {
         let thing = Arc::clone(&self.thing);
-        let (task, waiting) = task(&self.shared, move |_| work(&thing), tell);
+        let (task, waiting) = task(self.shared.get()?, move |_| work(&thing), tell);
         self.strand.push(task);
-        waiting
+        Ok(waiting)
     }
 
     fn push(&self, work: impl FnOnce(&T) + Send + 'static, tell: impl Tell<()>) {
+        if self.shared.is_inherited() {
+            return; // its parent has it
+        }
         let thing = Arc::clone(&self.thing);
         self.strand.push(Box::new(move || {
             work(&thing);
@@ -300,7 +313,14 @@ impl<T: Send + Sync + 'static> Borrowed<T> {
 
 impl Borrowed<Snapshot> {
     /// Read in it.
-    pub fn fetch(&self, call: Call, sql: Box<str>, params: Params, want: Want, tell: impl Tell<Rows>) -> Waiting {
+    pub fn fetch(
+        &self,
+        call: Call,
+        sql: Box<str>,
+        params: Params,
+        want: Want,
+        tell: impl Tell<Rows>,
+    ) -> Result<Waiting> {
         self.ask(move |snapshot| snapshot.fetch(&call.handed_on(), &sql, &params, want), tell)
     }
 
@@ -312,7 +332,7 @@ impl Borrowed<Snapshot> {
 
 impl Borrowed<Stream> {
     /// The next rows, fewer than `want.most` only at the end.
-    pub fn next_rows(&self, want: Want, tell: impl Tell<Rows>) -> Waiting {
+    pub fn next_rows(&self, want: Want, tell: impl Tell<Rows>) -> Result<Waiting> {
         self.ask(move |stream| stream.next_rows(&absent_call(None), want), tell)
     }
 
@@ -325,7 +345,7 @@ impl Borrowed<Stream> {
 /// An open transaction in an absent caller's hands. What is asked of it is done in order, on the writer's thread.
 pub struct Leased {
     lease: Arc<Lease>,
-    shared: Arc<Shared>,
+    shared: OfThisProcess<Arc<Shared>>,
 }
 
 impl Leased {
@@ -335,15 +355,18 @@ impl Leased {
         timeout: Option<Duration>,
         work: impl FnOnce(&Call, &Lease) -> Result<R> + Send + 'static,
         tell: impl Tell<R>,
-    ) -> Waiting {
+    ) -> Result<Waiting> {
         let lease = Arc::clone(&self.lease);
-        let (task, waiting) = task(&self.shared, move |_| work(&absent_call(timeout), &lease), tell);
+        let (task, waiting) = task(self.shared.get()?, move |_| work(&absent_call(timeout), &lease), tell);
         self.shared.crew.writer.push(task);
-        waiting
+        Ok(waiting)
     }
 
     /// End it, and undo what is not committed, whoever cancels.
     pub fn roll_back(&self, tell: impl Tell<()>) {
+        if self.shared.is_inherited() {
+            return; // its parent has it
+        }
         let (lease, shared) = (Arc::clone(&self.lease), Arc::clone(&self.shared));
         let task = move || tell(lease.rollback().map_err(|error| shared.told(error)));
         self.shared.crew.writer.push(Box::new(task));

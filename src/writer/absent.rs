@@ -81,7 +81,12 @@ impl Writer {
 
     /// Have the queue led, if nobody leads it.
     pub fn wake(&self) {
-        let offer = self.queue.lock().pass_on_free_seat();
+        let offer = {
+            let mut queue = self.queue.lock();
+            let offer = queue.pass_on_free_seat();
+            self.tell_levels(&queue);
+            offer
+        };
         self.hand_over(offer);
     }
 
