@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 INSERT = "INSERT INTO t VALUES (?)"
+LONGEST = 50.0  # seconds for a test: uvloop lets no exception of a signal's handler through, so not pytest-timeout's
 BEAT = 0.005  # seconds
 STILL = 0.25  # seconds: far more than a busy machine keeps a free loop waiting, far less than anything that is waited for
 
@@ -45,7 +46,7 @@ def run(main: Coroutine[Any, Any, T], *, loop: str = "asyncio") -> T:
 async def _without_complaints(main: Coroutine[Any, Any, T]) -> T:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
-    result = await main
+    result = await asyncio.wait_for(main, LONGEST)
     gc.collect()  # a task whose error nobody asked for complains when it goes
     assert complaints == []
     return result
