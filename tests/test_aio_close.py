@@ -160,7 +160,7 @@ async def test_close_answers_all_that_was_accepted_and_refuses_the_rest(
     await outcome(asyncio.gather(*queued, leased, closing))
     assert await long_read == 3_000_000
     assert open_descriptors(database) == []
-    assert found(database) == [0, 1, 2, 3, 4, 5]
+    assert await asyncio.to_thread(found, database) == [0, 1, 2, 3, 4, 5]
 
 
 @on_every_loop
