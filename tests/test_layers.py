@@ -57,6 +57,7 @@ PYTHON_FLOORS = {
     "memory.records": 3,
     "aio": 3,
     "pool": 3,
+    "desk": 2,
     "holds": 2,
     "settings": 2,
     "_core": 1,

@@ -11,10 +11,11 @@ import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from walpool import _core
+from walpool.desk import DONE, Desk, prepare, settled, taken
 from walpool.errors import ClosedError, ConfigError, Error, InterfaceError
 from walpool.holds import Hold, hold_open, open_here, refuse_reentry
 from walpool.settings import Settings
@@ -22,90 +23,18 @@ from walpool.settings import Settings
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from walpool._core import Result, _Begun
+    from walpool._core import Result
     from walpool.types import Params, RowFactory
 
 __all__ = ["AsyncPool", "AsyncSnapshot", "AsyncStream", "AsyncTransaction"]
 
 T = TypeVar("T")
 
-DONE = -1  # a read that took no longer than a moment: its value is at hand
-PIECE = 0.0005  # seconds of converting parameters before the loop's other tasks take their turns
-
 
 def _public(cls: type[T]) -> type[T]:
     """Give a class the home from which people import it."""
     cls.__module__ = "walpool"
     return cls
-
-
-async def _settled(mailbox: _core.Mailbox, begun: _Begun) -> Any:
-    """Return what was begun comes to; give it up if the waiting task is cancelled."""
-    number, future = begun
-    if number < 0:
-        if number != DONE:
-            await asyncio.sleep(0)  # this loop's reads have used up their budget: the other tasks take their turns
-        return future
-    try:
-        return await future
-    except BaseException:
-        mailbox.withdraw(number)
-        raise
-
-
-async def _taken(mailbox: _core.Mailbox, begun: _Begun) -> Any:
-    """As `_settled`, for what holds a connection: it goes back where it comes too late for its task."""
-    _, future = begun
-    try:
-        return await _settled(mailbox, begun)
-    except BaseException:
-        if future.done() and not future.cancelled() and future.exception() is None:
-            future.result().abandon()
-        raise
-
-
-class _Desk:
-    """A pool's place on one event loop: the loop's mailbox, and the engine as the loop sees it once it is open."""
-
-    __slots__ = ("engine", "loop", "mailbox", "opening")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.mailbox = _core.Mailbox(loop)
-        self.engine: _core.AsyncEngine | None = None
-        self.opening: asyncio.Task[None] | None = None
-        try:
-            if self.mailbox.fileno() < 0:
-                raise NotImplementedError
-            loop.add_reader(self.mailbox.fileno(), self.mailbox.drain)
-        except NotImplementedError:  # Windows' proactor watches no descriptors
-            self.mailbox.ring_by(loop.call_soon_threadsafe)
-
-    def leave(self) -> None:
-        """Settle what has come in, and stop watching; from any thread."""
-        if self.loop.is_closed():
-            self.mailbox.close()
-        elif _running_loop() is self.loop:
-            self._leave_here()
-        else:
-            try:
-                self.loop.call_soon_threadsafe(self._leave_here)
-            except RuntimeError:  # closed meanwhile
-                self.mailbox.close()
-
-    def _leave_here(self) -> None:
-        self.mailbox.drain_all()
-        if self.mailbox.fileno() >= 0:
-            with suppress(NotImplementedError):
-                self.loop.remove_reader(self.mailbox.fileno())
-        self.mailbox.close()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 @_public
@@ -155,7 +84,7 @@ class AsyncPool:
         self._engine: _core.Engine | None = None
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
-        self._desks: dict[asyncio.AbstractEventLoop, _Desk] = {}
+        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
         self._process = os.getpid()
         self._inherited: list[object] = []
 
@@ -187,7 +116,7 @@ class AsyncPool:
         if open_here.get():
             self._refuse_reentry("execute")
         desk = self._ready() or await self._at_desk()
-        return cast("Result", await _settled(desk.mailbox, desk.execute(sql, params, timeout)))
+        return cast("Result", await settled(desk.mailbox, desk.execute(sql, params, timeout)))
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters as one job: all of them or none. See `Pool.executemany`."""
@@ -195,9 +124,9 @@ class AsyncPool:
             self._refuse_reentry("executemany")
         desk = self._ready() or await self._at_desk()
         prepared = _core.PreparedRows(sql, rows)
-        await _prepare(prepared)
+        await prepare(prepared)
         begun = desk.executemany(prepared, timeout)
-        return cast("Result", await _settled(desk.mailbox, begun))
+        return cast("Result", await settled(desk.mailbox, begun))
 
     async def batch(
         self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None
@@ -207,15 +136,15 @@ class AsyncPool:
             self._refuse_reentry("batch")
         desk = self._ready() or await self._at_desk()
         prepared = _core.PreparedBatch(statements)
-        await _prepare(prepared)
-        return cast("list[Result]", await _settled(desk.mailbox, desk.batch(prepared, timeout)))
+        await prepare(prepared)
+        return cast("list[Result]", await settled(desk.mailbox, desk.batch(prepared, timeout)))
 
     async def script(self, sql: str, /, *, timeout: float | None = None) -> None:
         """Run several statements without parameters, as in a schema or a migration, as one job: all of them or none."""
         if open_here.get():
             self._refuse_reentry("script")
         desk = self._ready() or await self._at_desk()
-        await _settled(desk.mailbox, desk.script(sql, timeout))
+        await settled(desk.mailbox, desk.script(sql, timeout))
 
     async def fetch(
         self,
@@ -231,7 +160,7 @@ class AsyncPool:
             self._refuse_reentry("fetch")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetch(sql, params, row, timeout)
-        rows: list[Any] = begun[1] if begun[0] == DONE else await _settled(desk.mailbox, begun)
+        rows: list[Any] = begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
         return rows
 
     async def fetchone(
@@ -248,7 +177,7 @@ class AsyncPool:
             self._refuse_reentry("fetchone")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetchone(sql, params, row, timeout)
-        return begun[1] if begun[0] == DONE else await _settled(desk.mailbox, begun)
+        return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
 
     async def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `Pool.fetch`."""
@@ -256,7 +185,7 @@ class AsyncPool:
             self._refuse_reentry("fetchval")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetchval(sql, params, timeout)
-        return begun[1] if begun[0] == DONE else await _settled(desk.mailbox, begun)
+        return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
 
     def stream(
         self,
@@ -283,7 +212,7 @@ class AsyncPool:
         """Hold one snapshot for several reads. See `Pool.read`; no thread is held between two of them."""
         self._refuse_reentry("read")
         desk = await self._at_desk()
-        snapshot: _core.AsyncSnapshot = await _taken(desk.mailbox, desk.snapshot(timeout))
+        snapshot: _core.AsyncSnapshot = await taken(desk.mailbox, desk.snapshot(timeout))
         try:
             with hold_open(self._hold("read()", "the snapshot")):
                 yield AsyncSnapshot(snapshot, desk.mailbox)
@@ -291,9 +220,9 @@ class AsyncPool:
             snapshot.abandon()  # the loop is going away: nothing can be awaited
             raise
         except BaseException:
-            await _settled(desk.mailbox, snapshot.close())
+            await settled(desk.mailbox, snapshot.close())
             raise
-        await _settled(desk.mailbox, snapshot.close())
+        await settled(desk.mailbox, snapshot.close())
 
     @asynccontextmanager
     async def transaction(self, *, timeout: float | None = None) -> AsyncIterator[AsyncTransaction]:
@@ -304,17 +233,17 @@ class AsyncPool:
         """
         self._refuse_reentry("transaction")
         desk = await self._at_desk()
-        lease: _core.AsyncTransaction = await _taken(desk.mailbox, desk.lease(timeout))
+        lease: _core.AsyncTransaction = await taken(desk.mailbox, desk.lease(timeout))
         try:
             with hold_open(self._hold("transaction()", "the tx")):
                 yield AsyncTransaction(lease, desk.mailbox)
-                await _settled(desk.mailbox, lease.commit())
+                await settled(desk.mailbox, lease.commit())
         except GeneratorExit:
             lease.abandon()  # the loop is going away: nothing can be awaited
             raise
         except BaseException as error:
             try:
-                await _settled(desk.mailbox, lease.rollback())  # does nothing to what has ended
+                await settled(desk.mailbox, lease.rollback())  # does nothing to what has ended
             except Error as failure:
                 error.__context__ = failure  # the block's own exception is the one to tell
             raise
@@ -336,25 +265,25 @@ class AsyncPool:
         """Move the WAL into the file. See `Pool.checkpoint`."""
         self._refuse_reentry("checkpoint")
         desk = await self._at_desk()
-        return cast("tuple[bool, int, int]", await _settled(desk.mailbox, desk.checkpoint(mode)))
+        return cast("tuple[bool, int, int]", await settled(desk.mailbox, desk.checkpoint(mode)))
 
     async def backup(self, dest: str | os.PathLike[str]) -> None:
         """Copy the database, as one snapshot sees it, into a new file; writers go on meanwhile. See `Pool.backup`."""
         self._refuse_reentry("backup")
         desk = await self._at_desk()
-        await _settled(desk.mailbox, desk.backup(os.fspath(dest)))
+        await settled(desk.mailbox, desk.backup(os.fspath(dest)))
 
     async def check(self) -> list[str]:
         """Return what SQLite's integrity check finds; an empty list is good news. It reads the whole file."""
         self._refuse_reentry("check")
         desk = await self._at_desk()
-        return cast("list[str]", await _settled(desk.mailbox, desk.check()))
+        return cast("list[str]", await settled(desk.mailbox, desk.check()))
 
     async def vacuum(self) -> None:
         """Rewrite the file without its holes; writers wait meanwhile."""
         self._refuse_reentry("vacuum")
         desk = await self._at_desk()
-        await _settled(desk.mailbox, desk.vacuum())
+        await settled(desk.mailbox, desk.vacuum())
 
     async def close(self) -> None:
         """Give this handle back; the last one answers all that was accepted and closes the file. Safe to call twice.
@@ -421,7 +350,7 @@ class AsyncPool:
             await asyncio.shield(desk.opening)  # others may wait for it too
         return engine
 
-    def _desk_here(self) -> _Desk:
+    def _desk_here(self) -> Desk:
         if self._process != os.getpid():  # a child: its parent's loops and mailboxes are not touched
             self._inherited.append(self._desks)
             self._process, self._desks = os.getpid(), {}
@@ -430,22 +359,22 @@ class AsyncPool:
         if desk is None:
             for other in [other for other in self._desks if other.is_closed()]:
                 self._desks.pop(other).leave()
-            desk = self._desks[loop] = _Desk(loop)
+            desk = self._desks[loop] = Desk(loop)
         return desk
 
-    async def _open_at(self, desk: _Desk) -> None:
+    async def _open_at(self, desk: Desk) -> None:
         if self._engine is None:
             opening = _core.AsyncEngine.open(desk.mailbox, self._path, self._settings.values(), sorted(self._target[1]))
-            opened: _core.Engine = await _settled(desk.mailbox, opening)
+            opened: _core.Engine = await settled(desk.mailbox, opening)
             if self._take(opened):
                 self._path = str(opened.path)
                 if self._settings.path != ":memory:":
                     self._target = (self._path, self._target[1])
             else:  # this is one handle too many
-                await _settled(desk.mailbox, _core.AsyncEngine(opened, desk.mailbox).close())
+                await settled(desk.mailbox, _core.AsyncEngine(opened, desk.mailbox).close())
         if self._engine is not None:
             engine = _core.AsyncEngine(self._engine, desk.mailbox)
-            await _settled(desk.mailbox, engine.open_here())
+            await settled(desk.mailbox, engine.open_here())
             desk.engine = engine
 
     def _take(self, opened: _core.Engine) -> bool:
@@ -460,7 +389,7 @@ class AsyncPool:
             if desk.opening is not None:
                 await asyncio.wait([desk.opening])
             if self._engine is not None:
-                await _settled(desk.mailbox, _core.AsyncEngine(self._engine, desk.mailbox).close())
+                await settled(desk.mailbox, _core.AsyncEngine(self._engine, desk.mailbox).close())
         finally:
             for other in list(self._desks.values()):
                 other.leave()
@@ -474,12 +403,6 @@ def _heard(opening: asyncio.Task[None]) -> None:
 
 def _reopen(path: str, settings: Mapping[str, object]) -> AsyncPool:
     return AsyncPool(path, **settings)
-
-
-async def _prepare(prepared: _core.PreparedRows | _core.PreparedBatch) -> None:
-    """Convert parameters in pieces, since many of them take long."""
-    while prepared.prepare(PIECE):
-        await asyncio.sleep(0)
 
 
 class _OfOneLoop:
@@ -512,17 +435,17 @@ class AsyncSnapshot(_OfOneLoop):
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> list[Any]:
         """Return every row of a query. See `Pool.fetch`."""
-        return cast("list[Any]", await _settled(self._here(), self._snapshot.fetch(sql, params, row, timeout)))
+        return cast("list[Any]", await settled(self._here(), self._snapshot.fetch(sql, params, row, timeout)))
 
     async def fetchone(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> Any:
         """Return the first row of a query, or None. See `Pool.fetch`."""
-        return await _settled(self._here(), self._snapshot.fetchone(sql, params, row, timeout))
+        return await settled(self._here(), self._snapshot.fetchone(sql, params, row, timeout))
 
     async def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `Pool.fetch`."""
-        return await _settled(self._here(), self._snapshot.fetchval(sql, params, timeout))
+        return await settled(self._here(), self._snapshot.fetchval(sql, params, timeout))
 
 
 @_public
@@ -571,7 +494,7 @@ class AsyncStream:
         self._state, self._rows = "ended", []
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            await _settled(self._mailbox, stream.close())
+            await settled(self._mailbox, stream.close())
 
     async def _open(self) -> None:
         if self._state != "new":
@@ -581,7 +504,7 @@ class AsyncStream:
         self._state = "open"
         desk = await self._pool._at_desk()
         self._mailbox = desk.mailbox
-        self._stream = await _taken(desk.mailbox, desk.stream(*self._query))
+        self._stream = await taken(desk.mailbox, desk.stream(*self._query))
 
     async def _read(self) -> None:
         if self._state == "new":
@@ -590,7 +513,7 @@ class AsyncStream:
             self._state = "ended"
             return
         try:
-            rows = await _settled(self._mailbox, self._stream.next_rows(self._chunk))
+            rows = await settled(self._mailbox, self._stream.next_rows(self._chunk))
         except BaseException:
             self._stream.abandon()
             self._stream, self._state = None, "ended"
@@ -617,43 +540,43 @@ class AsyncTransaction(_OfOneLoop):
         A write that is cancelled while it runs ends the transaction as a whole, as one that runs past its `timeout`
         does: SQLite undoes an interrupted write with all that came before it.
         """
-        return cast("Result", await _settled(self._here(), self._lease.execute(sql, params, timeout)))
+        return cast("Result", await settled(self._here(), self._lease.execute(sql, params, timeout)))
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters: all of them or none."""
         prepared = _core.PreparedRows(sql, rows)
-        await _prepare(prepared)
+        await prepare(prepared)
         begun = self._lease.executemany(prepared, timeout)
-        return cast("Result", await _settled(self._here(), begun))
+        return cast("Result", await settled(self._here(), begun))
 
     async def fetch(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> list[Any]:
         """Return every row of a query. See `Pool.fetch`."""
-        return cast("list[Any]", await _settled(self._here(), self._lease.fetch(sql, params, row, timeout)))
+        return cast("list[Any]", await settled(self._here(), self._lease.fetch(sql, params, row, timeout)))
 
     async def fetchone(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> Any:
         """Return the first row of a query, or None. See `Pool.fetch`."""
-        return await _settled(self._here(), self._lease.fetchone(sql, params, row, timeout))
+        return await settled(self._here(), self._lease.fetchone(sql, params, row, timeout))
 
     async def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `Pool.fetch`."""
-        return await _settled(self._here(), self._lease.fetchval(sql, params, timeout))
+        return await settled(self._here(), self._lease.fetchval(sql, params, timeout))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
         """Begin a savepoint; keep it at the end of the block, undo it on an exception."""
-        await _settled(self._here(), self._lease.mark())
+        await settled(self._here(), self._lease.mark())
         try:
             yield self
         except GeneratorExit:
             raise  # the loop is going away, and the whole transaction with it
         except BaseException as error:
             try:
-                await _settled(self._here(), self._lease.undo_to_mark())
+                await settled(self._here(), self._lease.undo_to_mark())
             except Error as failure:
                 error.__context__ = failure  # the block's own exception is the one to tell
             raise
-        await _settled(self._here(), self._lease.keep_mark())
+        await settled(self._here(), self._lease.keep_mark())

@@ -1,5 +1,5 @@
 //! The engine as an event loop sees it: each verb begins something and returns a number and a future, or, for a read that took
-//! no longer than a moment, its value.
+//! no longer than a moment, its value. What the blocks hold stands in `aio_blocks`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
 use super::convert::{self, RowAs, Seconds};
 use super::errors::raise;
-use super::mailbox::{Mailbox, Reply};
+use super::mailbox::{Mailbox, OfBlock, Reply};
 use super::pool::{self, Engine};
 use super::prepared::{PreparedBatch, PreparedRows};
 use super::result::Result;
 use crate::connection::{Ran, Want};
-use crate::engine::{self, Borrowed, Leased, Waiting, absent_call, only};
+use crate::engine::{self, Waiting, absent_call, only};
 use crate::error;
 use crate::group_commit::{Job, Work};
-use crate::reader::{Snapshot, Stream};
 use crate::value::Rows;
 
 /// A number and a future; or, where nothing had to be waited for, one of these two and the value.
-type Begun<'py> = (i64, Bound<'py, PyAny>);
+pub type Begun<'py> = (i64, Bound<'py, PyAny>);
 
 const DONE: i64 = -1;
 /// Done, but this loop's tasks should take turns now.
@@ -31,9 +31,12 @@ const DONE_AND_YIELD: i64 = -2;
 
 /// What becomes of a read's rows.
 #[derive(Clone, Copy)]
-enum Shape {
+pub enum Shape {
+    /// A list of them all.
     All,
+    /// The first, or None.
     First,
+    /// The first value of the first, or None.
     Value,
 }
 
@@ -53,23 +56,26 @@ impl Shape {
 }
 
 /// One read: how it is asked, and what its rows become.
-struct Read<'py> {
+pub struct Read<'py> {
     row: Option<Bound<'py, PyAny>>,
-    row_as: RowAs<'py>,
+    /// What each row becomes.
+    pub row_as: RowAs<'py>,
     shape: Shape,
 }
 
 impl<'py> Read<'py> {
-    fn new(row: Option<Bound<'py, PyAny>>, shape: Shape) -> PyResult<Self> {
+    /// From the arguments of a verb.
+    pub fn new(row: Option<Bound<'py, PyAny>>, shape: Shape) -> PyResult<Self> {
         Ok(Read { row_as: RowAs::from_argument(row.clone())?, row, shape })
     }
 
-    fn want(&self) -> Want {
+    /// What of the result is wanted.
+    pub fn want(&self) -> Want {
         self.shape.want(&self.row_as)
     }
 
     /// A closure that sends the rows, as Python has them. Many of them become objects where they are, on a native thread.
-    fn tell(self, reply: Reply) -> impl FnOnce(error::Result<Rows>) + Send + 'static {
+    pub fn tell(self, reply: Reply) -> impl FnOnce(error::Result<Rows>) + Send + 'static {
         let (shape, row) = (self.shape, self.row.map(Bound::unbind));
         move |rows| {
             let is_large = rows.as_ref().is_ok_and(|rows| rows.len() * rows.width() > convert::MANY_CELLS);
@@ -97,14 +103,15 @@ fn row_as<'py>(py: Python<'py>, row: Option<&Py<PyAny>>) -> PyResult<RowAs<'py>>
 }
 
 /// Helps the compiler to see that the closure takes any lifetime.
-fn lifetime<T, F>(convert: F) -> F
+pub fn lifetime<T, F>(convert: F) -> F
 where
     F: for<'py> FnOnce(Python<'py>, T) -> PyResult<Bound<'py, PyAny>>,
 {
     convert
 }
 
-fn nothing(py: Python<'_>, (): ()) -> PyResult<Bound<'_, PyAny>> {
+/// What has no result.
+pub fn nothing(py: Python<'_>, (): ()) -> PyResult<Bound<'_, PyAny>> {
     Ok(py.None().into_bound(py))
 }
 
@@ -257,7 +264,9 @@ impl AsyncEngine {
     #[pyo3(signature = (timeout))]
     fn snapshot<'py>(&self, py: Python<'py>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
         let mailbox = self.mailbox.clone_ref(py);
-        let make = lifetime(move |py, snapshot| Ok(Bound::new(py, AsyncSnapshot { snapshot, mailbox })?.into_any()));
+        let make = lifetime(move |py, snapshot| {
+            Ok(Bound::new(py, AsyncSnapshot { snapshot, mailbox: OfBlock::of(mailbox) })?.into_any())
+        });
         self.begin(py, |reply| self.engine.snapshot_absent(call(timeout), reply.with(make)))
     }
 
@@ -274,7 +283,9 @@ impl AsyncEngine {
         RowAs::from_argument(row.clone())?; // a wrong one is told now, not at the first row
         let params = convert::params(params, sql)?;
         let (mailbox, row) = (self.mailbox.clone_ref(py), row.map(Bound::unbind));
-        let make = lifetime(move |py, stream| Ok(Bound::new(py, AsyncStream { stream, mailbox, row })?.into_any()));
+        let make = lifetime(move |py, stream| {
+            Ok(Bound::new(py, AsyncStream { stream, mailbox: OfBlock::of(mailbox), row })?.into_any())
+        });
         self.begin(py, |reply| self.engine.stream_absent(call(timeout), sql.into(), params, reply.with(make)))
     }
 
@@ -283,8 +294,9 @@ impl AsyncEngine {
     fn lease<'py>(slf: &Bound<'py, Self>, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
         let (this, py) = (slf.get(), slf.py());
         let (mailbox, engine) = (this.mailbox.clone_ref(py), Arc::clone(&this.engine));
-        let make =
-            lifetime(move |py, leased| Ok(Bound::new(py, AsyncTransaction { leased, mailbox, engine })?.into_any()));
+        let make = lifetime(move |py, leased| {
+            Ok(Bound::new(py, AsyncTransaction { leased, mailbox: OfBlock::of(mailbox), engine })?.into_any())
+        });
         let begun = this.begin(py, |reply| this.engine.lease_absent(&call(timeout), reply.with(make)))?;
         Self::wake_soon(slf)?;
         Ok(begun)
@@ -317,7 +329,8 @@ impl AsyncEngine {
     }
 }
 
-fn call(timeout: Option<Seconds>) -> crate::caller::Call {
+/// A call for an event loop.
+pub fn call(timeout: Option<Seconds>) -> crate::caller::Call {
     absent_call(timeout.map(|seconds| seconds.0))
 }
 
@@ -365,259 +378,5 @@ impl AsyncEngine {
             return Ok((if must_yield { DONE_AND_YIELD } else { DONE }, value));
         }
         self.begin(py, |reply| self.engine.fetch_absent(call, sql.into(), params, want, read.tell(reply)))
-    }
-}
-
-/// Several reads of one snapshot.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct AsyncSnapshot {
-    snapshot: Borrowed<Snapshot>,
-    mailbox: Py<Mailbox>,
-}
-
-#[pymethods]
-impl AsyncSnapshot {
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
-    }
-
-    /// Check the reader in. Safe to call twice.
-    fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
-            self.snapshot.end(reply.with(nothing));
-            Ok(Waiting::for_its_end())
-        })
-    }
-
-    /// As `close`, with nobody to wait for it.
-    fn abandon(&self) {
-        self.snapshot.end(|_| ());
-    }
-}
-
-impl AsyncSnapshot {
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        read: Read<'py>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        let params = convert::params(params, sql)?;
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
-            let want = read.want();
-            self.snapshot.fetch(call(timeout), sql.into(), params, want, read.tell(reply))
-        })
-    }
-}
-
-impl Drop for AsyncSnapshot {
-    fn drop(&mut self) {
-        self.snapshot.end(|_| ()); // on a native thread; nobody is left to tell
-    }
-}
-
-/// The rows of one statement, piece by piece, from one snapshot.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct AsyncStream {
-    stream: Borrowed<Stream>,
-    mailbox: Py<Mailbox>,
-    row: Option<Py<PyAny>>,
-}
-
-#[pymethods]
-impl AsyncStream {
-    /// The next rows, fewer than `chunk` only at the end.
-    fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Begun<'py>> {
-        let read = Read::new(self.row.as_ref().map(|row| row.bind(py).clone()), Shape::All)?;
-        let want = Want { columns: read.row_as.wants_columns(), most: chunk };
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| self.stream.next_rows(want, read.tell(reply)))
-    }
-
-    /// Check the reader in. Safe to call twice.
-    fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        Mailbox::begin(self.mailbox.bind(py), None, |reply| {
-            self.stream.end(reply.with(nothing));
-            Ok(Waiting::for_its_end())
-        })
-    }
-
-    /// As `close`, with nobody to wait for it.
-    fn abandon(&self) {
-        self.stream.end(|_| ());
-    }
-}
-
-impl Drop for AsyncStream {
-    fn drop(&mut self) {
-        self.stream.end(|_| ()); // on a native thread; nobody is left to tell
-    }
-}
-
-/// An open transaction. What is asked of it is done in order, on the writer's thread.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct AsyncTransaction {
-    leased: Leased,
-    mailbox: Py<Mailbox>,
-    engine: Arc<engine::Engine>,
-}
-
-#[pymethods]
-impl AsyncTransaction {
-    #[pyo3(signature = (sql, params, timeout))]
-    fn execute<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        let (params, sql) = (convert::params(params, sql)?, Box::<str>::from(sql));
-        let work = move |call: &_, lease: &crate::writer::Lease| lease.execute(call, &sql, &params);
-        self.ask(py, timeout, work, lifetime(|py, ran| Ok(Bound::new(py, Result::new(ran))?.into_any())))
-    }
-
-    #[pyo3(signature = (rows, timeout))]
-    fn executemany<'py>(
-        &self,
-        py: Python<'py>,
-        rows: &Bound<'py, PreparedRows>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        let (sql, rows) = rows.get().take(py)?;
-        let work = move |call: &_, lease: &crate::writer::Lease| lease.execute_many(call, &sql, &rows);
-        self.ask(py, timeout, work, lifetime(|py, ran| Ok(Bound::new(py, Result::new(ran))?.into_any())))
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
-    }
-
-    fn mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        self.ask(py, None, |call, lease| lease.mark(call), nothing)
-    }
-
-    fn keep_mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        self.ask(py, None, |call, lease| lease.keep_mark(call), nothing)
-    }
-
-    fn undo_to_mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        self.ask(py, None, |call, lease| lease.undo_to_mark(call), nothing)
-    }
-
-    fn commit<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        self.ask(py, None, |call, lease| lease.commit(call), nothing)
-    }
-
-    /// Roll back what is open; nobody needs to wait for it. Safe to call twice.
-    fn rollback<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
-        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
-            self.leased.roll_back(reply.with(nothing));
-            Ok(Waiting::for_its_end())
-        })
-    }
-
-    /// As `rollback`, with nobody to wait for it.
-    fn abandon(&self) {
-        self.leased.roll_back(|_| ());
-    }
-}
-
-impl AsyncTransaction {
-    fn ask<'py, R: Send + 'static>(
-        &self,
-        py: Python<'py>,
-        timeout: Option<Seconds>,
-        work: impl FnOnce(&crate::caller::Call, &crate::writer::Lease) -> error::Result<R> + Send + 'static,
-        convert: impl for<'a> FnOnce(Python<'a>, R) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
-    ) -> PyResult<Begun<'py>> {
-        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
-            self.leased.ask(timeout.map(|seconds| seconds.0), work, reply.with(convert))
-        })
-    }
-
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        read: Read<'py>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        let (params, sql) = (convert::params(params, sql)?, Box::<str>::from(sql));
-        let want = read.want();
-        Mailbox::begin(self.mailbox.bind(py), Some(Arc::clone(&self.engine)), |reply| {
-            let work = move |call: &_, lease: &crate::writer::Lease| lease.fetch(call, &sql, &params, want);
-            self.leased.ask(timeout.map(|seconds| seconds.0), work, read.tell(reply))
-        })
-    }
-}
-
-impl Drop for AsyncTransaction {
-    fn drop(&mut self) {
-        self.leased.roll_back(|_| ()); // on the writer's thread; nobody is left to tell
     }
 }

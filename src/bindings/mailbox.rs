@@ -16,7 +16,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,28 @@ fn settle_future<'py>(future: &Bound<'py, PyAny>, result: PyResult<Bound<'py, Py
     }
 }
 
+/// The mailbox of a block that is open: its loop goes on watching until the block is over.
+pub struct OfBlock(Py<Mailbox>);
+
+impl OfBlock {
+    /// For one more block.
+    pub fn of(mailbox: Py<Mailbox>) -> Self {
+        mailbox.get().open_blocks.fetch_add(1, Ordering::AcqRel);
+        OfBlock(mailbox)
+    }
+
+    /// The mailbox.
+    pub fn bind<'py>(&self, py: Python<'py>) -> &Bound<'py, Mailbox> {
+        self.0.bind(py)
+    }
+}
+
+impl Drop for OfBlock {
+    fn drop(&mut self) {
+        self.0.get().open_blocks.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 struct Pending {
     future: Py<PyAny>,
     waiting: Option<Waiting>,
@@ -140,6 +162,8 @@ pub struct Mailbox {
     process: u32,
     pending: Mutex<HashMap<u64, Pending>>,
     next_number: AtomicU64,
+    is_closed: AtomicBool,
+    open_blocks: AtomicUsize,
     timer_at: Mutex<Option<Instant>>,
     spent: Mutex<Duration>, // by reads on the loop's thread since its tasks last took turns
     asides: Mutex<Vec<JoinHandle<()>>>,
@@ -158,6 +182,8 @@ impl Mailbox {
             process: generation(),
             pending: Mutex::default(),
             next_number: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            open_blocks: AtomicUsize::new(0),
             timer_at: Mutex::default(),
             spent: Mutex::default(),
             asides: Mutex::default(),
@@ -234,10 +260,10 @@ impl Mailbox {
         next.map_or(Ok(()), |deadline| this.see_to(slf, deadline))
     }
 
-    /// How many calls wait for an answer.
+    /// Calls that wait for an answer, and blocks that are open.
     #[getter]
     fn waiting(&self) -> usize {
-        self.pending.lock().len()
+        self.pending.lock().len() + self.open_blocks.load(Ordering::Acquire)
     }
 
     /// Give up whatever waits, because its loop is closed: nobody will hear of it.
@@ -247,6 +273,7 @@ impl Mailbox {
         }
         let pending = std::mem::take(&mut *self.pending.lock());
         pending.values().filter_map(|pending| pending.waiting.as_ref()).for_each(Waiting::cancel);
+        self.is_closed.store(true, Ordering::Release);
         self.inbox.bell.close();
     }
 }
@@ -280,6 +307,9 @@ impl Mailbox {
             pending.waiting = Some(waiting);
         }
         deadline.map_or(Ok(()), |deadline| this.see_to(slf, deadline))?;
+        if this.is_closed.load(Ordering::Acquire) {
+            this.drain_all(py)?; // the loop does not watch any more; what is closed answers at once
+        }
         Ok((number as i64, future))
     }
 

@@ -1,6 +1,7 @@
 //! The compiled module `walpool._core`: the engine as Python sees it. Python objects end here, and the GIL is given up here.
 
 mod aio;
+mod aio_blocks;
 mod bell;
 mod convert;
 mod errors;
@@ -26,7 +27,9 @@ mod _core {
     use pyo3::types::PyTuple;
 
     #[pymodule_export]
-    use super::aio::{AsyncEngine, AsyncSnapshot, AsyncStream, AsyncTransaction};
+    use super::aio::AsyncEngine;
+    #[pymodule_export]
+    use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
     #[pymodule_export]
     use super::mailbox::Mailbox;
     #[pymodule_export]

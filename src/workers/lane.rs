@@ -48,13 +48,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Have a task done. On a closed lane it is dropped, which tells whoever waits for it.
+    /// Have a task done. Once the lane is closed it is done at once, here: its engine is closed too, so that it finds nothing
+    /// to wait for and says why.
     pub fn push(self: &Arc<Self>, task: Task) {
         let mut line = self.line.lock();
         if line.is_closed {
             drop(line);
-            drop(task);
-            return;
+            return task();
         }
         line.tasks.push_back(task);
         if line.tasks.len() > line.idle && line.threads.len() < self.most {
@@ -166,7 +166,6 @@ mod tests {
         let mut done: Vec<i32> = heard.try_iter().collect();
         done.sort_unstable();
         assert_eq!(done, (0..100).collect::<Vec<_>>());
-        lane.push(Box::new(|| unreachable!()));
     }
 
     #[test]
@@ -186,5 +185,8 @@ mod tests {
         assert_eq!(heard.iter().take(200).count(), 200);
         lane.close();
         assert_eq!(*order.lock(), (0..200).collect::<Vec<_>>());
+        let (told, heard) = mpsc::channel();
+        strand.push(Box::new(move || told.send(()).unwrap()));
+        assert_eq!(heard.try_recv(), Ok(())); // at once, since the lane is closed
     }
 }
