@@ -52,6 +52,10 @@ EXPORTS = {
         "install",
     },
     "walpool.errors": ERRORS,
+    "walpool.langgraph": {
+        "AsyncWalpoolSaver",
+        "WalpoolSaver",
+    },
     "walpool.memory": {
         "DimsError",
         "EmbeddingError",
@@ -73,8 +77,8 @@ NAMES = [(home, name) for home, names in EXPORTS.items() for name in sorted(name
 
 
 def imported(home: str) -> ModuleType:
-    if home == "walpool.crewai":
-        pytest.importorskip("crewai")
+    if home in ("walpool.crewai", "walpool.langgraph"):
+        pytest.importorskip({"walpool.crewai": "crewai", "walpool.langgraph": "langgraph.checkpoint.base"}[home])
     return importlib.import_module(home)
 
 
@@ -109,8 +113,9 @@ def test_import_of_walpool_imports_no_framework_and_starts_nothing() -> None:
 import sys, threading
 import walpool
 roots = {name.split(".")[0] for name in sys.modules}
-print(sorted(roots & {"asyncio", "crewai", "numpy", "pydantic", "rich"}), threading.active_count())
-print(sorted(name for name in sys.modules if name.startswith(("walpool.memory", "walpool.crewai", "walpool.cli"))))
+print(sorted(roots & {"asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}), threading.active_count())
+optional = ("walpool.memory", "walpool.crewai", "walpool.langgraph", "walpool.cli")
+print(sorted(name for name in sys.modules if name.startswith(optional)))
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["[] 1", "[]"]

@@ -46,6 +46,7 @@ PYTHON_FLOORS = {
     "__main__": 9,
     "cli": 8,
     "crewai": 7,
+    "langgraph": 7,
     "doctor": 6,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
@@ -77,6 +78,8 @@ PYTHON_PACKAGES = {
     "crewai": {"crewai"},
     "crewai_core": {"crewai"},
     "lancedb": set[str](),
+    "langchain_core": {"langgraph"},
+    "langgraph": {"langgraph"},
     "pydantic": {"crewai"},
     "pydantic_core": {"crewai"},
     "rich": {"cli"},
