@@ -21,7 +21,20 @@ from typing import Any
 import pytest
 from helpers import COUNT_TO, eventually, run_python
 from leftovers import engine_threads, open_descriptors, threads_left_since
-from looping import INSERT, Holder, kept, make_table, on_asyncio, on_every_loop, outcome, queue_up, run, until
+from looping import (
+    INSERT,
+    Holder,
+    kept,
+    make_table,
+    on_asyncio,
+    on_every_loop,
+    outcome,
+    queue_up,
+    run,
+    until,
+    until_reading,
+    until_waiting,
+)
 
 import walpool
 from walpool import errors
@@ -147,7 +160,8 @@ async def test_close_answers_all_that_was_accepted_and_refuses_the_rest(
     queued = await queue_up(table, [table.execute(INSERT, (2,)), table.executemany(INSERT, [(3,), (4,)])])
     leased = asyncio.create_task(table.run(lambda tx: insert(tx, 5)))
     long_read = asyncio.create_task(table.fetchval(COUNT_TO, (3_000_000,)))
-    await asyncio.sleep(0)
+    await until_waiting(table, 3)
+    await until_reading(table, 2)
     closing = asyncio.create_task(table.close())
     await until(lambda: table.closed)
     with pytest.raises(errors.ClosedError):
@@ -201,7 +215,6 @@ async def test_every_call_during_close_is_answered_or_refused(database: Path) ->
 
 @on_asyncio
 async def test_close_takes_back_what_is_held_for_too_long(database: Path) -> None:
-    make_table(database)
     pool = walpool.AsyncPool(database, transaction_timeout=0.1)
     reading, writing = await Holder(pool.read).begun(), await Holder(pool.transaction).begun()
     await outcome(pool.close())
