@@ -301,7 +301,7 @@ class Asyncpg(AsyncContender):
     obstacle = staticmethod(postgres_server.obstacle)
 
     async def open(self, path: str, synchronous: str) -> None:
-        import asyncpg
+        import asyncpg  # type: ignore[import-untyped]
 
         self._path = path
         self._server = await asyncio.to_thread(postgres_server.PostgresServer, Path(path).parent)

@@ -96,7 +96,7 @@ def pack(
 
 
 def read_backups(path: Path) -> tuple[int, int, int, int]:
-    """Return how many packs there are, chunks, chunks by the snapshots' count, and packs without all of their chunks."""
+    """Count packs, chunks, chunks as the snapshots have counted them, and packs without all of their chunks."""
     with contextlib.closing(sqlite3.connect(path)) as conn:
         packs, chunks, counted = conn.execute(
             "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM chunks), (SELECT total(chunks) FROM snapshots)"

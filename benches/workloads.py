@@ -1,7 +1,7 @@
 """The workloads: seeded data, a number of threads or tasks, the contenders, and the targets. `WORKLOADS` has them all.
 
-Owns what threads do on plain SQLite; what is measured on event loops stands in `async_workloads.py`, what is measured on
-CrewAI's surfaces in `crewai_workloads.py`. Must not know how a contender works nor how a result is printed.
+Owns what threads do on plain SQLite; what is measured on event loops stands in `async_workloads.py`, what is measured
+on CrewAI's surfaces in `crewai_workloads.py`. Must not know how a contender works nor how a result is printed.
 """
 
 from __future__ import annotations
