@@ -121,8 +121,9 @@ class BackupEngine:
         timing = asyncio.run(self._drive(contender, path, jobs, WINDOW_S * scale.window_s, heartbeat))
         wrong = check_backups(path, timing.acknowledged, timing.errors.total())
         figures = timing.figures()
+        del figures["p99.9 ms"]  # a window has too few transactions to tell
         rows = {"rows/s": figures.pop("ops/s") * data.PACK_ROWS}
-        fairness = {"fastest/slowest": max(timing.each) / max(min(timing.each), 1e-9)}
+        fairness = {"fast/slow": max(timing.each) / max(min(timing.each), 1e-9)}
         return Sample(rows | fairness | figures | heartbeat.figures(), timing.errors, wrong)
 
     async def _drive(self, contender: str, path: Path, jobs: int, window_s: float, heartbeat: Heartbeat) -> Timing:
@@ -199,7 +200,7 @@ def _backups() -> list[Workload]:
         Faster(8.0, than=("aiosqlite-statements",), figure=rows),
         Faster(2.5, than=("asyncpg",), figure=rows),
         Faster(1.3, than=("writer-thread",), figure=rows),
-        AtMost("fastest/slowest", 1.5),
+        AtMost("fast/slow", 1.5),
         AtMost("errors", 0),
         AtMost("lag p99 ms", 10.0),
     )
