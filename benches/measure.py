@@ -181,11 +181,14 @@ class Heartbeat:
         return {name: percentile(lags, share) / 1e6 for name, share in shares.items()}
 
     async def _beat(self) -> None:
-        due = time.perf_counter_ns()
+        period = int(self.period_s * _NS)
+        due = time.perf_counter_ns() + period
         while True:
-            due += int(self.period_s * _NS)
             await asyncio.sleep(max(0, due - time.perf_counter_ns()) / _NS)
-            self._lags_ns.append(time.perf_counter_ns() - due)
+            now = time.perf_counter_ns()
+            for beat in range(due, now + 1, period):
+                self._lags_ns.append(now - beat)
+                due = beat + period
 
 
 class _Gate:
