@@ -231,7 +231,7 @@ class _GroupThread:
             for job in group:
                 job.result = job.work(conn)
             conn.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - it is the caller's; the thread must go on
             job.error = error
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
