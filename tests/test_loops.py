@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import COUNT_TO, WITHIN, run_together
+from helpers import COUNT_TO, WITHIN, eventually, run_together
 from leftovers import engine_threads, open_descriptors, threads_left_since
 from loopmakes import ADD, LONG, MAKES, Make, counts, is_free, on_each_make, run, shared_pool
 
@@ -78,6 +78,35 @@ def test_threads_begin_and_end_loops_on_one_pool_all_the_time(shared: walpool.As
     with threads_taking_turns_all_the_time():
         run_together(8, one_loop_after_another)
     assert run(counts(shared)) == dict.fromkeys(range(8), 60)
+
+
+class Interrupting(asyncio.SelectorEventLoop):
+    """Has something done by another thread as soon as anybody asks whether it is closed, once."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def is_closed(self) -> bool:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            thread = threading.Thread(target=meanwhile, daemon=True)
+            thread.start()
+            thread.join(1.0)  # it may as well have to wait for this thread
+        return super().is_closed()
+
+
+def test_loop_may_begin_on_a_pool_while_another_thread_looks_for_loops_that_have_ended(
+    shared: walpool.AsyncPool,
+) -> None:
+    asked = []
+
+    def meanwhile() -> None:
+        asked.append(run(shared.fetchval(COUNT_TO, (LONG,))))
+
+    loop = Interrupting()
+    run(shared.fetchval("SELECT 1"), lambda: loop)
+    loop.meanwhile = meanwhile
+    assert run(shared.fetchval("SELECT 2")) == 2
+    eventually(lambda: asked == [LONG])
 
 
 def test_first_calls_of_loops_in_several_threads_open_one_engine(database: Path) -> None:
