@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,10 @@ async def counts(pool: walpool.AsyncPool) -> dict[object, int]:
 
 
 async def is_free(pool: walpool.AsyncPool) -> bool:
-    """Return whether the writer answers, and no reader is out."""
+    """Return whether the writer answers, and no reader stays out once it has had time to come back."""
     await pool.execute("DELETE FROM t WHERE who = 'nobody'", timeout=WITHIN)
+    deadline = time.monotonic() + WITHIN
+    while (await pool.stats())["readers_out"] and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
     figures = await pool.stats()
     return figures["readers_out"] == 0 and figures["jobs_waiting"] == 0

@@ -1,10 +1,11 @@
-"""What an AsyncPool's work comes to when its task or its loop ends first: cancelled scopes, loops and interpreters that end."""
+"""What becomes of an AsyncPool's work when its task, its loop or its interpreter ends first."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import sqlite3
+import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -17,6 +18,9 @@ from leftovers import open_descriptors
 from loopmakes import ADD, Make, counts, is_free, on_each_make, run, shared_pool
 
 import walpool
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup  # anyio brings it
 
 Scene = Callable[[walpool.AsyncPool], Awaitable[object]]
 FILL = "INSERT INTO t " + COUNT_TO.replace("SELECT count(*)", "SELECT 'never', i")
@@ -133,12 +137,22 @@ def test_jobs_of_many_tasks_are_kept_or_never_run_when_half_of_them_are_cancelle
     shared: walpool.AsyncPool, make: Make
 ) -> None:
     async def main() -> None:
-        holder = await under_way(shared, holding_the_writer)
+        held, let_go = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with shared.transaction():
+                held.set()
+                await let_go.wait()
+
+        holder = asyncio.create_task(hold())
+        await held.wait()
         jobs = [asyncio.create_task(shared.execute(ADD, ("job", number))) for number in range(1000)]
         await asyncio.sleep(0)
         for job in jobs[::2]:
             job.cancel()
-        holder.cancel()
+        await asyncio.wait(jobs[::2])
+        let_go.set()
+        await holder
         answers = await asyncio.gather(*jobs, return_exceptions=True)
         assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
         assert all(isinstance(answer, walpool.Result) for answer in answers[1::2])
@@ -162,18 +176,21 @@ def test_move_on_after_of_anyio_cuts_off_and_gives_back(shared: walpool.AsyncPoo
 
 
 def test_task_group_of_anyio_takes_the_verbs_and_fails_as_a_whole(shared: walpool.AsyncPool) -> None:
+    async def fail_together() -> None:
+        async with anyio.create_task_group() as group:
+            for scene in (reading, holding_the_writer, iterating):
+                group.start_soon(scene, shared)
+            await shared.fetchval(COUNT_TO, (100_000,))
+            group.start_soon(shared.fetch, "NONSENSE")
+
     async def main() -> None:
         async with anyio.create_task_group() as group:
             for number in range(100):
                 group.start_soon(shared.execute, ADD, ("group", number))
         assert await counts(shared) == {"group": 100}
-        with pytest.raises(BaseException) as failed:  # noqa: PT011 - Python 3.10 has no ExceptionGroup
-            async with anyio.create_task_group() as group:
-                for scene in (reading, holding_the_writer, iterating):
-                    group.start_soon(scene, shared)
-                await shared.fetchval(COUNT_TO, (100_000,))
-                group.start_soon(shared.execute, "NONSENSE")
-        assert isinstance(failed.value.exceptions[0], walpool.errors.ProgrammingError)  # type: ignore[attr-defined]
+        with pytest.raises(BaseExceptionGroup) as failed:
+            await fail_together()
+        assert failed.group_contains(walpool.errors.ProgrammingError)
         assert await is_free(shared)
         assert await counts(shared) == {"group": 100}
 
@@ -235,13 +252,16 @@ QUIETLY = """
 
     async def holding():
         async with pool.read() as snapshot:
-            async for row in pool.stream("SELECT 1 UNION SELECT 2", chunk=1):
-                await snapshot.fetch(COUNT_TO, (FOREVER,))
+            await snapshot.fetch(COUNT_TO, (FOREVER,))
+
+    async def streaming():
+        async for row in pool.stream("SELECT 1 UNION SELECT 2", chunk=1):
+            await asyncio.sleep(1000)
 
     async def main():
         await pool.script("CREATE TABLE IF NOT EXISTS t (who, a)")
         await pool.execute("INSERT INTO t VALUES ('kept', 1)")
-        tasks = [asyncio.create_task(begin()) for begin in (writing, holding, holding)]
+        tasks = [asyncio.create_task(begin()) for begin in (writing, holding, streaming)]
         tasks.append(asyncio.create_task(pool.fetch(COUNT_TO, (FOREVER,))))
         while not ((figures := await pool.stats())["leases"] and figures["readers_out"] == 3):
             await asyncio.sleep(0.001)
