@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from walpool.errors import NotSupportedError
 
 if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
     from walpool.pool import Pool
 
-__all__ = ["Migration", "migrate", "version"]
+__all__ = ["Migration", "migrate", "migrate_async", "version", "version_async"]
 
 Migration: TypeAlias = Sequence[str]
 """The statements, without parameters, that lead from one version to the next."""
@@ -48,23 +49,39 @@ def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
         NotSupportedError: the file was written by a newer walpool; upgrade walpool, or use another file.
         WriteTimeout: another transaction held the writer for too long (retryable).
     """
-    if _steps_missing(pool.path, name, version(pool, name), len(migrations)) == 0:
+    if not _missing(pool.path, name, version(pool, name), migrations):
         return
     with pool.transaction() as tx:
         tx.execute(_CREATE)
         # Read again: another process may have migrated between the look above and this transaction.
-        found = int(tx.fetchval(_VERSION, (name,)) or 0)
-        _steps_missing(pool.path, name, found, len(migrations))
-        for statements in migrations[found:]:
-            for statement in statements:
-                tx.execute(statement)
+        for sql in _missing(pool.path, name, int(tx.fetchval(_VERSION, (name,)) or 0), migrations):
+            tx.execute(sql)
         tx.execute(_SET_VERSION, (name, len(migrations)))
 
 
-def _steps_missing(path: str, name: str, found: int, known: int) -> int:
-    if found > known:
+async def version_async(pool: AsyncPool, name: str) -> int:
+    """Return what `version` returns, from an `AsyncPool`."""
+    if await pool.fetchval(_EXISTS) is None:
+        return 0
+    return int(await pool.fetchval(_VERSION, (name,)) or 0)
+
+
+async def migrate_async(pool: AsyncPool, name: str, migrations: Sequence[Migration]) -> None:
+    """Do what `migrate` does, through an `AsyncPool`."""
+    if not _missing(pool.path, name, await version_async(pool, name), migrations):
+        return
+    async with pool.transaction() as tx:
+        await tx.execute(_CREATE)
+        for sql in _missing(pool.path, name, int(await tx.fetchval(_VERSION, (name,)) or 0), migrations):
+            await tx.execute(sql)
+        await tx.execute(_SET_VERSION, (name, len(migrations)))
+
+
+def _missing(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[str]:
+    """Return the statements that lead from version `found` to the newest."""
+    if found > len(migrations):
         raise NotSupportedError(
-            f"the {name!r} tables of {path} have version {found}, and this walpool knows versions up to {known}: "
-            f"upgrade walpool, or use another file"
+            f"the {name!r} tables of {path} have version {found}, and this walpool knows versions up to "
+            f"{len(migrations)}: upgrade walpool, or use another file"
         )
-    return known - found
+    return [sql for migration in migrations[found:] for sql in migration]

@@ -1,0 +1,121 @@
+"""AsyncPool has what Pool has: the same names in the same order, the same arguments, and `await` before them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+import walpool
+
+PAIRS: list[tuple[type, type]] = [
+    (walpool.Pool, walpool.AsyncPool),
+    (walpool.Snapshot, walpool.AsyncSnapshot),
+    (walpool.Transaction, walpool.AsyncTransaction),
+    (walpool.Stream, walpool.AsyncStream),
+]
+IDS = [plain.__name__ for plain, _ in PAIRS]
+ADDED = {
+    walpool.AsyncPool: {"open"},  # a constructor cannot wait, so opening has a verb of its own
+    walpool.AsyncStream: {"aclose"},  # as every async iterator that holds something, for contextlib.aclosing
+}
+
+BLOCKS = {"stream", "read", "transaction"}  # used with `async with`, not awaited
+
+MEMBERS = [
+    pytest.param(plain, mirrored, name, id=f"{plain.__name__}.{name}")
+    for plain, mirrored in PAIRS
+    for name in vars(plain)
+    if not name.startswith("_")
+]
+METHODS = [member for member in MEMBERS if inspect.isroutine(vars(member.values[0])[member.values[2]])]
+
+
+def public(cls: type) -> list[str]:
+    return [name for name in vars(cls) if not name.startswith("_")]
+
+
+def parameters(function: object) -> list[tuple[str, object, object]]:
+    """Return name, kind and default of each parameter."""
+    found = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    return [(parameter.name, parameter.kind, parameter.default) for parameter in found]
+
+
+def annotation(found: object) -> str:
+    """Return an annotation as its text, with the async names made plain."""
+    text = found if isinstance(found, str) else getattr(found, "__name__", repr(found))
+    text = re.sub(r"\bAsync(?=Pool|Snapshot|Transaction|Stream|Iterator|Generator)", "", text)
+    return re.sub(r"\bAwaitable\[(\w+)\]|\bCoroutine\[Any, Any, (\w+)\]", r"\1\2", text)
+
+
+def annotations(function: object) -> dict[str, str]:
+    return {
+        name: annotation(parameter.annotation)
+        for name, parameter in inspect.signature(function).parameters.items()  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS, ids=IDS)
+def test_class_has_the_same_public_names_in_the_same_order(plain: type, mirrored: type) -> None:
+    added = ADDED.get(mirrored, set())
+    assert added <= set(public(mirrored))
+    assert [name for name in public(mirrored) if name not in added] == public(plain)
+
+
+@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS)
+def test_method_takes_the_same_arguments(plain: type, mirrored: type, name: str) -> None:
+    assert parameters(getattr(mirrored, name)) == parameters(getattr(plain, name))
+    assert annotations(getattr(mirrored, name)) == annotations(getattr(plain, name))
+
+
+@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS)
+def test_method_is_awaited_and_gives_what_the_plain_one_returns(plain: type, mirrored: type, name: str) -> None:
+    method = getattr(mirrored, name)
+    assert inspect.iscoroutinefunction(method) == (name not in BLOCKS)
+    if name not in BLOCKS:
+        given = inspect.signature(method).return_annotation
+        assert annotation(given) == annotation(inspect.signature(getattr(plain, name)).return_annotation)
+
+
+@pytest.mark.parametrize(("plain", "mirrored", "name"), [member for member in MEMBERS if member not in METHODS])
+def test_attribute_is_plain_on_both(plain: type, mirrored: type, name: str) -> None:
+    assert isinstance(vars(mirrored)[name], property)
+
+
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS, ids=IDS)
+def test_class_is_used_with_the_async_forms_of_the_same_statements(plain: type, mirrored: type) -> None:
+    awaited = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "__next__": "__anext__"}
+    for name, counterpart in awaited.items():
+        assert not hasattr(plain, name) or hasattr(mirrored, counterpart), counterpart
+        assert not hasattr(mirrored, name), f"{name} would let a plain statement through"
+
+
+def test_opening_is_awaited() -> None:
+    assert inspect.iscoroutinefunction(walpool.AsyncPool.open)
+    assert [name for name, *_ in parameters(walpool.AsyncPool.open)] == ["self"]
+
+
+def test_constructors_and_get_pool_take_the_same_arguments() -> None:
+    assert parameters(walpool.AsyncPool) == parameters(walpool.Pool)
+    assert parameters(walpool.get_async_pool) == parameters(walpool.get_pool)
+    assert annotations(walpool.get_async_pool) == annotations(walpool.get_pool)
+    assert not inspect.iscoroutinefunction(walpool.get_async_pool)
+
+
+def test_pools_tell_the_same_about_themselves(database: Path) -> None:
+    with walpool.Pool(database, readers=3) as pool:
+        mirrored = walpool.AsyncPool(database, readers=3)
+        assert (mirrored.path, mirrored.closed) == (pool.path, pool.closed)
+        assert mirrored.settings.values() == pool.settings.values()
+        assert repr(mirrored).startswith(f"<walpool.AsyncPool {pool.path!r} ")
+
+
+def test_copy_and_pickle_are_new_handles_as_of_a_pool(database: Path) -> None:
+    pool = walpool.AsyncPool(database, readers=3)
+    for other in (copy.copy(pool), pickle.loads(pickle.dumps(pool))):
+        assert other is not pool
+        assert (type(other), other.path, other.settings.readers) == (walpool.AsyncPool, pool.path, 3)
