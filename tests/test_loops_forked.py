@@ -1,4 +1,4 @@
-"""Parent and child go on with the same AsyncPool, each on loops of its own; see test_fork.py for what a fork can break."""
+"""Parent and child go on with one AsyncPool, each on loops of its own; test_fork.py says what a fork can break."""
 
 from __future__ import annotations
 
@@ -183,10 +183,10 @@ def test_child_that_leaves_a_block_by_an_exception_ends_with_it_and_ends_nothing
                 assert await inside.fetch("SELECT 1") == [(1,)]
             else:
                 assert [row async for row in inside] == [(1,)]
-        await piece("parent")
+        await piece("the end")
         await pool.close()
 
     asyncio.run(main())
     """
     forking_async(program, database)
-    assert rows(database)[-2:] == ["parent", "parent, transaction"]
+    assert rows(database)[-2:] == ["the end", "the end, transaction"]
