@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from walpool import _core
@@ -218,7 +218,8 @@ class AsyncPool:
             snapshot.abandon()  # the loop is going away: nothing can be awaited
             raise
         except BaseException:
-            await settled(desk.mailbox, snapshot.close())
+            with suppress(Error):  # the block's own exception is the one to tell
+                await settled(desk.mailbox, snapshot.close())
             raise
         await settled(desk.mailbox, snapshot.close())
 
@@ -253,11 +254,11 @@ class AsyncPool:
 
     async def stats(self) -> dict[str, int | float]:
         """Return the engine's figures; the names say the subject first and carry their unit. See docs/operations.md."""
-        return (await self._at_desk()).stats(False)
+        return await self._figures(pop=False)
 
     async def pop_stats(self) -> dict[str, int | float]:
         """Return the figures since the last pop, and start counters, peaks and percentiles anew."""
-        return (await self._at_desk()).stats(True)
+        return await self._figures(pop=True)
 
     async def checkpoint(self, mode: str = "passive") -> tuple[bool, int, int]:
         """Move the WAL into the file. See `Pool.checkpoint`."""
@@ -326,6 +327,11 @@ class AsyncPool:
     def __reduce__(self) -> tuple[Callable[..., AsyncPool], tuple[str, Mapping[str, object]]]:
         return _reopen, self._target
 
+    async def _figures(self, *, pop: bool) -> dict[str, int | float]:
+        if self._closed and self._engine is not None:
+            return self._engine.stats(pop)  # what it has counted can be told, and told at once, after its end too
+        return (await self._at_desk()).stats(pop)
+
     def _refuse_reentry(self, verb: str) -> None:
         if open_here.get():
             refuse_reentry(verb, self._engine, self._path)
@@ -337,13 +343,13 @@ class AsyncPool:
     def _ready(self) -> _core.AsyncEngine | None:
         """Return the engine as this loop sees it, or None where something is to be opened first."""
         desk = self._desks.get(asyncio.get_running_loop())
-        if desk is None or desk.engine is None or not desk.engine.is_open_here:
+        if self._closed or desk is None or desk.engine is None or not desk.engine.is_open_here:
             return None
         return desk.engine
 
     async def _at_desk(self) -> _core.AsyncEngine:
         """As `_ready`, opening what is not open yet."""
-        while (engine := self._ready()) is None or self._closed:
+        while (engine := self._ready()) is None:
             if self._closed:
                 msg = f"the pool is closed [{self._path}]"
                 raise ClosedError(msg)
