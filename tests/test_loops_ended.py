@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from helpers import COUNT_TO, FOREVER, WITHIN, run_python
+from helpers import COUNT_TO, FOREVER, WITHIN, run_python, start_python
 from leftovers import open_descriptors
 from loopmakes import ADD, Make, counts, is_free, on_each_make, run, shared_pool
 
@@ -316,6 +316,41 @@ def test_interpreter_ends_with_an_open_pool_after_a_warning_and_keeps_what_it_ac
     assert "ResourceWarning: unclosed <walpool.AsyncPool" in told
     assert len(told.splitlines()) == 1, told
     assert kept(database) == ["kept"]
+
+
+ENDING = """
+    import asyncio, random, sys, walpool
+    from loopmakes import Unwatchful
+    make, sql, longest = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    pools = [walpool.AsyncPool(":memory:") for _ in range(4)]
+
+    async def main():
+        for pool in pools:
+            await pool.fetchval("SELECT 1")
+        lengths = [random.randrange(longest // 20, longest) for _ in range(4)]
+        tasks = [asyncio.create_task(pool.fetch(sql, (length,))) for pool in pools for length in lengths]
+        await asyncio.sleep(0.005)
+        return tasks
+
+    loop = make()
+    kept = loop.run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "sql", "longest"),
+    [
+        ("Unwatchful", COUNT_TO, 400_000),
+        ("asyncio.SelectorEventLoop", COUNT_TO.replace("count(*)", "i"), 60_000),
+    ],
+    ids=["that rings a bell by a thread", "that makes rows on native threads"],
+)
+def test_interpreter_ends_while_native_threads_have_something_to_tell_a_loop(make: str, sql: str, longest: int) -> None:
+    for _ in range(4):
+        ending = [start_python(ENDING, make, sql, longest) for _ in range(4)]
+        for process in ending:
+            _, told = process.communicate(timeout=WITHIN)
+            assert process.returncode == 0, told
 
 
 def test_interpreter_ends_in_the_middle_of_a_loop_and_keeps_what_it_acknowledged(database: Path) -> None:
