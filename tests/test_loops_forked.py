@@ -163,14 +163,9 @@ def test_fork_of_a_running_task_leaves_its_blocks_to_the_parent(database: Path) 
     assert rows(database) == ["child", "parent", "parent again"]
 
 
-asks_for_a_loop = pytest.mark.xfail(
-    strict=True, reason="AsyncStream.aclose asks for the running loop, which a child lacks"
-)
-
-
 @pytest.mark.parametrize(
     "block",
-    ["pool.transaction()", "pool.read()", pytest.param("pool.stream('SELECT 1')", marks=asks_for_a_loop)],
+    ["pool.transaction()", "pool.read()", "pool.stream('SELECT 1')"],
 )
 def test_child_that_leaves_a_block_by_an_exception_ends_with_it_and_ends_nothing_of_the_parent(
     database: Path, block: str

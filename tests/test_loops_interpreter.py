@@ -70,10 +70,7 @@ def test_loops_that_end_with_much_under_way_have_nothing_to_say(database: Path) 
 
 
 # Not each time, hence not strict: the thread that rings may be waiting for the GIL when the interpreter begins to end.
-aborts_now_and_then = pytest.mark.xfail(strict=False, reason="Bell.ring_by's thread is ended inside Rust's frames")
-
-
-@pytest.mark.parametrize("make", ["asyncio.SelectorEventLoop", pytest.param("Unwatchful", marks=aborts_now_and_then)])
+@pytest.mark.parametrize("make", ["asyncio.SelectorEventLoop", "Unwatchful"])
 def test_interpreter_ends_with_an_open_pool_after_a_warning_and_keeps_what_it_acknowledged(
     database: Path, make: str
 ) -> None:
@@ -114,7 +111,7 @@ ENDING = """
 @pytest.mark.parametrize(
     ("make", "sql", "longest"),
     [
-        pytest.param("Unwatchful", COUNT_TO, 400_000, marks=aborts_now_and_then),
+        ("Unwatchful", COUNT_TO, 400_000),
         ("asyncio.SelectorEventLoop", COUNT_TO.replace("count(*)", "i"), 60_000),
     ],
     ids=["that rings a bell by a thread", "that makes rows on native threads"],
