@@ -1,7 +1,8 @@
 """The application: backup jobs behind an HTTP API, on one pool. Must not know who measures it.
 
 A job loops transactions of 18 rows: 16 chunks, the pack that they lie in, and its snapshot's totals. Each transaction
-is one `batch`, made when its pack is where it belongs: those of all jobs that wait at the same time are committed together, with one fsync.
+is one `batch`, made when its pack is where it belongs; those of all jobs that wait at the same time are committed
+together, with one fsync.
 """
 
 from __future__ import annotations
