@@ -17,6 +17,7 @@ from benches import contenders as c
 from benches import data
 from benches.crewai_workloads import CREWAI_WORKLOADS
 from benches.harness import Sample, Scale, Workload, beside, by_name, check_upserts, drive, opened, place
+from benches.langgraph_workloads import LANGGRAPH_WORKLOADS
 from benches.measure import Timing, busy_thread, run_rounds, run_rounds_of_tasks, run_threads
 from benches.targets import AheadOfSteady, AtLeast, AtMost, Faster, Published, Target
 
@@ -344,5 +345,6 @@ WORKLOADS: dict[str, Workload] = {
         *_beside_busy(),
         *_parallel(),
         *CREWAI_WORKLOADS,
+        *LANGGRAPH_WORKLOADS,
     ]
 }

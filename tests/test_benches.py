@@ -72,6 +72,12 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "memory-save-1000": 1,
         "memory-save-10000": 1,
         "memory-search-10000": 1,
+        "langgraph-4k-1": 1,
+        "langgraph-4k-20": 2,
+        "langgraph-4k-100": 2,
+        "langgraph-32k-1": 1,
+        "langgraph-32k-20": 2,
+        "langgraph-32k-100": 2,
     }
 
 
