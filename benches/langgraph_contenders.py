@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -28,11 +28,9 @@ class Saver(Protocol):
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
 
-    @asynccontextmanager
-    async def opened(self, path: Path, synchronous: str) -> AsyncIterator[Any]:
+    def opened(self, path: Path, synchronous: str) -> AbstractAsyncContextManager[Any]:
         """Yield LangGraph's object on a file that is not there yet; afterwards nothing of it is open or runs."""
         raise NotImplementedError
-        yield
 
 
 class StockSaver(Saver):
@@ -254,7 +252,7 @@ def group_saver(writer: GroupWriter, readers: Readers) -> Any:
     return GroupSaver()
 
 
-def _config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> dict[str, dict[str, str]]:
+def _config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> Any:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}}
 
 
