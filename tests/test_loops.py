@@ -105,7 +105,8 @@ def test_sync_and_async_callers_share_a_file_under_load(table: walpool.AsyncPool
             written += [f"thread {index}/{n}", f"thread {index}/{n}/tx"]
         return written
 
-    with walpool.Pool(database, readers=READERS) as plain:
+    run(table.open())
+    with walpool.Pool(database) as plain:
         written = sum(run_together(8, work), [])
     assert sorted(run(kept(table))) == sorted(written)
 
@@ -123,7 +124,7 @@ def test_loop_that_closes_the_pool_waits_for_the_calls_of_another(table: walpool
     assert begun.wait(WITHIN)
     run(table.close())
     assert other.outcome() == "committed"
-    with walpool.Pool(table.path, readers=READERS) as plain:
+    with walpool.Pool(table.path) as plain:
         assert plain.fetch("SELECT a FROM t") == [(1,)]
 
 
