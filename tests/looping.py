@@ -1,7 +1,7 @@
 """Event loops for tests: a test on each kind of loop, what a loop complained of, and how long it stood still.
 
-A test is run with `on_asyncio` or `on_every_loop`. It fails when its loop had anything to complain of, such as an answer
-that came for a future that was no longer waiting.
+A test is run with `on_asyncio` or `on_every_loop`. It fails when its loop had anything to complain of, such as an
+answer that came for a future that was no longer waiting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 INSERT = "INSERT INTO t VALUES (?)"
 LONGEST = 50.0  # seconds for a test: uvloop lets no exception of a signal's handler through, so not pytest-timeout's
 BEAT = 0.005  # seconds
-STILL = 0.25  # seconds: far more than a busy machine keeps a free loop waiting, far less than anything that is waited for
+STILL = (
+    0.25  # seconds: far more than a busy machine keeps a free loop waiting, far less than anything that is waited for
+)
 
 Test = Callable[..., Coroutine[Any, Any, object]]
 
@@ -225,4 +227,3 @@ class Heartbeat:
         now = time.monotonic()
         self.longest = max(self.longest, now - self._last)
         self._last = now
-

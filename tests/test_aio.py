@@ -1,4 +1,4 @@
-"""AsyncPool's verbs: each gives what Pool's gives, raises what Pool's raises, and shares the file's one engine with it."""
+"""AsyncPool's verbs: each gives and raises what Pool's does, and shares the file's one engine with it."""
 
 from __future__ import annotations
 

@@ -276,9 +276,7 @@ UNCLOSED = """
 """
 
 
-def test_unclosed_pool_loses_nothing_at_exit_and_warns_where_warnings_are_shown(
-    database: Path, tmp_path: Path
-) -> None:
+def test_unclosed_pool_loses_nothing_at_exit_and_warns_where_warnings_are_shown(database: Path, tmp_path: Path) -> None:
     assert run_python(UNCLOSED, database) == ("", "")
     assert found(database) == list(range(100))
     _, told = run_python(UNCLOSED, tmp_path / "other.db", options=["-W", "always::ResourceWarning"])

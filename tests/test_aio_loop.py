@@ -6,7 +6,7 @@ heartbeat, heartbeat ...
                                done
 goes on with the rows
 
-Nothing here is about speed: what would block the loop takes BLOCKED seconds or more, and it may not stand still for STILL.
+Nothing here is about speed: what would block the loop takes BLOCKED seconds or more; it may not stand still for STILL.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ async def insert(tx: walpool.AsyncTransaction, value: object) -> None:
     await tx.execute(INSERT, (value,))
 
 
-async def in_transaction(pool: walpool.AsyncPool, work: Callable[[walpool.AsyncTransaction], Awaitable[object]]) -> None:
+async def in_transaction(
+    pool: walpool.AsyncPool, work: Callable[[walpool.AsyncTransaction], Awaitable[object]]
+) -> None:
     async with pool.transaction() as tx:
         await work(tx)
 

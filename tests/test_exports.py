@@ -54,7 +54,13 @@ EXPORTS = {
     "walpool.errors": ERRORS,
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
+        "AsyncWalpoolStore",
+        "Difference",
+        "ImportReport",
+        "WalpoolCache",
         "WalpoolSaver",
+        "WalpoolStore",
+        "import_sqlite",
     },
     "walpool.memory": {
         "DimsError",
@@ -71,14 +77,21 @@ EXPORTS = {
         "pack",
         "unpack",
     },
+    "walpool.openai_agents": {"SessionClosedError", "WalpoolSession"},
+}
+
+FRAMEWORKS = {
+    "walpool.crewai": "crewai",
+    "walpool.langgraph": "langgraph.checkpoint.base",
+    "walpool.openai_agents": "agents",
 }
 
 NAMES = [(home, name) for home, names in EXPORTS.items() for name in sorted(names)]
 
 
 def imported(home: str) -> ModuleType:
-    if home in ("walpool.crewai", "walpool.langgraph"):
-        pytest.importorskip({"walpool.crewai": "crewai", "walpool.langgraph": "langgraph.checkpoint.base"}[home])
+    if home in FRAMEWORKS:
+        pytest.importorskip(FRAMEWORKS[home])
     return importlib.import_module(home)
 
 
@@ -112,10 +125,11 @@ def test_import_of_walpool_imports_no_framework_and_starts_nothing() -> None:
     program = """
 import sys, threading
 import walpool
+OPTIONAL = ("walpool.memory", "walpool.crewai", "walpool.langgraph", "walpool.openai_agents", "walpool.cli")
 roots = {name.split(".")[0] for name in sys.modules}
-print(sorted(roots & {"asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}), threading.active_count())
-optional = ("walpool.memory", "walpool.crewai", "walpool.langgraph", "walpool.cli")
-print(sorted(name for name in sys.modules if name.startswith(optional)))
+FOREIGN = {"agents", "asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}
+print(sorted(roots & FOREIGN), threading.active_count())
+print(sorted(name for name in sys.modules if name.startswith(OPTIONAL)))
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["[] 1", "[]"]

@@ -47,6 +47,7 @@ PYTHON_FLOORS = {
     "cli": 8,
     "crewai": 7,
     "langgraph": 7,
+    "openai_agents": 7,
     "doctor": 6,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
@@ -75,15 +76,19 @@ RUST_PACKAGES = {
     "rusqlite": {"backup", "connection", "error", "functions", "locking", "value"},
 }
 PYTHON_PACKAGES = {
+    "agents": {"openai_agents"},
     "crewai": {"crewai"},
     "crewai_core": {"crewai"},
     "lancedb": set[str](),
     "langchain_core": {"langgraph"},
     "langgraph": {"langgraph"},
+    "ormsgpack": {"langgraph"},
     "pydantic": {"crewai"},
     "pydantic_core": {"crewai"},
     "rich": {"cli"},
-    "sqlite3": {"errors"},  # for the classes that ours derive from; nothing here opens a file with it
+    # For the classes that ours derive from; and to read what LangGraph's own SQLite classes wrote. A file of walpool's
+    # is never opened with it.
+    "sqlite3": {"errors", "langgraph"},
 }
 
 LONGEST_FILE = 700  # lines; a longer one says "Long, because ..." in its first lines

@@ -13,9 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What pages and blocks of that name need; for langgraph a package beside it, since tests/langgraph passes for its own.
-FRAMEWORKS = {"crewai": "crewai", "langgraph": "langchain_core"}
-MISSING = {name for name, package in FRAMEWORKS.items() if importlib.util.find_spec(package) is None}
+# What pages and blocks with such a word need; for langgraph a package beside it: tests/langgraph passes for its own.
+FRAMEWORKS = {
+    "crewai": "crewai",
+    "langgraph": "langchain_core",
+    "openai-agents": "agents",
+    "agents import": "agents",
+    "WalpoolSession": "agents",
+}
+MISSING = {word for word, package in FRAMEWORKS.items() if importlib.util.find_spec(package) is None}
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TIME_LIMIT = 120  # seconds; to import crewai for the first time compiles all of it
 
@@ -29,7 +35,7 @@ def program(page: Path, folder: Path) -> str:
     lines, block = [], None
     for line in page.read_text(encoding="utf-8").splitlines():
         if block is not None and line.startswith("```"):
-            runs = not any(name == page.stem or name in "".join(block) for name in MISSING)
+            runs = not any(word == page.stem or word in "".join(block) for word in MISSING)
             lines += [*(block if runs else [""] * len(block)), ""]
             block = None
         elif block is not None:
@@ -64,6 +70,7 @@ def test_page_runs(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(bool(MISSING), reason="blocks are left out")
 def test_pages_have_code() -> None:
     assert all(program(page, ROOT).strip() for page in PAGES if page.stem not in MISSING)
 

@@ -69,10 +69,9 @@ def test_verb_of_the_pool_inside_its_own_block_is_refused_at_once(table: walpool
         with pytest.raises(errors.ReentrantError) as caught:
             VERBS[verb](table)
         assert inside.fetchval("SELECT count(*) FROM t") == 0  # the block goes on
-    called = "transaction" if verb == "run" else verb
     use = {"read": "use the snapshot in hand", "transaction": "use the tx in hand"}[block]
     advice = "end the block first" if verb == "close" else use
-    expected = f"{called}() inside {block}() of the same pool would wait for itself; {advice}"
+    expected = f"{verb}() inside {block}() of the same pool would wait for itself; {advice}"
     assert str(caught.value).startswith(expected)
     assert caught.value.outcome == "not_applied"
     assert table.fetchval("SELECT count(*) FROM t") == 0

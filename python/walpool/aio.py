@@ -62,7 +62,6 @@ class AsyncPool:
     __slots__ = (
         "__weakref__",
         "_closed",
-        "_closing",
         "_desks",
         "_engine",
         "_inherited",
@@ -83,7 +82,6 @@ class AsyncPool:
         self._target = (self._path, explicit)
         self._engine: _core.Engine | None = None
         self._closed = False
-        self._closing: asyncio.Task[None] | None = None
         self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
         self._process = os.getpid()
         self._inherited: list[object] = []
@@ -255,11 +253,11 @@ class AsyncPool:
 
     async def stats(self) -> dict[str, int | float]:
         """Return the engine's figures; the names say the subject first and carry their unit. See docs/operations.md."""
-        return (await self._at_desk()).stats(False)
+        return await self._figures(pop=False)
 
     async def pop_stats(self) -> dict[str, int | float]:
         """Return the figures since the last pop, and start counters, peaks and percentiles anew."""
-        return (await self._at_desk()).stats(True)
+        return await self._figures(pop=True)
 
     async def checkpoint(self, mode: str = "passive") -> tuple[bool, int, int]:
         """Move the WAL into the file. See `Pool.checkpoint`."""
@@ -292,11 +290,17 @@ class AsyncPool:
         most for each. A task that is cancelled meanwhile stops waiting; the pool is closed all the same.
         """
         self._refuse_reentry("close")
-        if self._closing is None:
-            self._closed = True
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        if self._closing.get_loop() is asyncio.get_running_loop():
-            await asyncio.shield(self._closing)
+        self._closed = True
+        desk = self._desk_here()
+        try:
+            if desk.opening is not None:
+                await asyncio.wait([desk.opening])  # what it opens now it closes itself
+            if self._engine is not None:
+                await settled(desk.mailbox, _core.AsyncEngine(self._engine, desk.mailbox).close())
+        finally:
+            desks, self._desks = self._desks, {}
+            for other in desks.values():
+                other.leave()
 
     async def __aenter__(self) -> AsyncPool:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
         await self.open()
@@ -312,7 +316,7 @@ class AsyncPool:
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         if self._process == os.getpid():
-            for desk in self._desks.values():
+            for desk in list(self._desks.values()):
                 desk.leave()
 
     def __repr__(self) -> str:
@@ -321,6 +325,11 @@ class AsyncPool:
 
     def __reduce__(self) -> tuple[Callable[..., AsyncPool], tuple[str, Mapping[str, object]]]:
         return _reopen, self._target
+
+    async def _figures(self, *, pop: bool) -> dict[str, int | float]:
+        if self._closed and self._engine is not None:
+            return self._engine.stats(pop)  # what it has counted can be told, and told at once, after its end too
+        return (await self._at_desk()).stats(pop)
 
     def _refuse_reentry(self, verb: str) -> None:
         if open_here.get():
@@ -333,7 +342,7 @@ class AsyncPool:
     def _ready(self) -> _core.AsyncEngine | None:
         """Return the engine as this loop sees it, or None where something is to be opened first."""
         desk = self._desks.get(asyncio.get_running_loop())
-        if desk is None or desk.engine is None or not desk.engine.is_open_here:
+        if self._closed or desk is None or desk.engine is None or not desk.engine.is_open_here:
             return None
         return desk.engine
 
@@ -357,8 +366,10 @@ class AsyncPool:
         loop = asyncio.get_running_loop()
         desk = self._desks.get(loop)
         if desk is None:
-            for other in [other for other in self._desks if other.is_closed()]:
-                self._desks.pop(other).leave()
+            for other in list(self._desks):  # other threads may be at it too
+                gone = self._desks.pop(other, None) if other.is_closed() else None
+                if gone is not None:
+                    gone.leave()
             desk = self._desks[loop] = Desk(loop)
         return desk
 
@@ -382,17 +393,6 @@ class AsyncPool:
         if self._engine is None and not self._closed:
             self._engine = opened
         return self._engine is opened
-
-    async def _close(self) -> None:
-        desk = self._desk_here()
-        try:
-            if desk.opening is not None:
-                await asyncio.wait([desk.opening])
-            if self._engine is not None:
-                await settled(desk.mailbox, _core.AsyncEngine(self._engine, desk.mailbox).close())
-        finally:
-            for other in list(self._desks.values()):
-                other.leave()
 
 
 def _heard(opening: asyncio.Task[None]) -> None:
@@ -452,7 +452,7 @@ class AsyncSnapshot(_OfOneLoop):
 class AsyncStream:
     """The rows of one query, read piece by piece; from `AsyncPool.stream`. An async iterator that may be used once."""
 
-    __slots__ = ("_chunk", "_hold", "_mailbox", "_pool", "_query", "_rows", "_state", "_stream")
+    __slots__ = ("_chunk", "_hold", "_pool", "_query", "_rows", "_source", "_state", "_stream")
 
     def __init__(self, pool: AsyncPool, query: tuple[str, Params, RowFactory | None, float | None], chunk: int) -> None:
         self._pool = pool
@@ -460,6 +460,7 @@ class AsyncStream:
         self._chunk = chunk
         self._rows: list[Any] = []  # the last first
         self._state = "new"
+        self._source: _OfOneLoop | None = None
         self._stream: _core.AsyncStream | None = None
         self._hold: Any = None
 
@@ -492,9 +493,10 @@ class AsyncStream:
     async def aclose(self) -> None:
         """Give the reader back before the end of the rows. Safe to call twice."""
         self._state, self._rows = "ended", []
-        if self._stream is not None:
+        if self._stream is not None and self._source is not None:
+            mailbox = self._source._here()
             stream, self._stream = self._stream, None
-            await settled(self._mailbox, stream.close())
+            await settled(mailbox, stream.close())
 
     async def _open(self) -> None:
         if self._state != "new":
@@ -503,17 +505,18 @@ class AsyncStream:
         self._pool._refuse_reentry("stream")
         self._state = "open"
         desk = await self._pool._at_desk()
-        self._mailbox = desk.mailbox
+        self._source = _OfOneLoop(desk.mailbox)
         self._stream = await taken(desk.mailbox, desk.stream(*self._query))
 
     async def _read(self) -> None:
         if self._state == "new":
             await self._open()
-        if self._stream is None:
+        if self._stream is None or self._source is None:
             self._state = "ended"
             return
+        mailbox = self._source._here()
         try:
-            rows = await settled(self._mailbox, self._stream.next_rows(self._chunk))
+            rows = await settled(mailbox, self._stream.next_rows(self._chunk))
         except BaseException:
             self._stream.abandon()
             self._stream, self._state = None, "ended"

@@ -11,13 +11,15 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import NamedTuple
 
 import walpool
 from walpool.doctor import examine
-from walpool.errors import ConfigError, CorruptError, Error
+from walpool.errors import ConfigError, CorruptError, DataError, Error
 from walpool.settings import Explanation, Settings
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -142,7 +144,55 @@ def _doctor(arguments: argparse.Namespace) -> None:
         raise CorruptError("the database is damaged")
 
 
+# walpool import
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("framework", metavar="FRAMEWORK", choices=["langgraph"], help="langgraph: its SQLite classes")
+    parser.add_argument("source", metavar="SRC", help="the database that they wrote; it is only read")
+    parser.add_argument("target", metavar="DST", help="the walpool database, a path or URL; made if it is not there")
+    parser.add_argument("--overwrite", action="store_true", help="replace what differs in DST")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    try:
+        from walpool.langgraph import import_sqlite
+    except ImportError as error:
+        raise ConfigError(f"{error}: pip install 'walpool[langgraph]'") from error
+    with _progress(arguments.json) as progress:
+        report = import_sqlite(arguments.source, arguments.target, overwrite=arguments.overwrite, progress=progress)
+    if arguments.json:
+        differences = [difference._asdict() for difference in report.differences]
+        print(json.dumps({**asdict(report), "differences": differences}, indent=2))
+    else:
+        print(f"{report.threads} threads: {report.checkpoints} checkpoints, {report.writes} writes")
+        print(f"{report.items} items of the store, {report.vectors} vectors")
+        print(f"{report.added} of these were added")
+        for difference in report.differences:
+            print(f"{difference.subject}: {difference.said}")
+    if report.differences:
+        raise DataError(f"{len(report.differences)} of the threads and items are not in DST as they are in SRC")
+
+
+@contextmanager
+def _progress(is_silent: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what shows how far a long work is, on a terminal: a bar, or figures where rich is not installed."""
+    if is_silent or not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield lambda done, total: print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)
+        return
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("copying and comparing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 COMMANDS = (
     Command("env", "print each setting, its value and where that came from", _env_arguments, _env),
+    Command("import", "copy what a framework stored into a walpool database", _import_arguments, _import),
     Command("doctor", "say whether this machine, and a database, are in order", _doctor_arguments, _doctor),
 )

@@ -280,6 +280,7 @@ class Pool:
 
     def run(self, fn: Callable[[Transaction], T], /, *, timeout: float | None = None) -> T:
         """Return `fn(tx)`, run in a `transaction()` on the caller's own thread."""
+        self._look_around("run")
         with self.transaction(timeout=timeout) as tx:
             return fn(tx)
 
@@ -364,7 +365,9 @@ class Pool:
         if self._warns_on_loop and is_on_event_loop():
             self._warns_on_loop = False
             msg = f"Pool.{verb}() on the thread of a running event loop keeps its tasks waiting; use AsyncPool"
-            warnings.warn(f"{msg} [{self._path}]", RuntimeWarning, stacklevel=3)
+            # A block's own frames are two more: it is entered through contextlib.
+            frames = 5 if verb in {"read", "stream", "transaction"} else 3
+            warnings.warn(f"{msg} [{self._path}]", RuntimeWarning, stacklevel=frames)
 
     def _open_as(self, held: str, use: str | None) -> AbstractContextManager[None]:
         return hold_open(Hold(self._engine, self._path, held, use))

@@ -18,7 +18,8 @@ use crate::caller::{Call, Lately};
 use crate::checkpoint::Checkpointer;
 use crate::config::Config;
 use crate::connection::{
-    CheckpointMode, Checkpointed, Ran, Want, file_system, has_wal_reset_fix, open_writer, retry_busy, sqlite_version,
+    BUSY_RETRY, CheckpointMode, Checkpointed, Ran, Want, file_system, has_wal_reset_fix, open_writer, retry_busy,
+    sqlite_version,
 };
 use crate::error::{Error, Kind, Result};
 use crate::files::Files;
@@ -90,6 +91,8 @@ pub struct Engine {
     place: OfThisProcess<Place>,
     file: FileId,
     is_closed: AtomicBool,
+    /// Whether the close that was begun is done with.
+    has_closed: AtomicBool,
     /// The folder of a private temporary database, removed at close.
     folder: Option<PathBuf>,
 }
@@ -168,6 +171,7 @@ impl Engine {
                 place: OfThisProcess::new(place),
                 file,
                 is_closed: AtomicBool::new(false),
+                has_closed: AtomicBool::new(false),
                 folder,
             });
         }
@@ -279,16 +283,20 @@ impl Engine {
     }
 
     /// Give the handle back. The last one refuses new work, answers all that was accepted, joins its thread and closes the
-    /// file. Safe to call twice; the second caller may return before the first is done.
+    /// file. Safe to call twice: the second caller waits for the first.
     pub fn close(&self, call: &Call) -> Result<()> {
         let was_closed = self.is_closed.swap(true, Ordering::AcqRel);
         if self.shared.is_inherited() {
             return self.heir.get().map_or(Ok(()), |heir| heir.close(call)); // what was inherited is the parent's to close
         }
+        call.caller.about_to_wait();
         if was_closed {
+            while !self.has_closed.load(Ordering::Acquire) {
+                std::thread::sleep(BUSY_RETRY);
+            }
             return Ok(());
         }
-        call.caller.about_to_wait();
+        let _end = HasClosed(&self.has_closed);
         let mut seat = self.place.lock();
         let is_last = {
             let mut handles = self.shared.handles.lock();
@@ -306,6 +314,15 @@ impl Engine {
             remove_folder(folder);
         }
         closed.map_err(|error| self.told(error))
+    }
+}
+
+/// Says at its end that a close is done with, however it ended.
+struct HasClosed<'a>(&'a AtomicBool);
+
+impl Drop for HasClosed<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

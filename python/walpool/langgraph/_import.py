@@ -1,0 +1,337 @@
+"""Copying what `langgraph-checkpoint-sqlite` stored into a walpool database, and comparing it afterwards.
+
+A thread, or an item of the store, is copied where it is missing and completed where a copy was interrupted; what has
+gone on in the target is left alone. All that was copied is read back through the savers' own code and compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+
+from walpool import schema
+from walpool.errors import ConfigError, DataError, IntegrityError
+from walpool.langgraph import _codec, _sql, _store_sql, _upkeep_sql
+from walpool.langgraph import _import_sql as sql
+from walpool.langgraph._import_raw import RawSerializer
+from walpool.langgraph._import_source import Source
+from walpool.langgraph._steps import Statement
+from walpool.memory.records import EmbeddingError, pack
+from walpool.pool import Pool
+from walpool.registry import get_pool
+
+__all__ = ["Difference", "ImportReport", "import_sqlite"]
+
+T = TypeVar("T")
+Progress: TypeAlias = Callable[[int, int], None]
+
+_JOB_BYTES: Final = 4 << 20  # a job is about so long: other writers wait meanwhile
+_CHUNK: Final = 200  # rows to compare at a time
+
+
+class Difference(NamedTuple):
+    """Something that is not in the target as it is in the source."""
+
+    subject: str
+    """Which: `thread 'a'`, or `item a.b 'key'`."""
+    said: str
+    """What about it, in words."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import found, did, and could not do.
+
+    Attributes:
+        source: the path of the database that was read.
+        target: the path of the database that was written.
+        threads, checkpoints, writes, items, vectors: how many there are in the source.
+        added: how many checkpoints, writes and items this run stored; the others were there already.
+        differences: what is not in the target as it is in the source; empty if all is well.
+    """
+
+    source: str
+    target: str
+    threads: int = 0
+    checkpoints: int = 0
+    writes: int = 0
+    items: int = 0
+    vectors: int = 0
+    added: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+
+def import_sqlite(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> ImportReport:
+    """Copy the threads and the store of `langgraph-checkpoint-sqlite`, compare both, and return what came of it.
+
+    The source is opened read-only, as one snapshot. It may be run again: what is there already stays as it is, and an
+    import that was interrupted goes on. A thread that the target has and that has checkpoints or writes which the
+    source lacks, or an item of the store with another value, is not touched, and reported. No graph should run on
+    the threads meanwhile.
+
+    Args:
+        source: a file that `SqliteSaver`, `AsyncSqliteSaver`, `SqliteStore` or `AsyncSqliteStore` wrote.
+        target: the path or URL of the walpool database, made if it is not there; None takes `WALPOOL_URL`.
+        overwrite: replace what differs in the target by what the source has.
+        progress: called with how many of the source's rows are done, copying and comparing each counted, and how many
+            there are.
+        **settings: as `walpool.Pool` takes them.
+
+    Raises:
+        ConfigError: source and target are one file, no target was named, or a setting is wrong.
+        StorageError: the source is not there or cannot be read, or the disk refused a write.
+        CorruptError: the source is damaged.
+        DataError: the source has no table of `langgraph-checkpoint-sqlite`.
+        WriteTimeout, BusyError: somebody else was writing the target for too long; run it again.
+    """
+    with Source(source) as opened, get_pool(_another(opened, target), **settings) as pool:
+        schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
+        if opened.items:
+            schema.migrate(pool, "langgraph_store", _store_sql.MIGRATIONS)
+        return _Import(opened, pool, overwrite, progress).run()
+
+
+def _another(source: Source, target: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    # Two libraries on one file in one process would undo each other's locks: https://www.sqlite.org/howtocorrupt.html
+    if isinstance(target, (str, os.PathLike)) and os.path.exists(target) and os.path.samefile(target, source.path):
+        raise ConfigError(f"the target of an import is another file than its source [{source.path}]")
+    return target
+
+
+class _Import:
+    """One run of `import_sqlite`."""
+
+    def __init__(self, source: Source, pool: Pool, overwrite: bool, progress: Progress | None) -> None:
+        if os.path.samefile(pool.path, source.path):
+            raise ConfigError(f"the target of an import is another file than its source [{source.path}]")
+        self._source = source
+        self._pool = pool
+        self._overwrite = overwrite
+        self._progress = progress
+        self._done = 0
+        self._total = 2 * (source.checkpoints + source.writes + source.items)
+        self._report = ImportReport(
+            source=str(source.path),
+            target=pool.path,
+            checkpoints=source.checkpoints,
+            writes=source.writes,
+            items=source.items,
+            vectors=source.vectors,
+        )
+
+    def run(self) -> ImportReport:
+        """Copy and compare everything."""
+        self._advance(0)
+        for thread_id in self._source.threads():
+            self._report.threads += 1
+            self._thread(thread_id)
+        items = self._source.items_of_store()
+        while chunk := list(islice(items, _CHUNK)):
+            self._items(chunk)
+        self._advance(self._total - self._done)  # what was left out is done too
+        return self._report
+
+    # Threads
+
+    def _thread(self, thread_id: str) -> None:
+        subject = f"thread {thread_id!r}"
+        try:
+            mine, theirs = self._keys(thread_id)
+            has_gone_on = bool(theirs - mine)
+            if has_gone_on and not self._overwrite:
+                self._differs(subject, "the target has checkpoints or writes of it that the source lacks: left alone")
+                return
+            if not has_gone_on:
+                self._add(thread_id, theirs, [])
+            said = None if has_gone_on else self._compare(thread_id)
+            if self._overwrite and (has_gone_on or said is not None):
+                self._add(thread_id, set(), _upkeep_sql.delete_threads([thread_id]))
+                said = self._compare(thread_id)
+        except (DataError, IntegrityError) as error:
+            said = str(error)
+        if said is not None:
+            self._differs(subject, said)
+
+    def _keys(self, thread_id: str) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
+        """Return the keys of a thread's checkpoints and writes, in the source and in the target."""
+        mine = {tuple(row[:2]) for row in self._source.checkpoints_of(thread_id)}
+        mine |= {tuple(row[:4]) for row in self._source.writes_of(thread_id)}
+        with self._pool.read() as snapshot:
+            theirs = set(snapshot.fetch(sql.OWN_CHECKPOINTS, (thread_id,)))
+            theirs |= set(snapshot.fetch(sql.OWN_WRITE_KEYS, (thread_id,)))
+        return mine, theirs
+
+    def _add(self, thread_id: str, present: set[tuple[Any, ...]], first: list[Statement]) -> None:
+        """Store what is not present of a thread, after the statements `first`; whole checkpoints in each job."""
+        rows = self._missing(thread_id, present)
+        for job in _jobs(rows, first):
+            self._pool.batch(job)
+
+    def _missing(self, thread_id: str, present: set[tuple[Any, ...]]) -> Iterator[list[Statement]]:
+        stored: set[tuple[str, str, Any]] = set()  # namespace, channel, version: each value once
+        for row in self._source.checkpoints_of(thread_id):
+            self._advance(1)
+            if tuple(row[:2]) not in present:
+                self._report.added += 1
+                yield _checkpoint_statements(thread_id, row, stored)
+        for write in self._source.writes_of(thread_id):
+            self._advance(1)
+            if tuple(write[:4]) not in present:
+                self._report.added += 1
+                yield [(_sql.PUT_WRITES, (thread_id, *write))]
+
+    def _compare(self, thread_id: str) -> str | None:
+        """Return what differs of a thread between source and target; None if nothing does."""
+        rows = self._source.checkpoints_of(thread_id)
+        while chunk := list(islice(rows, _CHUNK)):
+            with self._pool.read() as snapshot:
+                for row in chunk:
+                    self._advance(1)
+                    found = snapshot.fetch(*_sql.get(thread_id, row[0], row[1]))
+                    if (said := _compare_checkpoint(row, found)) is not None:
+                        return f"checkpoint {row[1]} in namespace {row[0]!r}: {said}"
+        with self._pool.stream(sql.OWN_WRITES, (thread_id,)) as theirs:
+            for write in self._source.writes_of(thread_id):
+                self._advance(1)
+                if tuple(write) != next(theirs, None):
+                    return f"the write of task {write[2]} at checkpoint {write[1]} differs or is missing"
+        return None
+
+    # The store
+
+    def _items(self, rows: list[Any]) -> None:
+        wanted = {item[:2]: item for item in map(self._read_item, rows) if item is not None}
+        found = self._own_items(wanted)
+        missing = [item for place, item in wanted.items() if place not in found]
+        changed = [item for place, item in wanted.items() if place in found and not _same_item(item, found[place])]
+        if self._overwrite:
+            missing += changed
+        for job in _jobs(map(sql.put_item, missing), []):
+            self._pool.batch(job)
+        self._report.added += len(missing)
+        self._advance(len(rows))
+        stored = self._own_items(wanted)
+        for place, item in wanted.items():
+            if place not in stored or not _same_item(item, stored[place]):
+                had = place in found and not self._overwrite
+                said = "the target has it with other content: left alone" if had else "it was not stored as it is"
+                self._differs(_item_subject(*place), said)
+        self._advance(len(rows))
+
+    def _read_item(self, row: Any) -> sql.Item | None:
+        try:
+            item = sql.source_item(*row)
+            for _, embedding in item.vectors:
+                pack(embedding)
+        except (ValueError, EmbeddingError):
+            self._differs(_item_subject(*row[0][:2]), "its value, a time or a vector of it cannot be read")
+            return None
+        return item
+
+    def _own_items(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], sql.Item]:
+        places = list(wanted)
+        rows = self._pool.fetch(*sql.own_items(places)) if places else []
+        return {item[:2]: item for item in map(sql.own_item, rows)}
+
+    def _differs(self, subject: str, said: str) -> None:
+        self._report.differences.append(Difference(subject, said))
+
+    def _advance(self, rows: int) -> None:
+        self._done = min(self._done + rows, self._total)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _jobs(groups: Iterable[list[Statement]], first: list[Statement]) -> Iterator[list[Statement]]:
+    """Yield jobs of about `_JOB_BYTES`, each of whole groups; the first one begins with the statements `first`."""
+    job, length = list(first), 0
+    for group in groups:
+        job += group
+        length += sum(len(value) for _, params in group for value in params if isinstance(value, (str, bytes)))
+        if length >= _JOB_BYTES:
+            yield job
+            job, length = [], 0
+    if job:
+        yield job
+
+
+def _checkpoint_statements(thread_id: str, row: Any, stored: set[tuple[str, str, Any]]) -> list[Statement]:
+    """Return the statements that store a checkpoint, with the values that are not in `stored` yet; adds them there."""
+    ns, _, parent_id, kind, content, metadata = row
+    serializer = RawSerializer(kind)
+    checkpoint = _load_checkpoint(serializer, kind, content)
+    values = checkpoint.get("channel_values", {})
+    versions = checkpoint.get("channel_versions", {})
+    new = {name: version for name, version in versions.items() if name in values and (ns, name, version) not in stored}
+    stored.update((ns, name, version) for name, version in new.items())
+    config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": parent_id}}
+    loaded = cast("CheckpointMetadata", _load_metadata(metadata))
+    statements, _ = _codec.encode_put(serializer, config, cast("Checkpoint", checkpoint), loaded, new)
+    return statements
+
+
+def _compare_checkpoint(row: Any, found: list[Any]) -> str | None:
+    """Return what differs between a checkpoint of the source and what the savers read of it; None if nothing does."""
+    _, _, parent_id, kind, content, metadata = row
+    serializer = RawSerializer(kind)
+    read = _codec.decode_tuple(serializer, found)
+    if read is None:
+        return "it is missing"
+    wanted = _load_checkpoint(serializer, kind, content)
+    stored = cast("dict[str, Any]", read.checkpoint)
+    values, stored_values = wanted.pop("channel_values", {}), stored.pop("channel_values", {})
+    parent = (read.parent_config or {}).get("configurable", {}).get("checkpoint_id")
+    wanted.setdefault("channel_versions", {})
+    for said, mine, theirs in (
+        ("its parent", parent_id, parent),
+        ("its metadata", sorted(_load_metadata(metadata).items()), sorted(read.metadata.items())),
+        ("a field of it", sorted(wanted.items()), sorted(stored.items())),
+        # More is right: a value is found under its version, whether or not the source repeated it there.
+        ("a value", sorted(values.items()), sorted((k, v) for k, v in stored_values.items() if k in values)),
+    ):
+        # Not ==, to which 1 and True are the same, and a NaN is not.
+        if repr(mine) != repr(theirs):
+            return f"{said} differs"
+    return None
+
+
+def _load_checkpoint(serializer: RawSerializer, kind: str, content: Any) -> dict[str, Any]:
+    try:
+        checkpoint = serializer.loads_typed((kind, content))
+    except (ValueError, TypeError) as error:
+        raise DataError("a checkpoint of it cannot be read: its bytes are not what its type says") from error
+    if not isinstance(checkpoint, dict):
+        raise DataError("a checkpoint of it is not a dict")
+    return checkpoint
+
+
+def _load_metadata(metadata: Any) -> dict[str, Any]:
+    loaded = {} if metadata is None else json.loads(metadata)
+    if not isinstance(loaded, dict):
+        raise DataError("the metadata of a checkpoint of it is not a dict")
+    return loaded
+
+
+def _same_item(mine: sql.Item, theirs: sql.Item) -> bool:
+    # An expiry moves with every read; that of the target is the newer one.
+    return mine._replace(expires_at=None) == theirs._replace(expires_at=None)
+
+
+def _item_subject(namespace: str, key: str) -> str:
+    return f"item {namespace} {key!r}"
+
+
+Difference.__module__ = ImportReport.__module__ = import_sqlite.__module__ = "walpool.langgraph"

@@ -1,0 +1,357 @@
+"""The LangGraph store in SQLite's terms: its tables, and each operation as SQL, parameters and a decoder; no I/O.
+
+    langgraph_items      one row an item; the wide `value` comes last, so that the others are read without it
+    langgraph_vectors    the embeddings of an item: 65 536 ids for each, from `item << 16` on
+    langgraph_sketches   under the same id, the embedding's sketch, a quarter of its size: what a search reads of all
+
+An item's vectors lie side by side, and are found without an index. Every value a caller gave is a parameter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple
+
+from walpool.langgraph._steps import Read, Statement
+from walpool.langgraph._store_filter import is_operators
+from walpool.types import Row, Value
+
+MAX_VECTORS: Final = 1 << 16
+"""Vectors that one item may have."""
+
+MIGRATIONS: Final = (
+    (
+        """CREATE TABLE langgraph_items (
+            id INTEGER PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            key TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            ttl INTEGER,
+            expires_at INTEGER,
+            value TEXT NOT NULL,
+            UNIQUE (namespace, key)
+        ) STRICT""",
+        "CREATE INDEX langgraph_items_expires ON langgraph_items (expires_at) WHERE expires_at IS NOT NULL",
+        "CREATE TABLE langgraph_vectors (id INTEGER PRIMARY KEY, path TEXT NOT NULL, embedding BLOB NOT NULL) STRICT",
+        "CREATE TABLE langgraph_sketches (id INTEGER PRIMARY KEY, dims INTEGER NOT NULL, sketch BLOB NOT NULL) STRICT",
+        # Triggers rather than foreign keys: they hold whatever `foreign_keys` is set to. A value that is put again has
+        # no vector until new ones are put in the same transaction: none of them speaks of a value that is gone.
+        """CREATE TRIGGER langgraph_items_deleted AFTER DELETE ON langgraph_items BEGIN
+            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
+        END""",
+        """CREATE TRIGGER langgraph_items_replaced AFTER UPDATE OF value ON langgraph_items BEGIN
+            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
+        END""",
+        # A sketch of another vector would hide its item from searches. So the database makes it.
+        """CREATE TRIGGER langgraph_vectors_put AFTER INSERT ON langgraph_vectors BEGIN
+            INSERT INTO langgraph_sketches (id, dims, sketch)
+            VALUES (NEW.id, length(NEW.embedding) / 4, vec_sketch(NEW.embedding));
+        END""",
+        """CREATE TRIGGER langgraph_vectors_deleted AFTER DELETE ON langgraph_vectors BEGIN
+            DELETE FROM langgraph_sketches WHERE id = OLD.id;
+        END""",
+    ),
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_EXACT: Final = 1 << 53  # whole numbers up to here are the same in Python, in JSON and in SQLite
+_NEWEST: Final = "updated_at DESC, id DESC"
+_COLUMNS: Final = "id, namespace, key, value, created_at, updated_at, ttl, expires_at"
+
+_PUT: Final = """INSERT INTO langgraph_items (namespace, key, created_at, updated_at, ttl, expires_at, value)
+    VALUES (?1, ?2, ?3, ?3, ?4, ?3 + ?4, ?5)
+    ON CONFLICT (namespace, key) DO UPDATE SET updated_at = excluded.updated_at, ttl = excluded.ttl,
+        expires_at = excluded.expires_at, value = excluded.value"""
+_PUT_VECTOR: Final = """INSERT INTO langgraph_vectors (id, path, embedding)
+    SELECT (id << 16) + ?3, ?4, ?5 FROM langgraph_items WHERE namespace = ?1 AND key = ?2"""
+_SWEEP: Final = """DELETE FROM langgraph_items WHERE id IN (
+    SELECT id FROM langgraph_items WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
+
+
+class Found(NamedTuple):
+    """An item as it was read; times in microseconds since 1970, the TTL in microseconds."""
+
+    id: int
+    namespace: tuple[str, ...]
+    key: str
+    value: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    ttl: int | None
+    expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of `langgraph_items` take part: a condition on that table, empty for all of them."""
+
+    condition: str = ""
+    params: tuple[Value, ...] = ()
+
+    def where(self, further: str = "") -> str:
+        """Return the WHERE clause, with a further condition if there is one."""
+        conditions = [condition for condition in (self.condition, further) if condition]
+        return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def select(prefix: Sequence[str], narrowed: Selection, live_at: int | None) -> Selection:
+    """Return the selection of a namespace and those below it.
+
+    Args:
+        prefix: the namespace; empty for all of them.
+        narrowed: what else is asked for, from `narrow`.
+        live_at: leave out what has expired at this time; None leaves out nothing.
+    """
+    conditions, params = [], list[Value]()
+    if prefix:
+        path = encode_namespace(prefix)
+        # "/" is the character after ".": the range holds what lies below, and no neighbour such as a-b.
+        conditions.append("(namespace = ? OR namespace >= ? AND namespace < ?)")
+        params += [path, path + ".", path + "/"]
+    if narrowed.condition:
+        conditions.append(narrowed.condition)
+        params += narrowed.params
+    if live_at is not None:
+        conditions.append("(expires_at IS NULL OR expires_at > ?)")
+        params.append(live_at)
+    return Selection(" AND ".join(conditions), tuple(params))
+
+
+def select_ids(ids: Sequence[int]) -> Selection:
+    """Return the selection of exactly these items."""
+    return Selection("id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+
+
+def narrow(conditions: Mapping[Any, Any]) -> tuple[Selection, bool]:
+    """Return what SQL can tell of a filter, and whether that is all of it.
+
+    Nothing that matches is left out. Where it is not all, Python decides on the decoded values.
+    """
+    terms, params, is_exact = [], list[Value](), True
+    for key, wanted in conditions.items():
+        term, values, term_is_exact = _narrow(key, wanted)
+        is_exact = is_exact and term_is_exact
+        if term:
+            terms.append(term)
+            params += values
+    return Selection(" AND ".join(terms), tuple(params)), is_exact
+
+
+def _narrow(key: Any, wanted: Any) -> tuple[str, list[Value], bool]:
+    # A path in quotes has no way to say these characters that every SQLite reads alike.
+    if not isinstance(key, str) or not key.isprintable() or '"' in key or "\\" in key:
+        return "", [], False
+    path = f'$."{key}"'
+    if isinstance(wanted, Mapping) and is_operators(wanted):
+        if list(wanted) != ["$eq"]:
+            return _narrow_order(path, wanted)
+        wanted = wanted["$eq"]
+    if wanted is None:
+        return "coalesce(json_type(value, ?), 'null') = 'null'", [path], True
+    if type(wanted) is str and _is_unicode(wanted):
+        # The type, since an array is extracted as its text.
+        return "json_type(value, ?) = 'text' AND json_extract(value, ?) = ?", [path, path, wanted], True
+    if isinstance(wanted, int) and abs(wanted) <= _EXACT:
+        return "json_extract(value, ?) = ?", [path, int(wanted)], False
+    return "", [], False
+
+
+def _narrow_order(path: str, wanted: Mapping[str, Any]) -> tuple[str, list[Value], bool]:
+    terms, params = [], list[Value]()
+    for name, operand in wanted.items():
+        if name in ("$eq", "$ne") or not isinstance(operand, (int, float)) or not abs(operand) <= _EXACT:
+            continue
+        # A little to spare: SQLite may read the last digits of a number otherwise than Python. Texts and booleans have
+        # numbers too, in Python.
+        spare = abs(operand) * 1e-12
+        comparison, bound = (">=", operand - spare) if name in ("$gt", "$gte") else ("<=", operand + spare)
+        terms.append(
+            f"(json_type(value, ?) NOT IN ('integer', 'real') OR json_extract(value, ?) {comparison} ?)",
+        )
+        params += [path, path, float(bound)]
+    return " AND ".join(terms), params, False
+
+
+def one(namespace: Sequence[str], key: str, live_at: int | None) -> Read[Found | None]:
+    """Return the read of one item."""
+    live = "" if live_at is None else "AND (expires_at IS NULL OR expires_at > ?)"
+    params: tuple[Value, ...] = (encode_namespace(namespace), key, *(() if live_at is None else (live_at,)))
+    sql = f"SELECT {_COLUMNS} FROM langgraph_items WHERE namespace = ? AND key = ? {live}"
+    return Read(sql, params, lambda rows: _found(rows[0]) if rows else None)
+
+
+def items(ids: Sequence[int]) -> Read[dict[int, Found]]:
+    """Return the read of these items, by id."""
+    selection = select_ids(ids)
+    sql = f"SELECT {_COLUMNS} FROM langgraph_items {selection.where()}"
+    return Read(sql, selection.params, lambda rows: {row[0]: _found(row) for row in rows})
+
+
+def newest(selection: Selection, *, limit: int, offset: int) -> Read[list[int]]:
+    """Return the read of one page of the selected items' ids, last put first; a negative limit takes all."""
+    sql = f"SELECT id FROM langgraph_items {selection.where()} ORDER BY {_NEWEST} LIMIT ? OFFSET ?"
+    return Read(sql, (*selection.params, limit, offset), _first_column)
+
+
+def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Read[list[int]]:
+    """Return the read of one page of the selected items that have no vector of these dims, last put first."""
+    lacking = """NOT EXISTS (SELECT 1 FROM langgraph_sketches AS s
+        WHERE s.id BETWEEN langgraph_items.id << 16 AND (langgraph_items.id << 16) + 65535 AND s.dims = ?)"""
+    sql = f"SELECT id FROM langgraph_items {selection.where(lacking)} ORDER BY {_NEWEST} LIMIT ? OFFSET ?"
+    return Read(sql, (*selection.params, dims, limit, offset), _first_column)
+
+
+def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[int, float]]]:
+    """Return the read of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
+
+    The cosine of an item is that of its best vector. Exact, although it reads the sketches of all and the vectors of
+    few: a sketch tells the most that a cosine can be (`bounds`). The `limit` items that look best are scored
+    (`scored`), and the worst of them is the bar; whatever may reach it is scored (`best`).
+    """
+    whole = "langgraph_sketches AS s"
+    chosen = f"""(SELECT id FROM langgraph_items {selection.where()}) AS i
+        CROSS JOIN langgraph_sketches AS s ON s.id BETWEEN i.id << 16 AND (i.id << 16) + 65535"""
+    sql = f"""WITH bounds (id, item, bound) AS MATERIALIZED (
+            SELECT s.id, s.id >> 16, vec_sketch_cosine(s.sketch, ?)
+            FROM {chosen if selection.condition else whole} WHERE s.dims = ?),
+        first (item) AS MATERIALIZED (
+            SELECT item FROM bounds GROUP BY item ORDER BY max(bound) DESC, item LIMIT ?),
+        scored (score) AS (
+            SELECT max(vec_cosine(v.embedding, ?)) FROM first
+            CROSS JOIN langgraph_vectors AS v ON v.id BETWEEN first.item << 16 AND (first.item << 16) + 65535
+            WHERE length(v.embedding) = ? GROUP BY first.item),
+        best (item, score) AS (
+            SELECT bounds.item, vec_cosine(v.embedding, ?) FROM bounds
+            CROSS JOIN langgraph_vectors AS v ON v.id = bounds.id
+            WHERE bound >= (SELECT min(score) FROM scored))
+        SELECT item, max(score) AS score FROM best GROUP BY item ORDER BY score DESC, item LIMIT ?"""
+    dims = len(embedding) // 4
+    params = (embedding, *selection.params, dims, limit, embedding, len(embedding), embedding, limit)
+    return Read(sql, params, lambda rows: [(row[0], row[1]) for row in rows])
+
+
+def namespaces(prefix: Sequence[str], live_at: int | None) -> Read[list[tuple[str, ...]]]:
+    """Return the read of the namespaces that hold items, those at and below `prefix`.
+
+    The recursion jumps through the index from each namespace to the next one: its cost is the number of namespaces,
+    not that of items. https://www.sqlite.org/lang_with.html#recursive_common_table_expressions
+    """
+    path = encode_namespace(prefix)
+    # What sorts between a prefix and those below it, such as a-b, is read and left out by whoever matches.
+    upto = "AND namespace < ?2" if prefix else ""
+    params: tuple[Value, ...] = (path, path + "/") if prefix else (path,)
+    live = ""
+    if live_at is not None:
+        params = (*params, live_at)
+        live = f"""AND EXISTS (SELECT 1 FROM langgraph_items AS i WHERE i.namespace = found.namespace
+            AND (i.expires_at IS NULL OR i.expires_at > ?{len(params)}))"""
+    sql = f"""WITH RECURSIVE found (namespace) AS (
+            SELECT min(namespace) FROM langgraph_items WHERE namespace >= ?1 {upto}
+            UNION ALL
+            SELECT (SELECT min(namespace) FROM langgraph_items WHERE namespace > found.namespace {upto})
+            FROM found WHERE namespace IS NOT NULL)
+        SELECT namespace FROM found WHERE namespace IS NOT NULL {live}"""
+    return Read(sql, params, lambda rows: [decode_namespace(row[0]) for row in rows])
+
+
+def put(
+    namespace: Sequence[str],
+    key: str,
+    value: str,
+    vectors: Sequence[tuple[str, bytes]],
+    *,
+    now: int,
+    ttl: int | None,
+) -> list[Statement]:
+    """Return the statements that put an item with its vectors, each with its path; what was there is replaced."""
+    path = encode_namespace(namespace)
+    statements: list[Statement] = [(_PUT, (path, key, now, ttl, value))]
+    statements += [put_vector(path, key, place, *vector) for place, vector in enumerate(vectors)]
+    return statements
+
+
+def put_vector(namespace: str, key: str, place: int, path: str, embedding: bytes) -> Statement:
+    """Return the statement that adds a vector to an item; the namespace is an encoded one."""
+    return _PUT_VECTOR, (namespace, key, place, path, embedding)
+
+
+def delete(namespace: Sequence[str], key: str) -> Statement:
+    """Return the statement that deletes an item; triggers take its vectors along."""
+    return "DELETE FROM langgraph_items WHERE namespace = ? AND key = ?", (encode_namespace(namespace), key)
+
+
+def refresh(ids: Sequence[int], now: int) -> Statement:
+    """Return the statement that makes these items expire one TTL from now; those without a TTL stay as they are."""
+    sql = """UPDATE langgraph_items SET expires_at = max(expires_at, ? + ttl)
+        WHERE id IN (SELECT value FROM json_each(?)) AND ttl IS NOT NULL"""
+    return sql, (now, json.dumps(ids))
+
+
+def sweep(now: int, limit: int) -> Statement:
+    """Return the statement that deletes what has expired, `limit` items at most, the oldest first."""
+    return _SWEEP, (now, limit)
+
+
+def encode_namespace(namespace: Sequence[str]) -> str:
+    """Return a namespace as the tables have it; its labels hold no period."""
+    return ".".join(namespace)
+
+
+def decode_namespace(path: str) -> tuple[str, ...]:
+    """Return the namespace of a row."""
+    return tuple(path.split(".")) if path else ()
+
+
+def now() -> int:
+    """Return the time as the tables have it: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def micros(instant: datetime) -> int:
+    """Return an instant as the tables have it."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def ttl_micros(minutes: float) -> int:
+    """Return a TTL in minutes as the tables have it; one of more than ten thousand years is ten thousand years.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if math.isnan(minutes):
+        raise ValueError("a TTL is a number of minutes")
+    longest = 10_000 * 366 * 24 * 60
+    return int(min(max(minutes, -longest), longest) * 60_000_000)
+
+
+def _first_column(rows: list[Row]) -> list[int]:
+    return [row[0] for row in rows]
+
+
+def _found(row: Row) -> Found:
+    return Found(
+        id=row[0],
+        namespace=decode_namespace(row[1]),
+        key=row[2],
+        value=json.loads(row[3]),
+        created_at=_EPOCH + timedelta(microseconds=row[4]),
+        updated_at=_EPOCH + timedelta(microseconds=row[5]),
+        ttl=row[6],
+        expires_at=row[7],
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether SQLite can take a text: a lone surrogate has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
