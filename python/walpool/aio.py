@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from walpool import _core
@@ -218,7 +218,8 @@ class AsyncPool:
             snapshot.abandon()  # the loop is going away: nothing can be awaited
             raise
         except BaseException:
-            await settled(desk.mailbox, snapshot.close())
+            with suppress(Error):  # the block's own exception is the one to tell
+                await settled(desk.mailbox, snapshot.close())
             raise
         await settled(desk.mailbox, snapshot.close())
 

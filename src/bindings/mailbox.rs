@@ -47,6 +47,10 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    fn new() -> PyResult<Self> {
+        Ok(Inbox { done: Mutex::default(), bell: Bell::new()? })
+    }
+
     fn put(&self, number: u64, convert: Convert) {
         let was_empty = {
             let mut done = self.done.lock();
@@ -178,7 +182,7 @@ impl Mailbox {
     #[new]
     fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(Mailbox {
-            inbox: Arc::new(Inbox { done: Mutex::default(), bell: Bell::new()? }),
+            inbox: Arc::new(Inbox::new()?),
             process: generation(),
             pending: Mutex::default(),
             next_number: AtomicU64::new(0),
@@ -223,8 +227,7 @@ impl Mailbox {
 
     /// As `drain`, however long it takes: the mailbox is about to be closed.
     fn drain_all(&self, py: Python<'_>) -> PyResult<()> {
-        let settled = self.inbox.take().into_iter().map(|(number, convert)| self.settle(py, number, convert));
-        settled.fold(Ok(()), Result::and)
+        self.settle_all(py, &self.inbox)
     }
 
     /// Give up what was begun under this number, if it is not done.
@@ -295,7 +298,9 @@ impl Mailbox {
         let number = this.next_number.fetch_add(1, Ordering::Relaxed);
         // Before it starts: a native thread may be done with it at once.
         this.pending.lock().insert(number, Pending { future: future.clone().unbind(), waiting: None, engine });
-        let waiting = match start(Reply(Some((Arc::clone(&this.inbox), number)))) {
+        // A parent's thread may have held the inherited one when it forked.
+        let inbox = if this.is_inherited() { Arc::new(Inbox::new()?) } else { Arc::clone(&this.inbox) };
+        let waiting = match start(Reply(Some((Arc::clone(&inbox), number)))) {
             Ok(waiting) => waiting,
             Err(error) => {
                 this.pending.lock().remove(&number);
@@ -307,8 +312,8 @@ impl Mailbox {
             pending.waiting = Some(waiting);
         }
         deadline.map_or(Ok(()), |deadline| this.see_to(slf, deadline))?;
-        if this.is_closed.load(Ordering::Acquire) {
-            this.drain_all(py)?; // the loop does not watch any more; what is closed answers at once
+        if this.is_closed.load(Ordering::Acquire) || this.is_inherited() {
+            this.settle_all(py, &inbox)?; // no loop watches it; what is closed, or a parent's, answers at once
         }
         Ok((number as i64, future))
     }
@@ -341,6 +346,11 @@ impl Mailbox {
             *spent = Duration::ZERO;
         }
         is_over
+    }
+
+    fn settle_all(&self, py: Python<'_>, inbox: &Inbox) -> PyResult<()> {
+        let settled = inbox.take().into_iter().map(|(number, convert)| self.settle(py, number, convert));
+        settled.fold(Ok(()), Result::and)
     }
 
     fn settle(&self, py: Python<'_>, number: u64, convert: Convert) -> PyResult<()> {

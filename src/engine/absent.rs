@@ -301,7 +301,7 @@ impl<T: Send + Sync + 'static> Borrowed<T> {
 
     fn push(&self, work: impl FnOnce(&T) + Send + 'static, tell: impl Tell<()>) {
         if self.shared.is_inherited() {
-            return; // its parent has it
+            return tell(Ok(())); // its parent has it
         }
         let thing = Arc::clone(&self.thing);
         self.strand.push(Box::new(move || {
@@ -365,7 +365,7 @@ impl Leased {
     /// End it, and undo what is not committed, whoever cancels.
     pub fn roll_back(&self, tell: impl Tell<()>) {
         if self.shared.is_inherited() {
-            return; // its parent has it
+            return tell(Ok(())); // its parent has it
         }
         let (lease, shared) = (Arc::clone(&self.lease), Arc::clone(&self.shared));
         let task = move || tell(lease.rollback().map_err(|error| shared.told(error)));
