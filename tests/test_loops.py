@@ -151,7 +151,7 @@ def test_block_is_refused_on_another_loop(table: walpool.AsyncPool) -> None:
 def test_one_loop_after_the_other_uses_one_pool_and_nothing_grows(table: walpool.AsyncPool, loop: str) -> None:
     written = sum((run(use(table, f"warm {n}"), loop=loop) for n in range(5)), [])
     opened = descriptors()
-    for n in range(30):
+    for n in range(20):
         written += run(use(table, str(n)), loop=loop)
     gc.collect()
     assert descriptors() <= opened
