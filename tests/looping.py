@@ -56,7 +56,8 @@ async def _without_complaints(main: Coroutine[Any, Any, T]) -> T:
 
 def on_every_loop(test: Test) -> Callable[..., None]:
     """Make a test of a coroutine function that runs on each kind of loop."""
-    return pytest.mark.parametrize("loop", LOOPS)(_as_test(test, ("loop",)))
+    parametrized: Callable[..., None] = pytest.mark.parametrize("loop", LOOPS)(_as_test(test, ("loop",)))
+    return parametrized
 
 
 def on_asyncio(test: Test) -> Callable[..., None]:

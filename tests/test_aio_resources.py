@@ -1,6 +1,6 @@
 """Nothing grows with asyncio either: no thread for a task, a pool or a loop, no descriptor, and no memory.
 
-Measured as in test_resources: after a warm-up of the same calls, since caches fill and threads leave their first blocks.
+Measured as in test_resources: after a warm-up of the same calls, since caches fill and threads leave blocks behind.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_hundreds_of_tasks_and_pools_cost_no_thread_and_no_descriptor_each(datab
     most: list[tuple[int, int]] = []
     run(main(), loop=loop)
     opened, running = (max(column) for column in zip(*most, strict=True))
-    # A file and its WAL for each connection, the WAL's index; for each pool on a loop a bell, for the loop itself a few.
+    # A file and its WAL for each connection, the WAL's index; for each pool on a loop a bell, for the loop a few.
     assert opened <= 2 * (READERS + 2) + 1 + 2 * sessions + 8
     assert running <= THREADS
     assert open_descriptors(database) == []

@@ -161,8 +161,6 @@ def test_storms_of_cancellations_on_several_loops_lose_nothing_and_leave_nothing
             return await kept(pool)
 
         found = whole(run(look()))
-    torture.tell(
-        "cancellations on four loops", tried=len(unknown), unit="jobs", lost=len(acknowledged - found)
-    )
+    torture.tell("cancellations on four loops", tried=len(unknown), unit="jobs", lost=len(acknowledged - found))
     assert len(unknown) > rounds
     assert acknowledged <= found <= acknowledged | unknown

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 # `insert(value)` and `use(name)` write and read by every verb.
 USING = """
     import asyncio, walpool
+    from helpers import COUNT_TO
     INSERT = "INSERT INTO t VALUES (?)"
     pool = walpool.AsyncPool(path)
 
@@ -37,8 +38,7 @@ USING = """
             assert await snapshot.fetchval("SELECT count(*) FROM t WHERE a LIKE ?", (f"{name},%",)) == 2
         assert [row async for row in pool.stream("SELECT 1")] == [(1,)]
         assert len(await asyncio.gather(*(pool.fetchval("SELECT ?", (n,)) for n in range(20)))) == 20
-        count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n"
-        assert await pool.fetchval(count) == 100_000  # on a native thread
+        assert await pool.fetchval(COUNT_TO, (100_000,)) == 100_000  # on a native thread
 """
 
 
