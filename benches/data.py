@@ -55,6 +55,59 @@ def read_items(path: Path) -> tuple[int, int, int]:
     return rows, int(versions), damaged
 
 
+PACK_CHUNKS = 16
+PACK_ROWS = PACK_CHUNKS + 2  # its own row, and the snapshot's
+
+
+def write_backups(path: Path, jobs: int) -> None:
+    """Create what a backup engine keeps, in words that PostgreSQL knows too, and a snapshot for each job."""
+    with new_database(path) as conn:
+        conn.execute(
+            'CREATE TABLE chunks (content_hash TEXT PRIMARY KEY, pack_id INTEGER NOT NULL, "offset" INTEGER NOT NULL, '
+            "length INTEGER NOT NULL)"
+        )
+        conn.execute("CREATE TABLE packs (id INTEGER PRIMARY KEY, chunks INTEGER NOT NULL, length INTEGER NOT NULL)")
+        conn.execute("CREATE TABLE snapshots (id INTEGER PRIMARY KEY, chunks INTEGER NOT NULL, bytes BIGINT NOT NULL)")
+        conn.executemany("INSERT INTO snapshots VALUES (?, 0, 0)", ((job,) for job in range(jobs)))
+
+
+def hash_heads(job: int) -> list[str]:
+    """Return 4 096 random beginnings of content hashes, 40 hexadecimal digits each."""
+    rng = random.Random(SEED + job)
+    return [f"{rng.getrandbits(160):040x}" for _ in range(4_096)]
+
+
+def pack(
+    job: int, number: int, heads: list[str]
+) -> tuple[list[tuple[str, int, int, int]], tuple[int, int, int], tuple[int, int, int]]:
+    """Return the rows of a job's pack: its chunks, itself, and what it adds to the job's snapshot.
+
+    The hashes are 64 characters, at random places of their index and never twice the same; hashing would cost every
+    contender as much of the loop's time as its database does.
+    """
+    pack_id = job * 10_000_000 + number
+    first = number * PACK_CHUNKS
+    tail = f"{pack_id:020d}"
+    chunks = [
+        (f"{heads[(first + i) & 4_095]}{tail}{i:04d}", pack_id, i * 65_536, 65_536 - i) for i in range(PACK_CHUNKS)
+    ]
+    length = PACK_CHUNKS * 65_536 - 120
+    return chunks, (pack_id, PACK_CHUNKS, length), (PACK_CHUNKS, length, job)
+
+
+def read_backups(path: Path) -> tuple[int, int, int, int]:
+    """Count packs, chunks, chunks as the snapshots have counted them, and packs without all of their chunks."""
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        packs, chunks, counted = conn.execute(
+            "SELECT (SELECT count(*) FROM packs), (SELECT count(*) FROM chunks), (SELECT total(chunks) FROM snapshots)"
+        ).fetchone()
+        (whole,) = conn.execute(
+            "SELECT count(*) FROM packs JOIN (SELECT pack_id, count(*) AS found FROM chunks GROUP BY pack_id) "
+            "ON pack_id = id AND found = chunks"
+        ).fetchone()
+    return packs, chunks, int(counted), packs - whole
+
+
 def write_facts(path: Path, rows: int) -> None:
     """Create `facts` for the aggregate: a bucket of 0 to 99, a value of 0.0 to 1.0, and a note of 100 characters."""
     rng = random.Random(SEED)

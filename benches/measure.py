@@ -6,6 +6,7 @@ Owns clocks, barriers and percentiles. Must not know SQLite or any contender.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import threading
@@ -14,7 +15,6 @@ from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Operation = Callable[[int], object]  # called with 0, 1, 2, ...; 0 is the warm-up
@@ -32,6 +32,7 @@ class Timing:
     per_second: float  # successes inside the window; of one that reaches over its end, the share that lies inside
     acknowledged: int  # every success
     errors: Counter[str] = field(default_factory=Counter)
+    each: Sequence[float] = ()  # what each worker has of `per_second`; empty where rounds were run
 
     def figures(self) -> dict[str, float]:
         """Return throughput and latencies under the names that the tables use."""
@@ -64,8 +65,8 @@ class _Clock:
 class _Log:
     """What one worker saw. Latencies go into a preallocated array: an operation leaves no object behind."""
 
-    def __init__(self, window_s: float) -> None:
-        self.latencies = array("q", [0]) * (100_000 + int(window_s * _NS) // _FASTEST_NS)
+    def __init__(self, window_s: float, fastest_ns: int = _FASTEST_NS) -> None:
+        self.latencies = array("q", [0]) * (100_000 + int(window_s * _NS) // fastest_ns)
         self.finished = 0  # operations measured
         self.in_window = 0.0  # successes
         self.acknowledged = 0
@@ -124,10 +125,22 @@ def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _C
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
 
 
-async def run_tasks(operations: Sequence[AsyncOperation], window_s: float) -> Timing:
-    """Do what `run_threads` does with one asyncio task for each operation, on the running loop."""
+async def run_tasks(
+    operations: Sequence[AsyncOperation],
+    window_s: float,
+    heartbeat: Heartbeat | None = None,
+    fastest_ns: int = _FASTEST_NS,
+) -> Timing:
+    """Do what `run_threads` does with one asyncio task for each operation, on the running loop.
+
+    Args:
+        operations: the tasks' work.
+        window_s: how long, in seconds.
+        heartbeat: beats from the start of the window until the last operation has ended.
+        fastest_ns: no operation takes less; longer ones need less room for their latencies.
+    """
     clock = _Clock(window_s)
-    logs = [_Log(window_s) for _ in operations]
+    logs = [_Log(window_s, fastest_ns) for _ in operations]
     gate = _Gate()
     pairs = zip(operations, logs, strict=True)
     tasks = [asyncio.create_task(_work_async(operation, log, gate, clock)) for operation, log in pairs]
@@ -135,8 +148,47 @@ async def run_tasks(operations: Sequence[AsyncOperation], window_s: float) -> Ti
         await gate.warm.acquire()
     clock.start()
     gate.open.set()
-    await asyncio.gather(*tasks)
+    async with heartbeat or contextlib.nullcontext():
+        await asyncio.gather(*tasks)
     return _timing(logs, window_s)
+
+
+class Heartbeat:
+    """A task that should run every 5 ms, as a health check would be asked: how late it runs is the loop's lag.
+
+    Beats are due at fixed times: a loop that stands still is late for each beat that falls into its pause. A beat is up
+    to a millisecond late on an idle loop too, which is how finely asyncio's timers tell time.
+    """
+
+    period_s = 0.005
+
+    def __init__(self) -> None:
+        self._lags_ns: list[int] = []
+        self._beating: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._beating = asyncio.create_task(self._beat())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait([self._beating])
+
+    def figures(self) -> dict[str, float]:
+        """Return the lag's percentiles in milliseconds, under the names that the tables use."""
+        shares = {"lag p50 ms": 50.0, "lag p99 ms": 99.0, "lag max ms": 100.0}
+        lags = sorted(self._lags_ns)
+        return {name: percentile(lags, share) / 1e6 for name, share in shares.items()}
+
+    async def _beat(self) -> None:
+        period = int(self.period_s * _NS)
+        due = time.perf_counter_ns() + period
+        while True:
+            await asyncio.sleep(max(0, due - time.perf_counter_ns()) / _NS)
+            now = time.perf_counter_ns()
+            for beat in range(due, now + 1, period):
+                self._lags_ns.append(now - beat)
+                due = beat + period
 
 
 class _Gate:
@@ -178,8 +230,8 @@ def _timing(logs: Sequence[_Log], window_s: float) -> Timing:
     for log in logs:
         latencies.extend(log.latencies[: log.finished])
         errors.update(log.errors)
-    per_second = sum(log.in_window for log in logs) / window_s
-    return Timing(sorted(latencies), per_second, sum(log.acknowledged for log in logs), errors)
+    each = [log.in_window / window_s for log in logs]
+    return Timing(sorted(latencies), sum(each), sum(log.acknowledged for log in logs), errors, each)
 
 
 def run_rounds(saves: Sequence[Operation], window_s: float, *, least: int) -> Timing:
@@ -288,7 +340,7 @@ class BusyThread:
         self.per_second = turns / (time.perf_counter() - begun)
 
 
-@contextmanager
+@contextlib.contextmanager
 def busy_thread() -> Iterator[BusyThread]:
     """Keep a Python thread busy while the block runs; afterwards its `per_second` is how fast it was."""
     thread = BusyThread()

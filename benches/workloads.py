@@ -1,7 +1,7 @@
 """The workloads: seeded data, a number of threads or tasks, the contenders, and the targets. `WORKLOADS` has them all.
 
-Owns what is measured on plain SQLite; what is measured on CrewAI's surfaces stands in `crewai_workloads.py`. Must not
-know how a contender works nor how a result is printed.
+Owns what threads do on plain SQLite; what is measured on event loops stands in `async_workloads.py`, what is measured
+on CrewAI's surfaces in `crewai_workloads.py`. Must not know how a contender works nor how a result is printed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from benches import contenders as c
 from benches import data
+from benches.async_workloads import ASYNC_WORKLOADS
 from benches.crewai_workloads import CREWAI_WORKLOADS
 from benches.harness import Sample, Scale, Workload, beside, by_name, check_upserts, drive, opened, place
 from benches.measure import Timing, busy_thread, run_rounds, run_rounds_of_tasks, run_threads
@@ -343,6 +344,7 @@ WORKLOADS: dict[str, Workload] = {
         *_reads(),
         *_beside_busy(),
         *_parallel(),
+        *ASYNC_WORKLOADS,
         *CREWAI_WORKLOADS,
     ]
 }

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from walpool import _core
-from walpool.desk import DONE, Desk, prepare, settled, taken
+from walpool.desk import DONE, Desk, prepare, running_loop, settled, taken
 from walpool.errors import ClosedError, ConfigError, Error, InterfaceError
 from walpool.holds import Hold, hold_open, open_here, refuse_reentry
 from walpool.settings import Settings
@@ -409,14 +409,15 @@ def _reopen(path: str, settings: Mapping[str, object]) -> AsyncPool:
 class _OfOneLoop:
     """What belongs to the event loop on which it was begun."""
 
-    __slots__ = ("_loop", "_mailbox")
+    __slots__ = ("_loop", "_mailbox", "_process")
 
     def __init__(self, mailbox: _core.Mailbox) -> None:
         self._mailbox = mailbox
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
 
     def _here(self) -> _core.Mailbox:
-        if asyncio.get_running_loop() is not self._loop:
+        if running_loop() is not self._loop:
             msg = "it belongs to the event loop on which it was begun; begin another one on this loop"
             raise InterfaceError(msg)
         return self._mailbox
@@ -495,6 +496,8 @@ class AsyncStream:
         """Give the reader back before the end of the rows. Safe to call twice."""
         self._state, self._rows = "ended", []
         if self._stream is not None and self._source is not None:
+            if self._source._process != os.getpid():
+                return  # its parent has it
             mailbox = self._source._here()
             stream, self._stream = self._stream, None
             await settled(mailbox, stream.close())

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
 use super::convert::{self, RowAs, Seconds};
+use super::ending;
 use super::errors::raise;
 use super::mailbox::{Mailbox, OfBlock, Reply};
 use super::pool::{self, Engine};
@@ -84,7 +85,7 @@ impl<'py> Read<'py> {
                     .send(rows, lifetime(move |py, rows: Rows| shape.convert(py, &rows, &row_as(py, row.as_ref())?)));
             }
             // None where the interpreter is ending: nobody will ask for the rows then.
-            let made = Python::try_attach(|py| {
+            let made = ending::attach(|py| {
                 rows.map(|rows| {
                     let list = row_as(py, row.as_ref()).and_then(|row_as| convert::list_in_pieces(py, &rows, &row_as));
                     drop(row);

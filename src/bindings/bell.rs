@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::ending;
 use crate::error::{Error, Kind, Result};
 use crate::sync::{Condvar, Mutex};
 use crate::workers::spawn;
@@ -56,7 +57,7 @@ impl Bell {
         let thread = spawn("walpool-bell", move || {
             while heard.wait() {
                 let call = |py: Python<'_>| call_soon_threadsafe.call1(py, (&drain,)).is_ok();
-                if Python::try_attach(call) != Some(true) {
+                if ending::attach(call) != Some(true) {
                     return; // the loop is closed, or the interpreter is ending
                 }
             }

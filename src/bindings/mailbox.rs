@@ -26,7 +26,7 @@ use pyo3::types::PyTuple;
 
 use super::bell::Bell;
 use super::errors::raise;
-use super::{log, upcall};
+use super::{ending, log, upcall};
 use crate::caller::BUDGET;
 use crate::engine::{Engine, Expiry, Waiting};
 use crate::error::{self, Error, Kind, Outcome};
@@ -181,6 +181,7 @@ impl Mailbox {
     /// For one event loop; whoever makes it has the loop watch `fileno`, or calls `ring_by`.
     #[new]
     fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+        ending::watch(event_loop.py())?;
         Ok(Mailbox {
             inbox: Arc::new(Inbox::new()?),
             process: generation(),

@@ -4,6 +4,7 @@ mod aio;
 mod aio_blocks;
 mod bell;
 mod convert;
+mod ending;
 mod errors;
 mod gil;
 mod log;
