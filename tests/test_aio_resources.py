@@ -243,7 +243,7 @@ async def use(pool: walpool.AsyncPool, n: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_opening_and_closing_over_and_over_leaves_nothing_behind(database: Path, loop: str, torture: Torture) -> None:
-    times = torture.size(100, 10_000)
+    times = torture.size(50, 10_000)
     make_rows(database)
     before = engine_threads()
 

@@ -389,7 +389,7 @@ def test_anyios_task_groups_wait_for_calls_and_cancel_them(table: walpool.AsyncP
         async with anyio.create_task_group() as group:
             for n in range(10):
                 group.start_soon(partial(table.execute, INSERT, (n,)))
-        with pytest.raises(Exception, match="sub-exception") as caught:  # an ExceptionGroup, which Python 3.10 has not
+        with pytest.raises(Exception, match="unhandled errors") as caught:  # an ExceptionGroup, where Python has it
             async with anyio.create_task_group() as group:
                 group.start_soon(partial(table.fetchval, COUNT_TO, (FOREVER,)))
                 group.start_soon(fail)
