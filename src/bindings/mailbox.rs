@@ -43,12 +43,13 @@ type Convert = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny
 /// The part of a mailbox that native threads know. Knows no Python objects.
 pub struct Inbox {
     done: Mutex<VecDeque<(u64, Convert)>>,
+    is_closed: AtomicBool,
     bell: Bell,
 }
 
 impl Inbox {
     fn new() -> PyResult<Self> {
-        Ok(Inbox { done: Mutex::default(), bell: Bell::new()? })
+        Ok(Inbox { done: Mutex::default(), is_closed: AtomicBool::new(false), bell: Bell::new()? })
     }
 
     fn put(&self, number: u64, convert: Convert) {
@@ -57,9 +58,17 @@ impl Inbox {
             done.push_back((number, convert));
             done.len() == 1
         };
-        if was_empty {
+        if self.is_closed.load(Ordering::SeqCst) {
+            drop(self.take()); // what it holds, such as a snapshot, goes back: nobody will look
+        } else if was_empty {
             self.bell.ring();
         }
+    }
+
+    /// Keep nothing from now on.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        drop(self.take());
     }
 
     fn take(&self) -> VecDeque<(u64, Convert)> {
@@ -275,10 +284,11 @@ impl Mailbox {
         if self.is_inherited() {
             return;
         }
+        self.is_closed.store(true, Ordering::Release);
         let pending = std::mem::take(&mut *self.pending.lock());
         pending.values().filter_map(|pending| pending.waiting.as_ref()).for_each(Waiting::cancel);
-        self.is_closed.store(true, Ordering::Release);
         self.inbox.bell.close();
+        self.inbox.close();
     }
 }
 
@@ -299,8 +309,9 @@ impl Mailbox {
         let number = this.next_number.fetch_add(1, Ordering::Relaxed);
         // Before it starts: a native thread may be done with it at once.
         this.pending.lock().insert(number, Pending { future: future.clone().unbind(), waiting: None, engine });
-        // A parent's thread may have held the inherited one when it forked.
-        let inbox = if this.is_inherited() { Arc::new(Inbox::new()?) } else { Arc::clone(&this.inbox) };
+        // No loop looks into a closed one. A parent's thread may have held the inherited one when it forked.
+        let is_deaf = this.is_closed.load(Ordering::Acquire) || this.is_inherited();
+        let inbox = if is_deaf { Arc::new(Inbox::new()?) } else { Arc::clone(&this.inbox) };
         let waiting = match start(Reply(Some((Arc::clone(&inbox), number)))) {
             Ok(waiting) => waiting,
             Err(error) => {
@@ -313,7 +324,7 @@ impl Mailbox {
             pending.waiting = Some(waiting);
         }
         deadline.map_or(Ok(()), |deadline| this.see_to(slf, deadline))?;
-        if this.is_closed.load(Ordering::Acquire) || this.is_inherited() {
+        if is_deaf {
             this.settle_all(py, &inbox)?; // no loop watches it; what is closed, or a parent's, answers at once
         }
         Ok((number as i64, future))
