@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import COUNT_TO, FOREVER
+from helpers import COUNT_TO, FOREVER, locked_by_another_process
 from leftovers import engine_threads, open_descriptors, threads_left_since
 from looping import LOOPS, Holder, run, until
 from test_resources import FAILING, LEAN, ROWS, SWAY, UPSERT, count_of, growth
@@ -54,8 +54,8 @@ async def open_all_readers(pool: walpool.AsyncPool) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_hundreds_of_tasks_and_pools_cost_no_thread_and_no_descriptor_each(database: Path, loop: str) -> None:
     sessions = 200
-    before, descriptors = engine_threads(), count_of("fd")
     make_rows(database)
+    before, descriptors = engine_threads(), count_of("fd")
 
     async def session(index: int) -> object:
         async with walpool.AsyncPool(database, readers=READERS) as own:
@@ -81,6 +81,24 @@ def test_hundreds_of_tasks_and_pools_cost_no_thread_and_no_descriptor_each(datab
     assert opened <= 2 * (READERS + 2) + 1 + 2 * sessions + 8
     assert running <= THREADS
     assert open_descriptors(database) == []
+    assert threads_left_since(before) == {}
+
+
+def test_opening_of_many_pools_costs_no_thread_each(database: Path) -> None:
+    before = engine_threads()
+
+    async def main() -> int:
+        pools = [walpool.AsyncPool(database) for _ in range(200)]
+        with locked_by_another_process(database, "EXCLUSIVE") as process:
+            opening = [asyncio.create_task(pool.open()) for pool in pools]
+            await asyncio.wait(opening, timeout=0.1)  # nothing tells that the last of them waits
+            running = len(engine_threads().keys() - before.keys())
+            process.communicate()
+        await asyncio.gather(*opening)
+        await asyncio.gather(*(pool.close() for pool in pools))
+        return running
+
+    assert run(main()) <= THREADS
     assert threads_left_since(before) == {}
 
 
