@@ -53,7 +53,7 @@ def found(database: Path) -> list[Any]:
         return [a for (a,) in pool.fetch("SELECT a FROM t ORDER BY rowid")]
 
 
-async def insert(tx: walpool.AsyncTransaction, value: object) -> None:
+async def insert(tx: walpool.AsyncTransaction, value: Any) -> None:
     await tx.execute(INSERT, (value,))
 
 
@@ -184,12 +184,14 @@ async def test_every_call_during_close_is_answered_or_refused(database: Path) ->
     async def write(pool: walpool.AsyncPool, name: str) -> None:
         for n in range(10_000):
             value = f"{name}/{n}"
-            writes: list[Callable[[], Awaitable[object]]] = [
-                lambda value=value: pool.execute(INSERT, (value,)),
-                lambda value=value: pool.executemany(INSERT, [(value,)]),
-                lambda value=value: pool.run(lambda tx: insert(tx, value)),
-            ]
-            await writes[n % 3]()
+            match n % 3:
+                case 0:
+                    await pool.execute(INSERT, (value,))
+                case 1:
+                    await pool.executemany(INSERT, [(value,)])
+                case _:
+                    async with pool.transaction() as tx:
+                        await insert(tx, value)
             acknowledged.append(value)
 
     async def read(pool: walpool.AsyncPool) -> None:

@@ -26,13 +26,13 @@ ADDED = {
 
 BLOCKS = {"stream", "read", "transaction"}  # used with `async with`, not awaited
 
-MEMBERS = [
-    pytest.param(plain, mirrored, name, id=f"{plain.__name__}.{name}")
-    for plain, mirrored in PAIRS
-    for name in vars(plain)
-    if not name.startswith("_")
-]
-METHODS = [member for member in MEMBERS if inspect.isroutine(vars(member.values[0])[member.values[2]])]
+MEMBERS = [(plain, mirrored, name) for plain, mirrored in PAIRS for name in vars(plain) if not name.startswith("_")]
+METHODS = [member for member in MEMBERS if inspect.isroutine(vars(member[0])[member[2]])]
+ATTRIBUTES = [member for member in MEMBERS if member not in METHODS]
+
+
+def named(part: object) -> str:
+    return part if isinstance(part, str) else part.__name__ if isinstance(part, type) else repr(part)
 
 
 def public(cls: type) -> list[str]:
@@ -52,7 +52,7 @@ def annotation(found: object) -> str:
     return re.sub(r"\bAwaitable\[(\w+)\]|\bCoroutine\[Any, Any, (\w+)\]", r"\1\2", text)
 
 
-def annotations(function: object) -> dict[str, str]:
+def texts_of_annotations(function: object) -> dict[str, str]:
     return {
         name: annotation(parameter.annotation)
         for name, parameter in inspect.signature(function).parameters.items()  # type: ignore[arg-type]
@@ -66,13 +66,13 @@ def test_class_has_the_same_public_names_in_the_same_order(plain: type, mirrored
     assert [name for name in public(mirrored) if name not in added] == public(plain)
 
 
-@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS)
+@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS, ids=named)
 def test_method_takes_the_same_arguments(plain: type, mirrored: type, name: str) -> None:
     assert parameters(getattr(mirrored, name)) == parameters(getattr(plain, name))
-    assert annotations(getattr(mirrored, name)) == annotations(getattr(plain, name))
+    assert texts_of_annotations(getattr(mirrored, name)) == texts_of_annotations(getattr(plain, name))
 
 
-@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS)
+@pytest.mark.parametrize(("plain", "mirrored", "name"), METHODS, ids=named)
 def test_method_is_awaited_and_gives_what_the_plain_one_returns(plain: type, mirrored: type, name: str) -> None:
     method = getattr(mirrored, name)
     assert inspect.iscoroutinefunction(method) == (name not in BLOCKS)
@@ -81,7 +81,7 @@ def test_method_is_awaited_and_gives_what_the_plain_one_returns(plain: type, mir
         assert annotation(given) == annotation(inspect.signature(getattr(plain, name)).return_annotation)
 
 
-@pytest.mark.parametrize(("plain", "mirrored", "name"), [member for member in MEMBERS if member not in METHODS])
+@pytest.mark.parametrize(("plain", "mirrored", "name"), ATTRIBUTES, ids=named)
 def test_attribute_is_plain_on_both(plain: type, mirrored: type, name: str) -> None:
     assert isinstance(vars(mirrored)[name], property)
 
@@ -102,7 +102,7 @@ def test_opening_is_awaited() -> None:
 def test_constructors_and_get_pool_take_the_same_arguments() -> None:
     assert parameters(walpool.AsyncPool) == parameters(walpool.Pool)
     assert parameters(walpool.get_async_pool) == parameters(walpool.get_pool)
-    assert annotations(walpool.get_async_pool) == annotations(walpool.get_pool)
+    assert texts_of_annotations(walpool.get_async_pool) == texts_of_annotations(walpool.get_pool)
     assert not inspect.iscoroutinefunction(walpool.get_async_pool)
 
 
