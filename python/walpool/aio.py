@@ -123,8 +123,7 @@ class AsyncPool:
         desk = self._ready() or await self._at_desk()
         prepared = _core.PreparedRows(sql, rows)
         await prepare(prepared)
-        begun = desk.executemany(prepared, timeout)
-        return cast("Result", await settled(desk.mailbox, begun))
+        return cast("Result", await settled(desk.mailbox, desk.executemany(prepared, timeout)))
 
     async def batch(
         self, statements: Iterable[tuple[str, Params] | str], /, *, timeout: float | None = None
@@ -158,7 +157,10 @@ class AsyncPool:
             self._refuse_reentry("fetch")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetch(sql, params, row, timeout)
-        rows: list[Any] = begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        try:
+            rows: list[Any] = begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        finally:
+            del begun
         return rows
 
     async def fetchone(
@@ -175,7 +177,10 @@ class AsyncPool:
             self._refuse_reentry("fetchone")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetchone(sql, params, row, timeout)
-        return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        try:
+            return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        finally:
+            del begun
 
     async def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `Pool.fetch`."""
@@ -183,7 +188,10 @@ class AsyncPool:
             self._refuse_reentry("fetchval")
         desk = self._ready() or await self._at_desk()
         begun = desk.fetchval(sql, params, timeout)
-        return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        try:
+            return begun[1] if begun[0] == DONE else await settled(desk.mailbox, begun)
+        finally:
+            del begun
 
     def stream(
         self,
@@ -313,9 +321,10 @@ class AsyncPool:
         await self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_engine", None) is None or self._closed:
+        if getattr(self, "_closed", True):  # True where __init__ raised
             return
-        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        if self._engine is not None:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         if self._process == os.getpid():
             for desk in list(self._desks.values()):
                 desk.leave()
@@ -354,9 +363,9 @@ class AsyncPool:
                 msg = f"the pool is closed [{self._path}]"
                 raise ClosedError(msg)
             desk = self._desk_here()
-            if desk.opening is None or desk.opening.done():
+            if desk.opening is None:
                 desk.opening = desk.loop.create_task(self._open_at(desk))
-                desk.opening.add_done_callback(_heard)
+                desk.opening.add_done_callback(desk.opened)
             await asyncio.shield(desk.opening)  # others may wait for it too
         return engine
 
@@ -376,8 +385,10 @@ class AsyncPool:
 
     async def _open_at(self, desk: Desk) -> None:
         if self._engine is None:
-            opening = _core.AsyncEngine.open(desk.mailbox, self._path, self._settings.values(), sorted(self._target[1]))
-            opened: _core.Engine = await settled(desk.mailbox, opening)
+            given = sorted(self._target[1])
+            opened: _core.Engine = await settled(
+                desk.mailbox, _core.AsyncEngine.open(desk.mailbox, self._path, self._settings.values(), given)
+            )
             if self._take(opened):
                 self._path = str(opened.path)
                 if self._settings.path != ":memory:":
@@ -394,12 +405,6 @@ class AsyncPool:
         if self._engine is None and not self._closed:
             self._engine = opened
         return self._engine is opened
-
-
-def _heard(opening: asyncio.Task[None]) -> None:
-    """Take the exception of an opening that nobody waits for any more; whoever waits has it too."""
-    if not opening.cancelled():
-        opening.exception()
 
 
 def _reopen(path: str, settings: Mapping[str, object]) -> AsyncPool:
@@ -553,8 +558,7 @@ class AsyncTransaction(_OfOneLoop):
         """Run one statement for each row of parameters: all of them or none."""
         prepared = _core.PreparedRows(sql, rows)
         await prepare(prepared)
-        begun = self._lease.executemany(prepared, timeout)
-        return cast("Result", await settled(self._here(), begun))
+        return cast("Result", await settled(self._here(), self._lease.executemany(prepared, timeout)))
 
     async def fetch(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None

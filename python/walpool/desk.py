@@ -33,6 +33,8 @@ async def settled(mailbox: _core.Mailbox, begun: _Begun) -> Any:
     except BaseException:
         mailbox.withdraw(number)
         raise
+    finally:
+        del begun, future  # its exception knows this frame: together they would wait for the garbage collector
 
 
 async def taken(mailbox: _core.Mailbox, begun: _Begun) -> Any:
@@ -44,6 +46,8 @@ async def taken(mailbox: _core.Mailbox, begun: _Begun) -> Any:
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().abandon()
         raise
+    finally:
+        del begun, future
 
 
 class Desk:
@@ -62,6 +66,12 @@ class Desk:
             loop.add_reader(self.mailbox.fileno(), self.mailbox.drain)
         except NotImplementedError:  # Windows' proactor watches no descriptors
             self.mailbox.ring_by(loop.call_soon_threadsafe)
+
+    def opened(self, opening: asyncio.Task[None]) -> None:
+        """Forget an opening that is done: its exception, whose frames know the pool, is for those who wait."""
+        self.opening = None
+        if not opening.cancelled():
+            opening.exception()
 
     def leave(self) -> None:
         """Settle what has come in, and stop watching; from any thread."""
