@@ -18,6 +18,7 @@ from benches import data
 from benches.async_workloads import ASYNC_WORKLOADS
 from benches.crewai_workloads import CREWAI_WORKLOADS
 from benches.harness import Sample, Scale, Workload, beside, by_name, check_upserts, drive, opened, place
+from benches.langgraph_workloads import LANGGRAPH_WORKLOADS
 from benches.measure import Timing, busy_thread, run_rounds, run_rounds_of_tasks, run_threads
 from benches.targets import AheadOfSteady, AtLeast, AtMost, Faster, Published, Target
 
@@ -346,5 +347,6 @@ WORKLOADS: dict[str, Workload] = {
         *_parallel(),
         *ASYNC_WORKLOADS,
         *CREWAI_WORKLOADS,
+        *LANGGRAPH_WORKLOADS,
     ]
 }

@@ -181,6 +181,7 @@ pub struct Lately([AtomicU8; LATELY_SLOTS]);
 const LATELY_SLOTS: usize = 1024; // one cache line of chance for each of the usual 128 cached statements
 const LATELY_ONCE: u8 = 1; // one long run may be the scheduler's doing: it makes no long statement
 const LATELY_LONG: u8 = 9; // after two in a row: eight short runs to be trusted again
+const DOUBTED: std::ops::RangeInclusive<u8> = 100..=164; // after an overrun: as many short runs to be tried again
 const NEVER_RAN: u8 = u8::MAX;
 
 impl Default for Lately {
@@ -208,7 +209,13 @@ impl Lately {
     /// Whether the statement at this place is taken to be long.
     pub fn is_long(&self, place: usize) -> bool {
         let runs = self.0[place].load(Ordering::Relaxed);
-        runs > LATELY_ONCE && runs != NEVER_RAN
+        runs > LATELY_ONCE && runs <= LATELY_LONG
+    }
+
+    /// Remember that the statement at this place was taken to be short, and outgrew its budget where that cost most: its work
+    /// was thrown away. One that lies about the budget would do so again and again.
+    pub fn doubt(&self, place: usize) {
+        self.0[place].store(*DOUBTED.end(), Ordering::Relaxed);
     }
 
     /// Whether the last runs of the statement at this place were short.
@@ -222,10 +229,13 @@ impl Lately {
         let runs = match slot.load(Ordering::Relaxed) {
             NEVER_RAN if took <= BUDGET => 1, // one short run makes it a short statement
             NEVER_RAN => 0,
+            runs if runs == *DOUBTED.start() => 1,
             runs => runs,
         };
         // Races between threads lose a count of eight at most, which only moves the guess.
-        if took > BUDGET {
+        if took > BUDGET && DOUBTED.contains(&runs) {
+            self.doubt(place);
+        } else if took > BUDGET {
             slot.store(if runs == 0 { LATELY_ONCE } else { LATELY_LONG }, Ordering::Relaxed);
         } else if runs > 0 {
             slot.store(runs - 1, Ordering::Relaxed);
@@ -252,6 +262,20 @@ mod tests {
         assert!(!lately.is_long(place) && !lately.is_short(place));
         lately.ran(place, Duration::ZERO);
         assert!(lately.is_short(place));
+    }
+
+    #[test]
+    fn a_doubted_statement_is_neither_long_nor_short_until_many_short_runs() {
+        let lately = Lately::default();
+        lately.doubt(7);
+        for _ in DOUBTED {
+            assert!(!lately.is_short(7) && !lately.is_long(7));
+            lately.ran(7, Duration::ZERO);
+        }
+        assert!(lately.is_short(7));
+        lately.doubt(7);
+        lately.ran(7, BUDGET * 2);
+        assert!(!lately.is_long(7));
     }
 
     #[test]

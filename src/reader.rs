@@ -271,6 +271,7 @@ impl ReaderPool {
         let rows = conn.fetch(sql, params, want, call.started);
         if conn.watch().was_over_budget() {
             self.books.stats.reads_restarted.one();
+            self.lately.doubt(Lately::place(sql));
             return None;
         }
         if rows.as_ref().is_err_and(Error::is_busy) {

@@ -15,7 +15,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from benches import contenders, data, harness, measure, report, run, targets
+from benches import (
+    contenders,
+    data,
+    harness,
+    langgraph_contenders,
+    langgraph_workloads,
+    measure,
+    report,
+    run,
+    targets,
+)
 from benches.results import Result
 from benches.targets import Medians
 from benches.workloads import WORKLOADS
@@ -77,6 +87,12 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "memory-save-1000": 1,
         "memory-save-10000": 1,
         "memory-search-10000": 1,
+        "langgraph-4k-1": 1,
+        "langgraph-4k-20": 2,
+        "langgraph-4k-100": 2,
+        "langgraph-32k-1": 1,
+        "langgraph-32k-20": 2,
+        "langgraph-32k-100": 2,
     }
 
 
@@ -104,6 +120,45 @@ def test_writer_thread_answers_a_failed_row_with_its_error_and_commits_its_neigh
 
     assert [type(job.error) for job in group] == [type(None), sqlite3.IntegrityError, type(None)]
     assert data.read_items(path) == (32, 2, 0)
+
+
+def test_saver_in_python_answers_a_failed_write_alone_and_commits_its_neighbours(tmp_path: Path) -> None:
+    pytest.importorskip("langgraph.checkpoint.base")
+    path = tmp_path / "checkpoints.db"
+    rows = [("thread", "", checkpoint_id, None, "msgpack", b"", b"{}") for checkpoint_id in ("1", None, "3")]
+
+    async def write() -> list[object]:
+        async with langgraph_contenders.WriterThreadSaver().opened(path, "full"):
+            writer = langgraph_contenders.GroupWriter(str(path), "full")
+            try:
+                return [type(error) for error in writer._commit([(langgraph_contenders._PUT, [row]) for row in rows])]
+            finally:
+                writer.close()
+
+    assert asyncio.run(write()) == [type(None), sqlite3.IntegrityError, type(None)]
+    with sqlite3.connect(path) as conn:
+        assert conn.execute("SELECT checkpoint_id FROM checkpoints").fetchall() == [("1",), ("3",)]
+    conn.close()
+
+
+def test_langgraph_agent_notices_a_state_that_was_acknowledged_and_lost() -> None:
+    memory = pytest.importorskip("langgraph.checkpoint.memory")
+
+    class Forgetful(memory.InMemorySaver):  # type: ignore[misc, name-defined]
+        async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+            await super().aput_writes(config, writes[:1], task_id, task_path)
+
+    async def losses() -> list[int]:
+        agent = langgraph_workloads.Agent(saver := memory.InMemorySaver(), 0, 4_096)
+        await agent.step(0)
+        await agent.step(1)
+        before = await agent.loses()
+        await saver.adelete_thread("agent-0000")
+        return [before, await agent.loses()]
+
+    assert asyncio.run(losses()) == [0, 1]
+    with pytest.raises(LookupError, match="other writes"):
+        asyncio.run(langgraph_workloads.Agent(Forgetful(), 0, 4_096).step(0))
 
 
 class Broken(Exception):

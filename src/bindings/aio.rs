@@ -375,7 +375,7 @@ impl AsyncEngine {
         let at_once = self.engine.fetch_at_once(&call, sql, &params, want).map_err(|error| raise(py, &error))?;
         if let Some(rows) = at_once {
             let value = read.shape.convert(py, &rows, &read.row_as)?;
-            let must_yield = self.mailbox.get().spend(call.started.elapsed());
+            let must_yield = Mailbox::spend(self.mailbox.bind(py), call.started.elapsed())?;
             return Ok((if must_yield { DONE_AND_YIELD } else { DONE }, value));
         }
         self.begin(py, |reply| self.engine.fetch_absent(call, sql.into(), params, want, read.tell(reply)))

@@ -36,6 +36,8 @@ use crate::workers::spawn;
 
 /// Settling futures may keep the loop for this long; what is left waits for the loop's next turn.
 const MOST_OF_A_TURN: Duration = Duration::from_micros(500);
+/// Reads on the loop's thread may take this of one turn, whichever tasks they are of; then each task that has read yields.
+const MOST_READING: Duration = Duration::from_micros(2 * BUDGET.as_micros() as u64);
 
 /// What becomes a Python object on the loop's thread.
 type Convert = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
@@ -178,7 +180,7 @@ pub struct Mailbox {
     is_closed: AtomicBool,
     open_blocks: AtomicUsize,
     timer_at: Mutex<Option<Instant>>,
-    spent: Mutex<Duration>, // by reads on the loop's thread since its tasks last took turns
+    spent: Mutex<Duration>, // by reads on the loop's thread in this turn of it
     asides: Mutex<Vec<JoinHandle<()>>>,
     create_future: Py<PyAny>,
     call_soon: Py<PyAny>,
@@ -233,6 +235,11 @@ impl Mailbox {
             settled?;
         }
         Ok(())
+    }
+
+    /// The loop's next turn has come: its tasks may read on its thread again.
+    fn begin_turn(&self) {
+        *self.spent.lock() = Duration::ZERO;
     }
 
     /// As `drain`, however long it takes: the mailbox is about to be closed.
@@ -349,15 +356,19 @@ impl Mailbox {
         self.call_soon.bind(callback.py()).call1((callback,)).map(drop)
     }
 
-    /// Count what a read took on the loop's thread; true if the tasks should take turns before the next.
-    pub fn spend(&self, took: Duration) -> bool {
-        let mut spent = self.spent.lock();
-        *spent += took;
-        let is_over = *spent > BUDGET;
-        if is_over {
-            *spent = Duration::ZERO;
+    /// Count what a read took on the loop's thread; true if its task should let the others take their turns.
+    pub fn spend(slf: &Bound<'_, Self>, took: Duration) -> PyResult<bool> {
+        let this = slf.get();
+        let (is_over, is_first) = {
+            let mut spent = this.spent.lock();
+            let was_over = *spent > MOST_READING;
+            *spent += took;
+            (*spent > MOST_READING, !was_over)
+        };
+        if is_over && is_first {
+            this.call_soon(slf.getattr(intern!(slf.py(), "begin_turn"))?)?;
         }
-        is_over
+        Ok(is_over)
     }
 
     fn settle_all(&self, py: Python<'_>, inbox: &Inbox) -> PyResult<()> {

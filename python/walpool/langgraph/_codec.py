@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -94,10 +95,14 @@ def blob_key(version: object) -> str:
 
     What `next_version` made is turned round, so that keys follow each other in time.
     """
-    if type(version) is str:
-        count, dot, unique = version.partition(".")
-        if dot and len(count) == _COUNT_DIGITS and count.isdecimal():
-            return f"{unique}.{int(count)}"
+    return _turned_round(version) if type(version) is str else repr(version)
+
+
+@lru_cache(maxsize=4096)  # most channels keep their version from step to step
+def _turned_round(version: str) -> str:
+    count, dot, unique = version.partition(".")
+    if dot and len(count) == _COUNT_DIGITS and count.isdecimal():
+        return f"{unique}.{int(count)}"
     return repr(version)
 
 

@@ -1,0 +1,1 @@
+"""The parts of the backup engine; backup_engine.py beside this folder starts it."""
