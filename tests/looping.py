@@ -138,7 +138,7 @@ async def until_reading(pool: walpool.AsyncPool, readers: int) -> None:
 
 async def queue_up(pool: walpool.AsyncPool, calls: Iterable[Coroutine[Any, Any, T]]) -> list[asyncio.Task[T]]:
     """Start a task for each call, in this order in a queue that is empty; the writer must be held."""
-    await until_waiting(pool, 0)  # whoever has the writer now may count as waiting for a moment longer
+    await until_waiting(pool, 0)
     tasks = []
     for call in calls:
         tasks.append(asyncio.create_task(call))
