@@ -11,6 +11,7 @@ cancel()                    it is committed, and nobody hears of it
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import sys
 import threading
@@ -398,6 +399,22 @@ async def test_gather_gives_each_its_own_error(database: Path) -> None:
         assert isinstance(results[0], walpool.Result)
         assert isinstance(results[1], walpool.ProgrammingError)
         assert results[2] == 7
+
+
+def timers() -> int:
+    gc.collect()
+    return sum(isinstance(thing, asyncio.TimerHandle) and not thing.cancelled() for thing in gc.get_objects())
+
+
+@on_asyncio
+async def test_calls_with_near_and_far_deadlines_leave_no_timers_behind(database: Path) -> None:
+    async with open_table(database) as pool:
+        before = timers()
+        for _ in range(500):  # the far deadline is armed, then a nearer one
+            far = [asyncio.create_task(pool.execute(INSERT, (n,))) for n in range(2)]
+            near = asyncio.create_task(pool.execute(INSERT, (0,), timeout=0.001))
+            await asyncio.gather(*far, near, return_exceptions=True)
+        assert timers() <= before + 5
 
 
 # Everything at once

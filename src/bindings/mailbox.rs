@@ -179,8 +179,8 @@ pub struct Mailbox {
     next_number: AtomicU64,
     is_closed: AtomicBool,
     open_blocks: AtomicUsize,
-    timer_at: Mutex<Option<Instant>>,
-    spent: Mutex<Duration>, // by reads on the loop's thread in this turn of it
+    timer: Mutex<Option<(Instant, Py<PyAny>)>>, // the one that is armed, and the loop's handle on it
+    spent: Mutex<Duration>,                     // by reads on the loop's thread in this turn of it
     asides: Mutex<Vec<JoinHandle<()>>>,
     create_future: Py<PyAny>,
     call_soon: Py<PyAny>,
@@ -200,7 +200,7 @@ impl Mailbox {
             next_number: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             open_blocks: AtomicUsize::new(0),
-            timer_at: Mutex::default(),
+            timer: Mutex::default(),
             spent: Mutex::default(),
             asides: Mutex::default(),
             create_future: event_loop.getattr("create_future")?.unbind(),
@@ -264,7 +264,7 @@ impl Mailbox {
         if this.is_inherited() {
             return Ok(());
         }
-        *this.timer_at.lock() = None;
+        drop(this.timer.lock().take());
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         for pending in this.pending.lock().values_mut() {
@@ -389,15 +389,20 @@ impl Mailbox {
 
     /// See to it that the loop looks at what waits when this deadline has passed.
     fn see_to(&self, slf: &Bound<'_, Self>, deadline: Instant) -> PyResult<()> {
-        {
-            let mut timer_at = self.timer_at.lock();
-            if timer_at.is_some_and(|at| at <= deadline) {
+        let replaced = {
+            let mut timer = self.timer.lock();
+            if timer.as_ref().is_some_and(|(at, _)| *at <= deadline) {
                 return Ok(());
             }
-            *timer_at = Some(deadline);
+            timer.take()
+        };
+        if let Some((_, handle)) = replaced {
+            handle.bind(slf.py()).call_method0(intern!(slf.py(), "cancel"))?; // else it would arm another when it fires
         }
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         let expire = slf.getattr(intern!(slf.py(), "expire"))?;
-        self.call_later.bind(slf.py()).call1((seconds, expire)).map(drop)
+        let handle = self.call_later.bind(slf.py()).call1((seconds, expire))?;
+        *self.timer.lock() = Some((deadline, handle.unbind()));
+        Ok(())
     }
 }
