@@ -287,9 +287,14 @@ impl Mailbox {
     }
 
     /// Give up whatever waits, because its loop is closed: nobody will hear of it.
-    fn close(&self) {
+    fn close(&self, py: Python<'_>) {
         if self.is_inherited() {
             return;
+        }
+        let timer = self.timer.lock().take(); // it knows this mailbox, which so would never go
+        if let Some((_, handle)) = timer {
+            // A loop that is closed needs no cancelling.
+            let _ = handle.bind(py).call_method0(intern!(py, "cancel"));
         }
         self.is_closed.store(true, Ordering::Release);
         let pending = std::mem::take(&mut *self.pending.lock());
