@@ -11,17 +11,16 @@ use pyo3::types::PyDict;
 
 use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
 use super::convert::{self, RowAs, Seconds};
-use super::ending;
 use super::errors::raise;
 use super::mailbox::{Mailbox, OfBlock, Reply};
 use super::pool::{self, Engine};
 use super::prepared::{PreparedBatch, PreparedRows};
+use super::reading::{Read, Shape, reading_verbs};
 use super::result::Result;
-use crate::connection::{Ran, Want};
+use crate::connection::Ran;
 use crate::engine::{self, Waiting, absent_call, only};
 use crate::error;
 use crate::group_commit::{Job, Work};
-use crate::value::Rows;
 
 /// A number and a future; or, where nothing had to be waited for, one of these two and the value.
 pub type Begun<'py> = (i64, Bound<'py, PyAny>);
@@ -29,79 +28,6 @@ pub type Begun<'py> = (i64, Bound<'py, PyAny>);
 const DONE: i64 = -1;
 /// Done, but this loop's tasks should take turns now.
 const DONE_AND_YIELD: i64 = -2;
-
-/// What becomes of a read's rows.
-#[derive(Clone, Copy)]
-pub enum Shape {
-    /// A list of them all.
-    All,
-    /// The first, or None.
-    First,
-    /// The first value of the first, or None.
-    Value,
-}
-
-impl Shape {
-    fn want(self, row_as: &RowAs<'_>) -> Want {
-        let most = if matches!(self, Shape::All) { usize::MAX } else { 1 };
-        Want { columns: row_as.wants_columns(), most }
-    }
-
-    fn convert<'py>(self, py: Python<'py>, rows: &Rows, row_as: &RowAs<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Shape::All => convert::list(py, rows, row_as).map(Bound::into_any),
-            Shape::First => convert::first(py, rows, row_as),
-            Shape::Value => convert::first_value(py, rows),
-        }
-    }
-}
-
-/// One read: how it is asked, and what its rows become.
-pub struct Read<'py> {
-    row: Option<Bound<'py, PyAny>>,
-    /// What each row becomes.
-    pub row_as: RowAs<'py>,
-    shape: Shape,
-}
-
-impl<'py> Read<'py> {
-    /// From the arguments of a verb.
-    pub fn new(row: Option<Bound<'py, PyAny>>, shape: Shape) -> PyResult<Self> {
-        Ok(Read { row_as: RowAs::from_argument(row.clone())?, row, shape })
-    }
-
-    /// What of the result is wanted.
-    pub fn want(&self) -> Want {
-        self.shape.want(&self.row_as)
-    }
-
-    /// A closure that sends the rows, as Python has them. Many of them become objects where they are, on a native thread.
-    pub fn tell(self, reply: Reply) -> impl FnOnce(error::Result<Rows>) + Send + 'static {
-        let (shape, row) = (self.shape, self.row.map(Bound::unbind));
-        move |rows| {
-            let is_large = rows.as_ref().is_ok_and(|rows| rows.len() * rows.width() > convert::MANY_CELLS);
-            if !is_large {
-                return reply
-                    .send(rows, lifetime(move |py, rows: Rows| shape.convert(py, &rows, &row_as(py, row.as_ref())?)));
-            }
-            // None where the interpreter is ending: nobody will ask for the rows then.
-            let made = ending::attach(|py| {
-                rows.map(|rows| {
-                    let list = row_as(py, row.as_ref()).and_then(|row_as| convert::list_in_pieces(py, &rows, &row_as));
-                    drop(row);
-                    list.map(Bound::unbind)
-                })
-            });
-            if let Some(made) = made {
-                reply.send(made, lifetime(|py: Python<'_>, list: PyResult<Py<_>>| Ok(list?.into_bound(py).into_any())));
-            }
-        }
-    }
-}
-
-fn row_as<'py>(py: Python<'py>, row: Option<&Py<PyAny>>) -> PyResult<RowAs<'py>> {
-    RowAs::from_argument(row.map(|row| row.bind(py).clone()))
-}
 
 /// Helps the compiler to see that the closure takes any lifetime.
 pub fn lifetime<T, F>(convert: F) -> F
@@ -128,6 +54,8 @@ pub struct AsyncEngine {
     mailbox: Py<Mailbox>,
     is_waking: AtomicBool,
 }
+
+reading_verbs!(AsyncEngine => Begun<'py>);
 
 #[pymethods]
 impl AsyncEngine {
@@ -224,41 +152,6 @@ impl AsyncEngine {
     #[pyo3(signature = (sql, timeout))]
     fn script<'py>(slf: &Bound<'py, Self>, sql: &str, timeout: Option<Seconds>) -> PyResult<Begun<'py>> {
         Self::submit(slf, Work::Script(sql.into()), timeout, lifetime(|py, _: Vec<Ran>| nothing(py, ())))
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
     }
 
     /// An `AsyncSnapshot` comes back.
@@ -374,7 +267,7 @@ impl AsyncEngine {
         let (call, want) = (call(timeout), read.want());
         let at_once = self.engine.fetch_at_once(&call, sql, &params, want).map_err(|error| raise(py, &error))?;
         if let Some(rows) = at_once {
-            let value = read.shape.convert(py, &rows, &read.row_as)?;
+            let value = read.answer(py, &rows)?;
             let must_yield = Mailbox::spend(self.mailbox.bind(py), call.started.elapsed())?;
             return Ok((if must_yield { DONE_AND_YIELD } else { DONE }, value));
         }

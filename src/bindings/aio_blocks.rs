@@ -5,10 +5,11 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 
-use super::aio::{Begun, Read, Shape, call, lifetime, nothing};
+use super::aio::{Begun, call, lifetime, nothing};
 use super::convert::{self, Seconds};
 use super::mailbox::{Mailbox, OfBlock};
 use super::prepared::PreparedRows;
+use super::reading::{Read, Shape, reading_verbs};
 use super::result::Result;
 use crate::caller::Call;
 use crate::connection::Want;
@@ -26,43 +27,10 @@ pub struct AsyncSnapshot {
     pub mailbox: OfBlock,
 }
 
+reading_verbs!(AsyncSnapshot => Begun<'py>);
+
 #[pymethods]
 impl AsyncSnapshot {
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
-    }
-
     /// Check the reader in. Safe to call twice.
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {
         Mailbox::begin(self.mailbox.bind(py), None, |reply| {
@@ -151,6 +119,8 @@ pub struct AsyncTransaction {
     pub engine: Arc<engine::Engine>,
 }
 
+reading_verbs!(AsyncTransaction => Begun<'py>);
+
 #[pymethods]
 impl AsyncTransaction {
     #[pyo3(signature = (sql, params, timeout))]
@@ -176,41 +146,6 @@ impl AsyncTransaction {
         let (sql, rows) = rows.get().take(py)?;
         let work = move |call: &_, lease: &Lease| lease.execute_many(call, &sql, &rows);
         self.ask(py, timeout, work, lifetime(|py, ran| Ok(Bound::new(py, Result::new(ran))?.into_any())))
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::All)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(row, Shape::First)?, timeout)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Begun<'py>> {
-        self.read(py, sql, params, Read::new(None, Shape::Value)?, timeout)
     }
 
     fn mark<'py>(&self, py: Python<'py>) -> PyResult<Begun<'py>> {

@@ -3,6 +3,7 @@
 mod aio;
 mod aio_blocks;
 mod bell;
+mod blocks;
 mod convert;
 mod ending;
 mod errors;
@@ -11,6 +12,7 @@ mod log;
 mod mailbox;
 mod pool;
 mod prepared;
+mod reading;
 mod result;
 mod upcall;
 
@@ -32,9 +34,11 @@ mod _core {
     #[pymodule_export]
     use super::aio_blocks::{AsyncSnapshot, AsyncStream, AsyncTransaction};
     #[pymodule_export]
+    use super::blocks::{Snapshot, Stream, Transaction};
+    #[pymodule_export]
     use super::mailbox::Mailbox;
     #[pymodule_export]
-    use super::pool::{Engine, Snapshot, Stream, Transaction};
+    use super::pool::Engine;
     #[pymodule_export]
     use super::prepared::{PreparedBatch, PreparedRows};
     #[pymodule_export]

@@ -1,29 +1,28 @@
-//! The classes that Python holds: an engine handle, an open transaction, a snapshot, a stream.
+//! The engine handle that Python holds, and how any call enters the engine.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
-use std::thread::ThreadId;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple};
 
+use super::blocks::{Snapshot, Stream, Transaction};
 use super::convert::{self, RowAs, Seconds};
 use super::errors::{raise, wrong};
 use super::gil::{self, PYTHON};
+use super::reading::{Read, Shape, reading_verbs};
 use super::result::Result;
 use super::{log, upcall};
 use crate::caller::Call;
 use crate::config::{Config, SettingValue};
-use crate::connection::{CheckpointMode, Want};
+use crate::connection::CheckpointMode;
 use crate::engine::{self, only};
 use crate::error::{self, Error, Kind, Outcome};
 use crate::group_commit::{Job, Work};
-use crate::reader;
 use crate::stats::Figure;
-use crate::value::{Params, Rows};
-use crate::writer::Lease;
+use crate::value::Params;
 
 /// A counted handle on the engine of one file.
 #[pyclass(frozen, module = "walpool._core")]
@@ -86,7 +85,7 @@ impl Drop for Opening {
 
 /// Call into the engine with the GIL given up lazily, then raise what it says and log what it has to tell. `success` is what
 /// a call that succeeds has brought into the database, for an interrupt that came too late to stop it.
-fn call<T: Send>(
+pub fn call<T: Send>(
     py: Python<'_>,
     engine: &engine::Engine,
     timeout: Option<Seconds>,
@@ -112,6 +111,8 @@ fn call<T: Send>(
         }
     }
 }
+
+reading_verbs!(Engine => Bound<'py, PyAny>);
 
 #[pymethods]
 impl Engine {
@@ -183,46 +184,6 @@ impl Engine {
     }
 
     #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
-        convert::list(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
-        convert::first(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
-        convert::first_value(py, &rows)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
     fn stream<'py>(
         &self,
         py: Python<'py>,
@@ -235,19 +196,19 @@ impl Engine {
         let params = convert::params(params, sql)?;
         let stream =
             call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.stream(call, sql, &params))?;
-        Ok(Stream { stream: Some(stream), engine: Arc::clone(&self.engine), row: row.map(Bound::unbind) })
+        Ok(Stream::new(stream, &self.engine, row.map(Bound::unbind)))
     }
 
     #[pyo3(signature = (timeout))]
     fn snapshot(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Snapshot> {
         let snapshot = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.snapshot(call))?;
-        Ok(Snapshot { snapshot: Some(snapshot), engine: Arc::clone(&self.engine) })
+        Ok(Snapshot::new(snapshot, &self.engine))
     }
 
     #[pyo3(signature = (timeout))]
     fn lease(&self, py: Python<'_>, timeout: Option<Seconds>) -> PyResult<Transaction> {
         let lease = call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.lease(call))?;
-        Ok(Transaction { lease: Some(lease), engine: Arc::clone(&self.engine), thread: std::thread::current().id() })
+        Ok(Transaction::new(lease, &self.engine))
     }
 
     /// (was_busy, frames in the WAL, frames that are in the file now)
@@ -298,265 +259,21 @@ impl Engine {
         .map(Result::new)
     }
 
-    fn read(
+    fn read<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         sql: &str,
-        params: &Bound<'_, PyAny>,
+        params: &Bound<'py, PyAny>,
+        read: Read<'py>,
         timeout: Option<Seconds>,
-        want: Want,
-    ) -> PyResult<Rows> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         let params = convert::params(params, sql)?;
-        call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.fetch(call, sql, &params, want))
+        let want = read.want();
+        let rows =
+            call(py, &self.engine, timeout, Outcome::NotApplied, |call| self.engine.fetch(call, sql, &params, want))?;
+        read.answer(py, &rows)
     }
 }
-
-/// An open transaction, on the thread that began it.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct Transaction {
-    lease: Option<Lease>, // None only while it is dropped
-    engine: Arc<engine::Engine>,
-    thread: ThreadId,
-}
-
-#[pymethods]
-impl Transaction {
-    #[pyo3(signature = (sql, params, timeout))]
-    fn execute(
-        &self,
-        py: Python<'_>,
-        sql: &str,
-        params: &Bound<'_, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Result> {
-        let params = convert::params(params, sql)?;
-        self.call(py, timeout, |call, lease| lease.execute(call, sql, &params)).map(Result::new)
-    }
-
-    #[pyo3(signature = (sql, rows, timeout))]
-    fn executemany(
-        &self,
-        py: Python<'_>,
-        sql: &str,
-        rows: &Bound<'_, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Result> {
-        let rows = convert::rows_of_params(rows, sql)?;
-        self.call(py, timeout, |call, lease| lease.execute_many(call, sql, &rows)).map(Result::new)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
-        convert::list(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
-        convert::first(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
-        convert::first_value(py, &rows)
-    }
-
-    fn mark(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |call, lease| lease.mark(call))
-    }
-
-    fn keep_mark(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |call, lease| lease.keep_mark(call))
-    }
-
-    fn undo_to_mark(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |call, lease| lease.undo_to_mark(call))
-    }
-
-    fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        self.ending(py, None, Outcome::Applied, |call, lease| lease.commit(call))
-    }
-
-    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, None, |_, lease| lease.rollback())
-    }
-}
-
-impl Transaction {
-    fn call<T: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<Seconds>,
-        work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
-    ) -> PyResult<T> {
-        // An interrupt ends the block, which rolls back, whatever the statement did.
-        self.ending(py, timeout, Outcome::NotApplied, work)
-    }
-
-    fn ending<T: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<Seconds>,
-        success: Outcome,
-        work: impl FnOnce(&Call, &Lease) -> error::Result<T> + Send,
-    ) -> PyResult<T> {
-        if self.thread != std::thread::current().id() {
-            let text = "a transaction belongs to the thread that began it; begin another one in this thread".to_owned();
-            return Err(wrong(py, Kind::Interface, text));
-        }
-        let Some(lease) = &self.lease else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, success, |call| work(call, lease).map_err(|error| self.engine.told(error)))
-    }
-
-    fn read(
-        &self,
-        py: Python<'_>,
-        sql: &str,
-        params: &Bound<'_, PyAny>,
-        timeout: Option<Seconds>,
-        want: Want,
-    ) -> PyResult<Rows> {
-        let params = convert::params(params, sql)?;
-        self.call(py, timeout, |call, lease| lease.fetch(call, sql, &params, want))
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            Python::attach(|py| gil::lazily(py, || drop(lease))); // it may have to roll back
-        }
-    }
-}
-
-/// Several reads of one snapshot.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct Snapshot {
-    snapshot: Option<reader::Snapshot>, // None only while it is dropped
-    engine: Arc<engine::Engine>,
-}
-
-#[pymethods]
-impl Snapshot {
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetch<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: usize::MAX })?;
-        convert::list(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, row, timeout))]
-    fn fetchone<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        row: Option<Bound<'py, PyAny>>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let row_as = RowAs::from_argument(row)?;
-        let rows = self.read(py, sql, params, timeout, Want { columns: row_as.wants_columns(), most: 1 })?;
-        convert::first(py, &rows, &row_as)
-    }
-
-    #[pyo3(signature = (sql, params, timeout))]
-    fn fetchval<'py>(
-        &self,
-        py: Python<'py>,
-        sql: &str,
-        params: &Bound<'py, PyAny>,
-        timeout: Option<Seconds>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let rows = self.read(py, sql, params, timeout, Want { columns: false, most: 1 })?;
-        convert::first_value(py, &rows)
-    }
-
-    /// Check the reader in. Safe to call twice.
-    fn close(&self, py: Python<'_>) {
-        if let Some(snapshot) = &self.snapshot {
-            gil::lazily(py, || snapshot.end());
-        }
-    }
-}
-
-impl Snapshot {
-    fn read(
-        &self,
-        py: Python<'_>,
-        sql: &str,
-        params: &Bound<'_, PyAny>,
-        timeout: Option<Seconds>,
-        want: Want,
-    ) -> PyResult<Rows> {
-        let params: Params = convert::params(params, sql)?;
-        let Some(snapshot) = &self.snapshot else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        call(py, &self.engine, timeout, Outcome::NotApplied, |call| {
-            snapshot.fetch(call, sql, &params, want).map_err(|error| self.engine.told(error))
-        })
-    }
-}
-
-/// The rows of one statement, piece by piece, from one snapshot.
-#[pyclass(frozen, module = "walpool._core")]
-pub struct Stream {
-    stream: Option<reader::Stream>, // None only while it is dropped
-    engine: Arc<engine::Engine>,
-    row: Option<Py<PyAny>>,
-}
-
-#[pymethods]
-impl Stream {
-    /// The next rows, fewer than `chunk` only at the end.
-    fn next_rows<'py>(&self, py: Python<'py>, chunk: usize) -> PyResult<Bound<'py, PyList>> {
-        let row_as = RowAs::from_argument(self.row.as_ref().map(|row| row.bind(py).clone()))?;
-        let Some(stream) = &self.stream else { return Err(wrong(py, Kind::Interface, ENDED.to_owned())) };
-        let want = Want { columns: row_as.wants_columns(), most: chunk };
-        let rows = call(py, &self.engine, None, Outcome::NotApplied, |call| {
-            stream.next_rows(call, want).map_err(|error| self.engine.told(error))
-        })?;
-        convert::list(py, &rows, &row_as)
-    }
-
-    /// Check the reader in. Safe to call twice.
-    fn close(&self, py: Python<'_>) {
-        if let Some(stream) = &self.stream {
-            gil::lazily(py, || stream.end());
-        }
-    }
-}
-
-const ENDED: &str = "it has ended";
 
 /// A checkpoint's mode by its name.
 pub fn checkpoint_mode(py: Python<'_>, mode: &str) -> PyResult<CheckpointMode> {
