@@ -199,7 +199,7 @@ def test_pools_that_nobody_closes_are_collected_with_all_that_they_hold(tmp_path
 
         def __init__(self, index: int, n: int) -> None:
             self.me = self
-            self.pool = walpool.Pool(tmp_path / f"{index}.db", synchronous="normal", transaction_timeout=20)
+            self.pool = walpool.Pool(tmp_path / f"{index}.db", synchronous="normal", transaction_timeout=2.5)
             self.pool.execute("CREATE TABLE IF NOT EXISTS t (a)")
             self.pool.execute(INSERT, (n,))
             self.rows = self.generate()
