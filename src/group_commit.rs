@@ -2,17 +2,20 @@
 //!
 //! Each job is all or nothing, and no neighbour notices when one fails:
 //!
-//! - SQLite undoes a failed statement by itself, so a job of one statement needs no savepoint.
-//! - A job of several statements stands behind a savepoint, and is rolled back to it.
-//! - What a savepoint cannot undo (`OR ROLLBACK`, `RAISE(ROLLBACK)` end the whole transaction; `OR FAIL` keeps the rows it
-//!   had written; a deferred foreign key fails the shared COMMIT) makes the group roll back and run again without the
-//!   offender. The results of the first run are thrown away: they may have come from the offender's rows.
+//! - SQLite undoes a failed statement by itself, so a job of one statement needs nothing else.
+//! - What that does not undo makes the group roll back and run again without the offender: the statements that a job had run
+//!   before the one that failed, the end of the whole transaction (`OR ROLLBACK`, `RAISE(ROLLBACK)`), the rows that `OR FAIL`
+//!   keeps, a deferred foreign key that would fail the shared COMMIT. The results of the first run are thrown away: they may
+//!   have come from the offender's rows.
+//! - After a job of several statements has failed, the next ones of its kind stand behind a savepoint each, and are rolled
+//!   back to it: so do scripts, always. A savepoint costs SQLite a copy of every page that the job changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::{Connection, Ran, retry_busy};
 use crate::error::{CONSTRAINT_FOREIGNKEY, Error, Kind, Outcome, Result, from_code};
+use crate::grouping::Past;
 use crate::value::Params;
 
 /// What a job does.
@@ -23,7 +26,7 @@ pub enum Work {
     /// One statement for each row of parameters.
     Many(Box<str>, Vec<Params>),
     /// Several statements.
-    Batch(Vec<(Box<str>, Params)>),
+    Batch(Vec<(Arc<str>, Params)>),
     /// Several statements in one text, without parameters.
     Script(Box<str>),
 }
@@ -74,17 +77,20 @@ impl Job {
         match &self.work {
             Work::Execute(sql, params) => Ok(vec![conn.run(sql, params)?]),
             Work::Many(sql, rows) => Ok(vec![conn.run_many(sql, rows)?]),
-            Work::Batch(parts) => parts
-                .iter()
-                .enumerate()
-                .map(|(index, (sql, params))| {
-                    conn.run(sql, params)
-                        .map_err(|error| error.context(format!("in statement {} of the batch", index + 1)))
-                })
-                .collect(),
+            Work::Batch(parts) => run_batch(conn, parts),
             Work::Script(sql) => Ok(vec![conn.run_script(sql)?]),
         }
     }
+}
+
+/// Run statements one after the other; where a text comes several times in a row it is prepared once.
+fn run_batch(conn: &Connection, parts: &[(Arc<str>, Params)]) -> Answer {
+    let mut ran = Vec::with_capacity(parts.len());
+    for same in parts.chunk_by(|(one, _), (next, _)| one == next) {
+        conn.run_each(&same[0].0, same.iter().map(|(_, params)| params), &mut ran)
+            .map_err(|error| error.context(format!("in statement {} of the batch", ran.len() + 1)))?;
+    }
+    Ok(ran)
 }
 
 /// How one run of a job ended.
@@ -107,6 +113,7 @@ pub struct Group<'conn> {
     conn: &'conn Connection,
     entries: Vec<Entry>,
     busy_timeout: Duration,
+    past: Past,
     replays: u64,
     /// A replay could not begin: every job has its error, and whatever may still be in the transaction is not wanted.
     is_lost: bool,
@@ -122,19 +129,24 @@ pub struct Ended {
     pub commit_took: Duration,
     /// How often the group was run again.
     pub replays: u64,
+    /// What the next group should know.
+    pub past: Past,
 }
 
 impl<'conn> Group<'conn> {
     /// An empty group in the transaction that was begun on this connection.
-    pub fn new(conn: &'conn Connection, busy_timeout: Duration) -> Self {
-        Group { conn, entries: Vec::new(), busy_timeout, replays: 0, is_lost: false }
+    pub fn new(conn: &'conn Connection, busy_timeout: Duration, past: Past) -> Self {
+        Group { conn, entries: Vec::new(), busy_timeout, past, replays: 0, is_lost: false }
     }
 
     /// Run a job. False if the group should take no more: it had to be run again, and commits what it has.
     ///
-    /// Closing the group then bounds the cost of many such jobs: each is run twice, and its neighbours once more.
+    /// Closing the group then bounds the cost of many such jobs: each is run once, and its neighbours once more.
     pub fn run(&mut self, job: Arc<Job>) -> bool {
-        let settled = run_whole(self.conn, &job);
+        let settled = run_whole(self.conn, &job, self.past);
+        if !job.is_one_statement() {
+            self.note(&settled);
+        }
         let (answer, is_out) = match settled {
             Run::Settled(answer) => (answer, false),
             Run::Spoilt(error) => (Err(error), true),
@@ -145,6 +157,13 @@ impl<'conn> Group<'conn> {
         }
         self.conn.watch().look_between();
         !is_out
+    }
+
+    fn note(&mut self, settled: &Run) {
+        match settled {
+            Run::Settled(Ok(_)) => self.past.ran(),
+            Run::Settled(Err(_)) | Run::Spoilt(_) => self.past.failed(),
+        }
     }
 
     /// Roll back and run every job again but those that broke the group, until a run leaves the transaction whole.
@@ -164,7 +183,7 @@ impl<'conn> Group<'conn> {
 
     fn replay_once(&mut self) -> Option<usize> {
         for (index, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| !entry.is_out) {
-            match run_whole(self.conn, &entry.job) {
+            match run_whole(self.conn, &entry.job, self.past) {
                 Run::Settled(answer) => entry.answer = answer,
                 Run::Spoilt(error) => {
                     entry.answer = Err(error);
@@ -188,11 +207,14 @@ impl<'conn> Group<'conn> {
     pub fn commit(mut self) -> Ended {
         let started = Instant::now();
         let committed = if self.is_lost { None } else { self.commit_or_fail_all() };
+        let commit_took = started.elapsed();
+        self.past.committed(commit_took);
         Ended {
             answers: self.entries.into_iter().map(|entry| entry.answer).collect(),
             wal_frames: committed,
-            commit_took: started.elapsed(),
+            commit_took,
             replays: self.replays,
+            past: self.past,
         }
     }
 
@@ -221,19 +243,22 @@ pub fn commit_outcome(error: &Error) -> Outcome {
 }
 
 /// Run a job so that it is in the transaction as a whole, or not at all, or else say that it spoilt the transaction.
-fn run_whole(conn: &Connection, job: &Job) -> Run {
-    if job.is_one_statement() { run_bare(conn, job) } else { run_marked(conn, job) }
+fn run_whole(conn: &Connection, job: &Job, past: Past) -> Run {
+    let needs_mark = !job.is_one_statement() && (past.is_careful() || matches!(job.work, Work::Script(_)));
+    if needs_mark { run_marked(conn, job) } else { run_bare(conn, job) }
 }
 
 fn run_bare(conn: &Connection, job: &Job) -> Run {
-    let changes_before = conn.total_changes();
+    // Not the changed rows alone: statements that change none, as CREATE TABLE, must be undone too.
+    let done = || (conn.total_changes(), conn.statements_run());
+    let done_before = done();
     conn.forget_last_rowid();
     let answer = job.run(conn);
     if conn.is_autocommit() {
         return Run::Spoilt(answer.err().unwrap_or_else(transaction_gone));
     }
     match answer {
-        Err(error) if conn.total_changes() != changes_before => Run::Spoilt(error),
+        Err(error) if done() != done_before => Run::Spoilt(error),
         Err(error) => Run::Settled(Err(error)),
         Ok(_) if conn.has_deferred_violation() => Run::Spoilt(deferred_violation()),
         answer => Run::Settled(answer),

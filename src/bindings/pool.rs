@@ -302,7 +302,7 @@ pub fn stats_dict(py: Python<'_>, figures: Vec<(String, Figure)>) -> PyResult<Bo
 }
 
 /// The statements of a batch: pairs of SQL and parameters, or SQL alone.
-fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)>> {
+fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Arc<str>, Params)>> {
     let mut parts = Vec::new();
     let statements = statements.try_iter()?;
     while add_statement(&statements, &mut parts)? {}
@@ -310,20 +310,29 @@ fn batch_parts(statements: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, Params)
 }
 
 /// Convert one statement of a batch more; false at the end.
-pub fn add_statement(statements: &Bound<'_, PyIterator>, parts: &mut Vec<(Box<str>, Params)>) -> PyResult<bool> {
+pub fn add_statement(statements: &Bound<'_, PyIterator>, parts: &mut Vec<(Arc<str>, Params)>) -> PyResult<bool> {
     let Some(statement) = upcall::next(statements)? else { return Ok(false) };
     if let Ok(sql) = statement.extract::<&str>() {
-        parts.push((sql.into(), Params::NONE));
+        parts.push((shared(sql, parts), Params::NONE));
         return Ok(true);
     }
-    let pair = statement.cast::<PyTuple>().ok().and_then(|pair| pair.extract::<(String, Bound<'_, PyAny>)>().ok());
-    let Some((sql, params)) = pair else {
+    let pair =
+        statement.cast::<PyTuple>().ok().and_then(|pair| pair.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>().ok());
+    let Some((Ok(sql), params)) = pair.as_ref().map(|(sql, params)| (sql.extract::<&str>(), params)) else {
         let text = "batch() takes pairs of SQL and parameters".to_owned();
         return Err(wrong(statement.py(), Kind::Programming, text));
     };
-    let params = convert::params(&params, &sql)?;
-    parts.push((sql.into(), params));
+    let params = convert::params(params, sql)?;
+    parts.push((shared(sql, parts), params));
     Ok(true)
+}
+
+/// The text, shared with the statement before where that has the same: a batch repeats it for each row.
+fn shared(sql: &str, parts: &[(Arc<str>, Params)]) -> Arc<str> {
+    match parts.last() {
+        Some((last, _)) if **last == *sql => Arc::clone(last),
+        _ => sql.into(),
+    }
 }
 
 pub fn config(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Config> {

@@ -1,5 +1,6 @@
 //! Parameters of a job for an event loop, converted in pieces: many of them would keep the loop for longer than a moment.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -81,7 +82,7 @@ impl PreparedRows {
 
 /// The statements of `batch`.
 #[pyclass(frozen, module = "walpool._core")]
-pub struct PreparedBatch(pub Pieces<(Box<str>, Params)>);
+pub struct PreparedBatch(pub Pieces<(Arc<str>, Params)>);
 
 #[pymethods]
 impl PreparedBatch {

@@ -107,6 +107,7 @@ pub struct Connection {
     watch: Watch,
     lately: Arc<Lately>,
     wal_frames: Cell<u32>,
+    statements_run: Cell<u64>,
     files: OnceCell<Arc<Files>>,
 }
 
@@ -132,6 +133,7 @@ impl Connection {
             watch,
             lately,
             wal_frames: Cell::new(0),
+            statements_run: Cell::new(0),
             files: OnceCell::new(),
         })
     }
@@ -266,6 +268,11 @@ impl Connection {
         self.raw.total_changes()
     }
 
+    /// Statements that `run`, `run_each` and `run_many` have run to their end since the connection was opened.
+    pub fn statements_run(&self) -> u64 {
+        self.statements_run.get()
+    }
+
     /// Whether a deferred foreign key stands violated, so that a COMMIT now would fail.
     pub fn has_deferred_violation(&self) -> bool {
         let (mut now, mut highest) = (0, 0);
@@ -332,9 +339,36 @@ impl Connection {
 
     /// Run one statement as a write: all of it, or nothing of it unless its SQL says otherwise (`OR FAIL`).
     pub fn run(&self, sql: &str, params: &Params) -> Result<Ran> {
+        self.run_in(&mut None, sql, params)
+    }
+
+    /// Run one statement for each of these parameters, each as `run` does, and put what they did behind what is there.
+    pub fn run_each<'p>(
+        &self,
+        sql: &str,
+        each: impl Iterator<Item = &'p Params>,
+        all_ran: &mut Vec<Ran>,
+    ) -> Result<()> {
+        let mut stmt = None;
+        for params in each {
+            all_ran.push(self.run_in(&mut stmt, sql, params)?);
+        }
+        Ok(())
+    }
+
+    /// Run a statement, which is prepared where it is not yet.
+    fn run_in<'conn>(
+        &'conn self,
+        stmt: &mut Option<rusqlite::CachedStatement<'conn>>,
+        sql: &str,
+        params: &Params,
+    ) -> Result<Ran> {
         let run = || {
-            let mut stmt = self.prepare(sql)?;
-            self.run_prepared(&mut stmt, sql, params)
+            let stmt = match stmt {
+                Some(stmt) => stmt,
+                None => stmt.insert(self.prepare(sql)?),
+            };
+            self.run_prepared(stmt, sql, params)
         };
         self.with_own_rowid(sql, || self.timed(sql, Instant::now(), run))
     }
@@ -379,6 +413,7 @@ impl Connection {
         } else {
             -1
         };
+        self.statements_run.set(self.statements_run.get() + 1);
         Ok(Ran { rowcount, lastrowid: None, rows })
     }
 

@@ -20,7 +20,7 @@ use crate::grouping::MOST_WORK;
 
 /// How long the lock is left: whoever tries each `BUSY_RETRY` has tried once by then, with half as much again for waking up.
 pub const MOMENT: Duration = Duration::from_micros(BUSY_RETRY.as_micros() as u64 * 3 / 2);
-/// How long the lock may be held, with gaps too short for others, before it is left: as long as one group may work.
+/// How long the lock may be held, with gaps too short for others, before it is left: as long as one group may work on a quick disk.
 const SHARE: Duration = MOST_WORK;
 /// How long it is remembered that another process writes. Where it does not, what is left in vain is time lost.
 const REMEMBERED: Duration = Duration::from_secs(1);

@@ -36,7 +36,7 @@ use crate::config::{Config, Synchronous};
 use crate::connection::{BUSY_RETRY, Connection, Limit};
 use crate::error::{Error, Kind, Outcome, Result};
 use crate::group_commit::{Answer, Ended, Group, Job};
-use crate::grouping::{Bounds, Load};
+use crate::grouping::{Bounds, Load, MOST_WORK, Past};
 use crate::log::{Level, Log, excerpt};
 use crate::stats::Stats;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -58,6 +58,7 @@ pub struct Writer {
     room: Condvar,             // bytes have left the queue, or it was closed
     at_rest: Condvar,          // nobody waits and nobody has the seat
     courtesy: Mutex<Courtesy>, // towards other processes; whoever has the seat asks it, so nobody ever waits for it
+    past: Mutex<Past>,         // of the groups; so too
     rules: Rules,
     after_commit: Box<dyn Fn(u32) + Send + Sync>, // gets the frames in the WAL
     hand: OnceLock<Hand>,
@@ -120,7 +121,7 @@ impl Writer {
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             max_waiting: config.max_waiting,
-            bounds: Bounds { jobs: config.max_group as usize, bytes: config.max_group_bytes },
+            bounds: Bounds { jobs: config.max_group as usize, bytes: config.max_group_bytes, work: MOST_WORK },
             slow_threshold: config.slow_threshold,
         };
         let (room, at_rest) = (Condvar::new(), Condvar::new());
@@ -129,6 +130,7 @@ impl Writer {
             room,
             at_rest,
             courtesy: Mutex::default(),
+            past: Mutex::default(),
             rules,
             after_commit,
             hand: OnceLock::new(),
@@ -480,11 +482,13 @@ impl Writer {
     /// Lead one group: run those who wait now, commit once, answer them all.
     fn lead(&self, conn: &Connection) -> Result<()> {
         let started = Instant::now();
-        let mut group = Group::new(conn, self.rules.busy_timeout);
+        let past = *self.past.lock();
+        let bounds = Bounds { work: past.most_work(), ..self.rules.bounds };
+        let mut group = Group::new(conn, self.rules.busy_timeout, past);
         let mut taken = Taken::default();
         let mut load = Load::default();
         let mut last = started;
-        while let Some(ticket) = self.next_job(load) {
+        while let Some(ticket) = self.next_job(load, bounds) {
             let Some(job) = ticket.job().map(Arc::clone) else { break };
             self.stats.job_wait.record_duration(ticket.waited(None));
             taken.0.push(ticket);
@@ -498,6 +502,7 @@ impl Writer {
             }
         }
         let ended = group.commit();
+        *self.past.lock() = ended.past;
         self.stats.group.record_duration(started.elapsed());
         self.tell_group(&ended);
         for (ticket, answer) in std::mem::take(&mut taken.0).into_iter().zip(ended.answers) {
@@ -506,9 +511,9 @@ impl Writer {
         Ok(())
     }
 
-    fn next_job(&self, load: Load) -> Option<Arc<Ticket>> {
+    fn next_job(&self, load: Load, bounds: Bounds) -> Option<Arc<Ticket>> {
         let mut queue = self.queue.lock();
-        let ticket = queue.next_job(load, self.rules.bounds)?;
+        let ticket = queue.next_job(load, bounds)?;
         self.after_leaving(&mut queue);
         Some(ticket)
     }

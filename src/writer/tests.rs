@@ -6,6 +6,7 @@ use super::*;
 use crate::caller::Caller;
 use crate::connection::open_writer;
 use crate::group_commit::Work;
+use crate::grouping::MOST_WORK;
 use crate::value::Params;
 
 /// One who can be asked, and was interrupted or not.
@@ -125,7 +126,7 @@ fn caller_whose_job_was_run_while_it_was_away_does_not_lead() {
     let (writer, conn, _folder) = queue_of(&[&a, &c]);
     a.go_away();
     c.go_away();
-    let bounds = Bounds { jobs: 1, bytes: u64::MAX };
+    let bounds = Bounds { jobs: 1, bytes: u64::MAX, work: MOST_WORK };
     let taken = writer.queue.lock().next_job(Load::default(), bounds).unwrap();
     taken.answer(Ok(Vec::new()));
     writer.pass_on(conn);
