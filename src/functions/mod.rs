@@ -6,7 +6,8 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ToSql};
 
 use crate::error::{Error, Kind, Result};
-use crate::vector::{self, Probe, Sketch, Vector};
+use crate::vector::grid::{Probe, Sketch};
+use crate::vector::{self, Vector};
 
 /// Add walpool's SQL functions to `conn`.
 ///
