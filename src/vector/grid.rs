@@ -160,8 +160,8 @@ fn dot_codes_plain(wide: &[i16], narrow: &[u8]) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Blobs, blob, cosine, vector};
     use super::super::l2_squared;
+    use super::super::tests::{Blobs, blob, cosine, vector};
     use super::*;
 
     /// Vectors of every kind that a bound could fail on: plain, near each other, on the grid, and of every size.
