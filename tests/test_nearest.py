@@ -1,4 +1,4 @@
-"""`vec_nearest` answers what brute force would, of the snapshot that it is asked in, whatever the index in memory holds.
+"""`vec_nearest` answers what brute force would, of the snapshot that it is asked in, whatever is in memory.
 
 The tables are the memory store's, made here by hand: the store itself is not needed.
 """
@@ -51,12 +51,12 @@ def unpack(blob: bytes) -> list[float]:
 def save(key: int, vector: Vector | None, scope: int = 1, space: int = 1) -> list[Statement]:
     """Return the statements by which the store saves a record."""
     blob = None if vector is None else pack(vector)
-    centroid = "(SELECT centroid FROM memory_spaces WHERE space = ?)"
+    sketch = "vec_sketch(?, (SELECT centroid FROM memory_spaces WHERE space = ?))"
     return [
         ("INSERT INTO memory_vectors VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET embedding = ?2", (key, blob)),
         ("DELETE FROM memory_sketches WHERE key = ?", (key,)),
         (
-            f"INSERT INTO memory_sketches (space, key, scope, gone, sketch) VALUES (?, ?, ?, 0, vec_sketch(?, {centroid}))",
+            f"INSERT INTO memory_sketches (space, key, scope, gone, sketch) VALUES (?, ?, ?, 0, {sketch})",
             (space, key, scope, blob, space),
         ),
     ]
@@ -442,7 +442,7 @@ def test_search_on_an_event_loop_finds_the_same(database: Path) -> None:
 def test_wrong_argument_is_an_error_that_says_so(
     filled: walpool.Pool, change: dict[int, Any], error: type[errors.Error], message: str
 ) -> None:
-    arguments = [1, pack([1.0] * DIMS), "cosine", 10, None, None, None, None, None]
+    arguments: list[Any] = [1, pack([1.0] * DIMS), "cosine", 10, None, None, None, None, None]
     for index, value in change.items():
         arguments[index] = value
     with pytest.raises(error) as caught:
