@@ -459,7 +459,7 @@ def test_sketches_of_other_dims_are_refused_and_missing_embeddings_are_zeros(fil
     filled.execute("DELETE FROM memory_vectors WHERE key = 5")
     assert sorted(search(filled, [1.0] * DIMS, limit=1000)) == list(range(1, 101))
     filled.execute("UPDATE memory_spaces SET dims = 50, epoch = 1")
-    with pytest.raises(errors.DataError, match="vec_nearest: a sketch of 40 bytes is not one of a vector of 50 dims"):
+    with pytest.raises(errors.DataError, match="vec_nearest: a sketch of 44 bytes is not one of a vector of 50 dims"):
         search(filled, [1.0] * 50)
 
 
@@ -480,7 +480,7 @@ def test_key_set_takes_integers_from_0_on(pool: walpool.Pool) -> None:
 
 def test_sketch_with_a_centroid_is_half_a_byte_for_each_value(pool: walpool.Pool) -> None:
     vector = pack([1.0] * 1536)
-    assert len(pool.fetchval("SELECT vec_sketch(?, NULL)", (vector,))) == 768 + 20
+    assert len(pool.fetchval("SELECT vec_sketch(?, NULL)", (vector,))) == 768 + 24
     assert pool.fetchval("SELECT vec_sketch(NULL, ?)", (vector,)) is None
     assert pool.fetchval("SELECT vec_sketch(?, NULL)", (pack([math.nan, 1.0]),)) is None
     with pytest.raises(errors.ProgrammingError, match="vec_sketch: vectors of 1536 and 2 dims cannot be compared"):

@@ -24,7 +24,7 @@ use crate::vector::{self, Vector};
 /// | `vec_cosine(a, b)` | the cosine of the angle between the two, -1 to 1; 0.0 if either has length 0 |
 /// | `vec_dot(a, b)` | their dot product |
 /// | `vec_l2sq(a, b)` | the square of their L2 distance |
-/// | `vec_sketch(a, c)` | a sketch of it as seen from the centroid `c` (NULL: from 0), a BLOB of half a byte a value and 20 more, for `vec_nearest`; NULL if `a` holds a NaN or an infinity |
+/// | `vec_sketch(a, c)` | a sketch of it as seen from the centroid `c` (NULL: from 0), a BLOB of half a byte a value and 24 more, for `vec_nearest`; NULL if `a` holds a NaN or an infinity |
 /// | `vec_key_set(n)` | an aggregate: the set of these integers from 0 on as a BLOB, for `vec_nearest`; NULLs are left out |
 /// | `vec_nearest(...)` | the records nearest to a vector: see `register_search` |
 /// | `vec_sketch(a)` | a sketch of it, a BLOB of a quarter of its bytes; NULL if it holds a NaN or an infinity |

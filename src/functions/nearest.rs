@@ -392,7 +392,7 @@ impl<L: Lookout> Table<'_, L> {
     fn scan<'s>(&self, search: &'s Search, version: &Version, sight: Sight<'_>) -> Result<Candidates<'s>, Fault> {
         let blocks = version.blocks();
         let slots: usize = blocks.iter().map(|block| block.len()).sum();
-        let bytes = slots * (padded_width(self.space.edition.dims) + 64);
+        let bytes = slots * (padded_width(self.space.edition.dims) + 64); // the second planes of few are looked at
         if bytes > LONG_BYTES {
             self.expect_long()?;
         }

@@ -33,8 +33,8 @@ pub struct Block {
     pub(super) born: Vec<i64>,
     died: Vec<AtomicI64>,
     pub(super) headers: Vec<Header>,
-    /// Padded rows, one for each slot.
-    pub(super) codes: Vec<u8>,
+    /// The planes of the upper and of the lower bits: padded rows, one for each slot.
+    pub(super) planes: [Vec<u8>; 2],
     dead: AtomicUsize,
 }
 
@@ -48,7 +48,7 @@ impl Block {
             born: Vec::with_capacity(slots),
             died: Vec::with_capacity(slots),
             headers: Vec::with_capacity(slots),
-            codes: Vec::with_capacity(slots * sketch::padded_width(dims)),
+            planes: [(); 2].map(|()| Vec::with_capacity(slots * sketch::padded_width(dims))),
             dead: AtomicUsize::new(0),
         }
     }
@@ -70,7 +70,7 @@ impl Block {
         self.born.clear();
         self.died.clear();
         self.headers.clear();
-        self.codes.clear();
+        self.planes.iter_mut().for_each(Vec::clear);
     }
 
     /// Add a slot, behind those of earlier changes.
@@ -79,17 +79,19 @@ impl Block {
     /// `Kind::Data` where the sketch is not one of vectors of these dims.
     pub fn push(&mut self, row: Row<'_>) -> Result<()> {
         // A record without an embedding counts as one of no length.
-        let (header, codes) = match row.sketch {
+        let (header, planes) = match row.sketch {
             Some(blob) => sketch::parse(blob, self.dims)?,
-            None => (Header::default(), &[][..]),
+            None => (Header::default(), [&[][..]; 2]),
         };
         self.keys.push(row.key);
         self.scopes.push(row.scope);
         self.born.push(row.change);
         self.died.push(AtomicI64::new(ALIVE));
         self.headers.push(header);
-        self.codes.extend_from_slice(codes);
-        self.codes.resize(self.keys.len() * sketch::padded_width(self.dims), 0);
+        for (all, plane) in self.planes.iter_mut().zip(planes) {
+            all.extend_from_slice(plane);
+            all.resize(self.keys.len() * sketch::padded_width(self.dims), 0);
+        }
         Ok(())
     }
 
@@ -139,7 +141,9 @@ impl Block {
                 *all.dead.get_mut() += usize::from(died != ALIVE);
                 all.died.push(AtomicI64::new(died));
                 all.headers.push(part.headers[slot]);
-                all.codes.extend_from_slice(&part.codes[slot * width..][..width]);
+                for (plane, from) in all.planes.iter_mut().zip(&part.planes) {
+                    plane.extend_from_slice(&from[slot * width..][..width]);
+                }
             }
         }
         all
@@ -148,7 +152,7 @@ impl Block {
     /// The bytes that it takes.
     pub fn bytes(&self) -> usize {
         let slot = 4 * size_of::<i64>() + size_of::<Header>();
-        self.keys.capacity() * slot + self.codes.capacity()
+        self.keys.capacity() * slot + self.planes.iter().map(Vec::capacity).sum::<usize>()
     }
 
     /// Give back the room that is not used.
@@ -158,11 +162,11 @@ impl Block {
         self.born.shrink_to_fit();
         self.died.shrink_to_fit();
         self.headers.shrink_to_fit();
-        self.codes.shrink_to_fit();
+        self.planes.iter_mut().for_each(Vec::shrink_to_fit);
     }
 }
 
 /// The bytes that a record takes in memory, with its place in the book.
 pub fn bytes_of_record(dims: usize) -> u64 {
-    (sketch::padded_width(dims) + 4 * size_of::<i64>() + size_of::<Header>()) as u64 + super::space::BOOK_BYTES
+    (2 * sketch::padded_width(dims) + 4 * size_of::<i64>() + size_of::<Header>()) as u64 + super::space::BOOK_BYTES
 }

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 
 use super::block::{Block, SLOTS};
 use crate::key_set::KeySet;
-use crate::vector::nibbles;
-use crate::vector::sketch::{Bounds, Probe};
+use crate::vector::planes;
+use crate::vector::sketch::{Bounds, Dots, Probe};
 
 /// What a search ranks by. Higher is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Search {
 }
 
 impl Search {
-    fn bounds(&self, probe: &Probe, block: &Block, slot: usize, codes: i64) -> Bounds {
+    fn bounds(&self, probe: &Probe, block: &Block, slot: usize, codes: Dots) -> Bounds {
         let header = &block.headers[slot];
         match self.metric {
             Metric::Cosine => probe.cosine(header, codes),
@@ -89,7 +89,9 @@ pub struct Candidates<'a> {
     bar: f64,
     prune_at: usize,
     picked: Vec<u16>,
-    dots: Vec<i64>,
+    /// The dot products of both planes.
+    high: Vec<i64>,
+    low: Vec<i64>,
 }
 
 /// Which of a block's slots a search sees.
@@ -109,7 +111,8 @@ impl<'a> Candidates<'a> {
     pub fn new(search: &'a Search) -> Self {
         let picked = Vec::with_capacity(SLOTS);
         let prune_at = (4 * search.limit).max(256);
-        Candidates { search, found: Vec::new(), bar: f64::NEG_INFINITY, prune_at, picked, dots: Vec::new() }
+        let (high, low) = (Vec::with_capacity(SLOTS), Vec::new());
+        Candidates { search, found: Vec::new(), bar: f64::NEG_INFINITY, prune_at, picked, high, low }
     }
 
     /// Look through a block.
@@ -121,19 +124,37 @@ impl<'a> Candidates<'a> {
             }
             return;
         };
-        nibbles::dots(&block.codes, &self.picked, probe.factors(), &mut self.dots);
+        planes::dots(&block.planes[0], &self.picked, probe.factors(), &mut self.high);
+        self.keep_hopeful(block, probe);
+        planes::dots(&block.planes[1], &self.picked, probe.factors(), &mut self.low);
         for at in 0..self.picked.len() {
             let slot = usize::from(self.picked[at]);
             let key = block.keys[slot];
             let found = if block.headers[slot].is_zero() {
                 self.known(key)
             } else {
-                Candidate { key, bounds: self.search.bounds(probe, block, slot, self.dots[at]), is_known: false }
+                let codes = Dots::Fine(self.high[at], self.low[at]);
+                Candidate { key, bounds: self.search.bounds(probe, block, slot, codes), is_known: false }
             };
             if found.bounds.upper >= self.bar {
                 self.add(found);
             }
         }
+    }
+
+    /// Of the picked slots, keep those that may reach the bar by what the upper bits of their codes say.
+    fn keep_hopeful(&mut self, block: &Block, probe: &Probe) {
+        let mut kept = 0;
+        for at in 0..self.picked.len() {
+            let slot = usize::from(self.picked[at]);
+            let codes = Dots::Coarse(self.high[at]);
+            let is_hopeful =
+                block.headers[slot].is_zero() || self.search.bounds(probe, block, slot, codes).upper >= self.bar;
+            (self.picked[kept], self.high[kept]) = (self.picked[at], self.high[at]);
+            kept += usize::from(is_hopeful);
+        }
+        self.picked.truncate(kept);
+        self.high.truncate(kept);
     }
 
     /// A record whose score is that of no length.

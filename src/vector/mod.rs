@@ -9,7 +9,7 @@
 //! read the row.
 
 pub mod grid;
-pub mod nibbles;
+pub mod planes;
 mod rotation;
 pub mod sketch;
 

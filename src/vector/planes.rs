@@ -1,22 +1,17 @@
-//! Dot products of 4-bit codes, two a byte, with 8-bit ones: the one loop that a scan of sketches spends its time in.
-//! Must not know what the codes mean.
+//! Dot products of 2-bit codes, four a byte, with 8-bit ones: the one loop that a scan of sketches spends its time in, most of
+//! it waiting for memory. Must not know what the codes mean.
 
 /// Rows of codes are padded to a multiple of this many bytes: an AVX2 register.
 pub const ROW_ALIGN: usize = 32;
 
-/// Bytes of a row that are summed in `i32`: 2 * 15 * 128 for each stay below 2^31.
+/// Bytes of a row that are summed in `i32`: 4 * 3 * 128 for each stay below 2^31.
 const PART: usize = 1 << 18;
 
-/// The codes that rows are multiplied with: `low` meets the low halves of a row's bytes, `high` the high ones.
-#[derive(Debug)]
-pub struct Factors {
-    /// For the low halves; a multiple of `ROW_ALIGN` long.
-    pub low: Vec<i8>,
-    /// For the high halves; as long.
-    pub high: Vec<i8>,
-}
+/// The codes that rows are multiplied with: the first ones meet the lowest two bits of a row's bytes, the last ones the
+/// highest two. All four are as long as a row.
+pub type Factors = [Vec<i8>; 4];
 
-/// The dot product of each picked row with the factors, exactly; `rows` are `factors.low.len()` bytes each.
+/// The dot product of each picked row with the factors, exactly; `rows` are as long as the factors each.
 pub fn dots(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>) {
     dots.clear();
     #[cfg(target_arch = "x86_64")]
@@ -29,20 +24,30 @@ pub fn dots(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>)
 }
 
 fn row<'a>(rows: &'a [u8], index: u16, factors: &Factors) -> &'a [u8] {
-    let width = factors.low.len();
+    let width = factors[0].len();
     &rows[usize::from(index) * width..][..width]
 }
 
 fn dots_plain(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>) {
-    dots.extend(picked.iter().map(|&index| {
-        let parts = row(rows, index, factors).chunks(PART).zip(factors.low.chunks(PART)).zip(factors.high.chunks(PART));
-        parts.map(|((row, low), high)| i64::from(part_plain(row, low, high))).sum::<i64>()
-    }));
+    dots.extend(picked.iter().map(|&index| in_parts(row(rows, index, factors), factors, part_plain)));
 }
 
-fn part_plain(row: &[u8], low: &[i8], high: &[i8]) -> i32 {
-    let products = row.iter().zip(low).zip(high).map(|((&codes, &low), &high)| {
-        i32::from(codes & 15) * i32::from(low) + i32::from(codes >> 4) * i32::from(high)
+#[inline(always)]
+fn in_parts(row: &[u8], factors: &Factors, part: impl Fn(&[u8], [&[i8]; 4]) -> i32) -> i64 {
+    let parts = row.chunks(PART).enumerate().map(|(at, codes)| {
+        let factors = factors.each_ref().map(|factors| &factors[at * PART..][..codes.len()]);
+        i64::from(part(codes, factors))
+    });
+    parts.sum()
+}
+
+fn part_plain(row: &[u8], [a, b, c, d]: [&[i8]; 4]) -> i32 {
+    let code = |codes: u8, shift: u32| i32::from(codes >> shift & 3);
+    let products = row.iter().zip(a).zip(b).zip(c).zip(d).map(|((((&codes, &a), &b), &c), &d)| {
+        code(codes, 0) * i32::from(a)
+            + code(codes, 2) * i32::from(b)
+            + code(codes, 4) * i32::from(c)
+            + code(codes, 6) * i32::from(d)
     });
     products.sum()
 }
@@ -59,18 +64,13 @@ fn dots_avx2(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>
                 byte += 64; // a line of the cache
             }
         }
-        let row = row(rows, index, factors);
-        if row.len() <= PART {
-            return i64::from(part_avx2(row, &factors.low, &factors.high));
-        }
-        let parts = row.chunks(PART).zip(factors.low.chunks(PART)).zip(factors.high.chunks(PART));
-        parts.map(|((row, low), high)| i64::from(part_avx2(row, low, high))).sum::<i64>()
+        in_parts(row(rows, index, factors), factors, |codes, factors| part_avx2(codes, factors))
     }));
 }
 
 /// How many rows ahead the memory is asked for the next: by itself the CPU asks for no more than the page it is in.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 #[cfg(target_arch = "x86_64")]
 fn prefetch(byte: &u8) {
@@ -83,21 +83,28 @@ fn prefetch(byte: &u8) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn part_avx2(row: &[u8], low: &[i8], high: &[i8]) -> i32 {
+fn part_avx2(row: &[u8], factors: [&[i8]; 4]) -> i32 {
     use std::arch::x86_64::*;
 
-    // Four registers of bytes: sums of eight products of two, 8 * 2 * 15 * 127, stay below 2^15.
-    const STEP: usize = 4 * ROW_ALIGN;
-    let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    // Eight registers of bytes: sums of 32 products of two, 32 * 2 * 3 * 127, stay below 2^15.
+    const STEP: usize = 8;
+    let (mask, ones) = (_mm256_set1_epi8(3), _mm256_set1_epi16(1));
+    let [a, b, c, d] = factors.map(|factors| factors.as_chunks::<ROW_ALIGN>().0);
     let mut sums = _mm256_setzero_si256();
-    for ((row, low), high) in row.chunks(STEP).zip(low.chunks(STEP)).zip(high.chunks(STEP)) {
+    for (step, rows) in row.as_chunks::<ROW_ALIGN>().0.chunks(STEP).enumerate() {
         let mut short = _mm256_setzero_si256();
-        let registers = row.as_chunks().0.iter().zip(low.as_chunks().0).zip(high.as_chunks().0);
-        for ((row, low), high) in registers {
-            let row = load(row);
-            let (lows, highs) = (_mm256_and_si256(row, mask), _mm256_and_si256(_mm256_srli_epi16(row, 4), mask));
-            let products = (_mm256_maddubs_epi16(lows, load(low)), _mm256_maddubs_epi16(highs, load(high)));
-            short = _mm256_add_epi16(short, _mm256_add_epi16(products.0, products.1));
+        for (at, row) in rows.iter().enumerate() {
+            let (at, row) = (step * STEP + at, load(row));
+            let code = |bits| _mm256_and_si256(bits, mask);
+            let low = _mm256_add_epi16(
+                _mm256_maddubs_epi16(code(row), load(&a[at])),
+                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 2)), load(&b[at])),
+            );
+            let high = _mm256_add_epi16(
+                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 4)), load(&c[at])),
+                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 6)), load(&d[at])),
+            );
+            short = _mm256_add_epi16(short, _mm256_add_epi16(low, high));
         }
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(short, ones));
     }
@@ -123,11 +130,13 @@ mod tests {
 
     #[test]
     fn codes_are_multiplied_exactly_by_every_instruction_set() {
-        for width in [0, 32, 64, 96, 768, PART + 64] {
-            for (codes, factor) in [(0xff, 127_i8), (0xff, -127), (0x0f, 127), (0xf0, -127), (0x5a, 3)] {
-                let factors = Factors { low: vec![factor; width], high: vec![factor / 2; width] };
+        for width in [0, 32, 64, 96, 384, 768, PART + 64] {
+            for (codes, factor) in [(0xff, 127_i8), (0xff, -127), (0b00_01_10_11, 127), (0b11_10_01_00, -127)] {
+                let factors = [factor, factor / 2, factor / 3, factor].map(|factor| vec![factor; width]);
                 let rows = vec![codes; 3 * width];
-                let each = i64::from(codes & 15) * i64::from(factor) + i64::from(codes >> 4) * i64::from(factor / 2);
+                let code = |shift: u32| i64::from(codes >> shift & 3);
+                let each: i64 =
+                    (0..4).map(|at| code(2 * at as u32) * factors[at].first().map_or(0, |&x| i64::from(x))).sum();
                 let (mut fast, mut plain) = (Vec::new(), Vec::new());
                 dots(&rows, &[0, 2], &factors, &mut fast);
                 dots_plain(&rows, &[0, 2], &factors, &mut plain);
@@ -139,10 +148,7 @@ mod tests {
     #[test]
     fn each_row_meets_its_own_factors() {
         let width = 160;
-        let factors = Factors {
-            low: (0..width).map(|i| (i * 7 % 255 - 127) as i8).collect(),
-            high: (0..width).map(|i| (i * 13 % 255 - 127) as i8).collect(),
-        };
+        let factors = [7, 13, 29, 31].map(|by| (0..width).map(|i| (i * by % 255 - 127) as i8).collect::<Vec<_>>());
         let rows: Vec<u8> = (0..4 * width).map(|i| (i * 37 % 251) as u8).collect();
         let (mut fast, mut plain) = (Vec::new(), Vec::new());
         dots(&rows, &[3, 0, 1], &factors, &mut fast);
