@@ -151,6 +151,33 @@ fn vectors(criterion: &mut Criterion) {
         bencher.iter(|| black_box(db.engine.fetch(&Call::internal(), NEAREST, &wanted, Want::ALL).unwrap()));
     });
     group.finish();
+    sketches(criterion, &db);
+}
+
+const SKETCH_TABLES: &str = "
+    CREATE TABLE memory_spaces (space INTEGER PRIMARY KEY, dims INTEGER, centroid BLOB, epoch INTEGER, trimmed INTEGER);
+    CREATE TABLE memory_vectors (key INTEGER PRIMARY KEY, embedding BLOB);
+    CREATE TABLE memory_sketches (change INTEGER PRIMARY KEY AUTOINCREMENT, space INTEGER NOT NULL, key INTEGER UNIQUE,
+        scope INTEGER, gone INTEGER, sketch BLOB);
+    CREATE INDEX memory_sketches_space ON memory_sketches (space);
+    INSERT INTO memory_spaces VALUES (1, 1536, NULL, 0, 0);
+    INSERT INTO memory_vectors SELECT id + 1, embedding FROM vector;
+    INSERT INTO memory_sketches SELECT id + 1, 1, id + 1, 1, 0, vec_sketch(embedding, NULL) FROM vector;";
+const SKETCH: &str = "SELECT count(vec_sketch(embedding, NULL)) FROM vector";
+const SEARCH: &str = "SELECT vec_nearest(1, ?, 'cosine', 10, NULL, NULL, NULL, NULL, NULL)";
+
+fn sketches(criterion: &mut Criterion, db: &Database) {
+    db.submit(Work::Script(SKETCH_TABLES.into()));
+    let wanted = Params::Positional(vec![embedding(VECTORS)]);
+    let mut group = criterion.benchmark_group("sketches");
+    group.throughput(Throughput::Elements(VECTORS as u64));
+    group.bench_function("vec_sketch of 1000 x 1536", |bencher| {
+        bencher.iter(|| black_box(db.engine.fetch(&Call::internal(), SKETCH, &Params::NONE, Want::ALL).unwrap()));
+    });
+    group.bench_function("vec_nearest over 1000 x 1536", |bencher| {
+        bencher.iter(|| black_box(db.engine.fetch(&Call::internal(), SEARCH, &wanted, Want::ALL).unwrap()));
+    });
+    group.finish();
 }
 
 criterion_group!(benches, reads, writes, vectors);
