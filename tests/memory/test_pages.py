@@ -23,14 +23,14 @@ OPTIONAL = st.none() | st.integers(0, 10**6)
 ENTRIES = st.lists(st.builds(Entry, INT64, OPTIONAL, OPTIONAL, OPTIONAL), max_size=30).map(tuple)
 PAGES = st.one_of(
     st.builds(ListPage, COUNTS, COUNTS, INT64, INT64),
-    st.builds(VectorPage, COUNTS, COUNTS, st.floats(allow_nan=False), INT64),
+    st.builds(VectorPage, COUNTS, COUNTS, st.floats(allow_nan=False), INT64, COUNTS),
     st.builds(WindowPage, COUNTS, COUNTS, INT64, ENTRIES),
 )
-PAGE = VectorPage(12, 3, 0.1, 5)
+PAGE = VectorPage(12, 3, 0.1, 5, 10)
 
 
 @given(page=PAGES)
-@example(VectorPage(0, 0, -0.0, 0))
+@example(VectorPage(0, 0, -0.0, 0, 0))
 @example(WindowPage(0, 0, 0, ()))
 def test_token_gives_back_what_it_was_made_of(page: Page) -> None:
     token = _pages.encode(page, SEARCH)

@@ -32,20 +32,16 @@ def scores(found: list[Found], weights: Weights = DEFAULT, facts: Facts = NEW) -
 
 
 def test_join_gives_each_record_its_ranks_and_scores() -> None:
-    assert _ranking.join([(7, 0.9), (3, 0.8)], [(5, 4.0), (7, 2.0)]) == [
-        Found(3, 2, None, 0.8, None),
-        Found(5, None, 1, None, 4.0),
-        Found(7, 1, 2, 0.9, 2.0),
-    ]
+    assert _ranking.join([7, 3], [(5, 4.0), (7, 2.0)]) == [Found(3, 2), Found(5, None, 1, 4.0), Found(7, 1, 2, 2.0)]
 
 
 def test_score_is_explained_to_the_last_part() -> None:
-    found = [Found(7, 1, 2, 0.9, 2.0)]
+    found = [Found(7, 1, 2, 2.0)]
     weights = Weights(vector=2, words=1, half_life=timedelta(days=10))
     (hit,) = _ranking.rank(found, {7: Facts(NOW - 20 * DAY, 0.5)}, weights, NOW)
     relevance = (2 / 61 + 1 / 62) / (3 / 61)
     assert hit.why == Explanation(
-        vector_rank=1, vector_score=0.9, words_rank=2, words_score=2.0, relevance=pytest.approx(relevance),
+        vector_rank=1, words_rank=2, words_score=2.0, relevance=pytest.approx(relevance),
         recency=0.25, importance=0.5,
     )  # fmt: skip
     assert hit.score == pytest.approx(0.5 * relevance + 0.3 * 0.25 + 0.2 * 0.5)
@@ -63,6 +59,16 @@ def test_record_from_the_future_has_no_age() -> None:
 
 def test_record_that_is_gone_is_left_out() -> None:
     assert _ranking.rank([Found(1, 1)], {}, Weights(), NOW) == []
+
+
+def test_bm25_rises_with_what_is_rare_and_repeated_and_falls_with_length() -> None:
+    rare, common = _ranking.rarity(1_000, 3), _ranking.rarity(1_000, 900)
+    assert rare > common > 0
+    assert _ranking.rarity(10, 12) == _ranking.rarity(10, 10) > 0
+    assert _ranking.bm25([rare, common], [1, 0], 1.0) > _ranking.bm25([rare, common], [0, 1], 1.0)
+    assert _ranking.bm25([rare], [2], 1.0) > _ranking.bm25([rare], [1], 1.0) > _ranking.bm25([rare], [1], 2.0)
+    assert _ranking.bm25([rare], [0], 1.0) == 0
+    assert _ranking.bm25([1.0], [1], 1.0) == pytest.approx(1.0)
 
 
 def test_ties_are_in_order_of_key() -> None:

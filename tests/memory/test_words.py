@@ -103,8 +103,11 @@ def test_no_text_is_an_error(contents: walpool.Pool, tokenizer: Tokenizer, text:
         found(contents, tokenizer, _words.every(typed), text.replace("\0", " "))
         for lookup in _words.either(typed):
             found(contents, tokenizer, lookup, text.replace("\0", " "))
-        for term in typed.terms:
-            term.occurrences(tokenizer).findall(_words.fold(text))
+        counts = _words.counter(typed)(text)
+        assert len(counts) == len(typed.terms)
+        _words.excerpt(typed, text, ("[", "]"))
+        if (match := _words.anything(typed)) is not None:
+            found(contents, tokenizer, Lookup(match), text.replace("\0", " "))
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -227,8 +230,17 @@ def test_patterns_take_percent_and_underscore_for_what_they_are(contents: walpoo
 
 
 def test_occurrences_are_counted_as_words() -> None:
-    typed = _words.parse('run* "on time" or soon')
+    typed = _words.parse('run* "on time" or soon tea')
     assert typed is not None
-    folded = _words.fold("Running, run! overrun. On-time; on times sóon")
-    counts = [len(term.occurrences("unicode61").findall(folded)) for term in typed.terms]
-    assert counts == [2, 2]
+    assert _words.counter(typed)("Running, run! overrun. On-time; on times SÓON, soon_tea") == [2, 3, 1]
+    typed = _words.parse("日本 tea", "trigram")
+    assert typed is not None
+    assert _words.counter(typed)("日本と日本のTea, steam") == [2, 2]
+
+
+def test_excerpt_marks_what_it_finds_in_its_surroundings() -> None:
+    typed = _words.parse("日本 tea", "trigram")
+    assert typed is not None
+    assert _words.excerpt(typed, "東京は日本の首都", ("<", ">")) == "東京は<日本>の首都"
+    assert _words.excerpt(typed, "x" * 100 + "TEA" + "y" * 100, ("[", "]")) == "…" + "x" * 60 + "[TEA]" + "y" * 60 + "…"
+    assert _words.excerpt(typed, "京都", ("[", "]")) is None

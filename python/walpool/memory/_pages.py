@@ -53,6 +53,8 @@ class VectorPage(NamedTuple):
     score: float
     """Exactly: the bits count."""
     key: int
+    rank: int
+    """How many hits came before what follows."""
 
 
 class Entry(NamedTuple):
@@ -142,7 +144,7 @@ def _packed(page: Page) -> bytes:
     if isinstance(page, ListPage):
         return _varints(*page)
     if isinstance(page, VectorPage):
-        return struct.pack("<d", page.score) + _varints(page.change, page.epoch, page.key)
+        return struct.pack("<d", page.score) + _varints(page.change, page.epoch, page.key, page.rank)
     if len(page.entries) > MOST_ENTRIES:
         raise ValueError(f"a window has {MOST_ENTRIES} entries at most")
     # By column, each number less the one before it: ranks climb by one mostly, and scores fall slowly.
@@ -158,9 +160,9 @@ def _unpacked(packed: bytes, kind: type[P]) -> P:
         numbers, rest = _read(packed, 4)
         page: Page = ListPage(*numbers)
     elif kind is VectorPage:
-        numbers, rest = _read(packed[8:], 3)
+        numbers, rest = _read(packed[8:], 4)
         (score,) = struct.unpack("<d", packed[:8])
-        page = VectorPage(numbers[0], numbers[1], score, numbers[2])
+        page = VectorPage(numbers[0], numbers[1], score, *numbers[2:])
     else:
         page, rest = _window(packed)
     if rest or not isinstance(page, kind):

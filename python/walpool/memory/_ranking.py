@@ -1,4 +1,4 @@
-"""Joining what an embedding and the words found into one order; pure, knows no database.
+"""How well a content goes with words, and joining what words and an embedding found; pure, knows no database.
 
 Reciprocal-rank fusion: it needs ranks alone, which no two measures disagree about.
 Cormack, Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
@@ -7,15 +7,18 @@ SIGIR 2009. https://doi.org/10.1145/1571941.1572114
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from math import log1p
 from typing import Final, NamedTuple
 
 from walpool.memory.records import Explanation, Weights
 
-__all__ = ["Facts", "Found", "Ranked", "join", "rank"]
+__all__ = ["Facts", "Found", "Ranked", "bm25", "join", "rank", "rarity"]
 
 _K: Final = 60  # how little the first ranks differ; the paper's own value
+_K1: Final = 1.2  # how soon repetition tires, and
+_B: Final = 0.75  # how much length counts; FTS5's own values
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -27,7 +30,6 @@ class Found(NamedTuple):
     """1 for the nearest."""
     words_rank: int | None = None
     """1 for the best match."""
-    vector_score: float | None = None
     words_score: float | None = None
 
 
@@ -47,20 +49,19 @@ class Ranked(NamedTuple):
     why: Explanation
 
 
-def join(vector: Iterable[tuple[int, float]], words: Iterable[tuple[int, float]]) -> list[Found]:
-    """Return each record of two lists once, with its rank and its score in each; by key.
+def join(vector: Iterable[int], words: Iterable[tuple[int, float]]) -> list[Found]:
+    """Return each record of two lists once, with its rank in each; by key.
 
     Args:
-        vector: (key, score) of what the embedding found, best first.
+        vector: the keys that the embedding found, best first.
         words: (key, score) of what the words found, best first.
     """
-    near = {key: (rank, score) for rank, (key, score) in enumerate(vector, 1)}
+    near = {key: rank for rank, key in enumerate(vector, 1)}
     matched = {key: (rank, score) for rank, (key, score) in enumerate(words, 1)}
     found = []
     for key in sorted(near.keys() | matched.keys()):
-        vector_rank, vector_score = near.get(key, (None, None))
         words_rank, words_score = matched.get(key, (None, None))
-        found.append(Found(key, vector_rank, words_rank, vector_score, words_score))
+        found.append(Found(key, near.get(key), words_rank, words_score))
     return found
 
 
@@ -77,6 +78,27 @@ def rank(found: Iterable[Found], facts: Mapping[int, Facts], weights: Weights, n
     return sorted(ranked, key=lambda hit: (-hit.score, hit.key))
 
 
+def rarity(records: float, having: float) -> float:
+    """Return what a term is worth that `having` of `records` have; never nothing.
+
+    The idf of BM25 as Lucene has it: that of FTS5 is next to nothing from half of the records on.
+    """
+    having = min(having, records)
+    return log1p((records - having + 0.5) / (having + 0.5))
+
+
+def bm25(rarities: Sequence[float], counts: Sequence[int], length: float) -> float:
+    """Return how well a content goes with some terms: FTS5's formula, https://www.sqlite.org/fts5.html#the_bm25_function.
+
+    Args:
+        rarities: `rarity` of each term.
+        counts: how often the content has each.
+        length: of the content, over that of the usual one.
+    """
+    damped = _K1 * (1 - _B + _B * length)
+    return sum(worth * count * (_K1 + 1) / (count + damped) for worth, count in zip(rarities, counts, strict=True))
+
+
 def _scored(found: Found, facts: Facts, weights: Weights, now: int) -> Ranked:
     relevance = _relevance(found, weights)
     age = max(now - facts.created_at, 0)
@@ -84,7 +106,6 @@ def _scored(found: Found, facts: Facts, weights: Weights, now: int) -> Ranked:
     score = weights.relevance * relevance + weights.recency * recency + weights.importance * facts.importance
     why = Explanation(
         vector_rank=found.vector_rank,
-        vector_score=found.vector_score,
         words_rank=found.words_rank,
         words_score=found.words_score,
         relevance=relevance,

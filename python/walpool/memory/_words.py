@@ -19,13 +19,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from walpool.errors import DataError
 
-__all__ = ["Lookup", "Option", "Term", "Tokenizer", "Typed", "either", "every", "fold", "parse"]
+__all__ = [
+    "Lookup", "Option", "Term", "Tokenizer", "Typed", "alone", "anything", "counter", "either", "every", "excerpt",
+    "parse",
+]  # fmt: skip
 
 Tokenizer: TypeAlias = Literal["unicode61", "trigram"]
 
@@ -34,6 +38,9 @@ MOST_TERMS: Final = 64
 
 _SHORTEST: Final = 3  # characters that the trigram index needs
 _LONGEST_PATTERN: Final = 5_000  # characters: LIKE takes 50,000 bytes. https://www.sqlite.org/limits.html
+_AROUND: Final = 60  # characters on either side of what was found
+_WORD: Final = re.compile(r"[^\W_]+")
+_MARKS: Final = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")  # combining
 _QUOTES: Final = str.maketrans("“”„‟«»", '""""""')
 # A phrase, a word up to the next quote, or a quote without a partner. Right behind a phrase a new word begins.
 _PIECES: Final = re.compile(r'(?P<minus>(?<!\S)-)?"(?P<phrase>[^"]*)"(?P<star>\*?)|(?P<word>[^\s"]+)|"')
@@ -54,10 +61,6 @@ class Term(NamedTuple):
     """What a record has if it has one of these."""
 
     options: tuple[Option, ...]
-
-    def occurrences(self, tokenizer: Tokenizer) -> re.Pattern[str]:
-        """Return the pattern that finds the term in a text that was folded (`fold`); for counting, not for finding."""
-        return re.compile("|".join(_pattern(option, tokenizer) for option in self.options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,46 @@ def either(typed: Typed) -> list[Lookup]:
     return [_lookup((term,), typed) for term in typed.terms]
 
 
-def fold(text: str) -> str:
-    """Return a text without case and accents, about as the tokenizers compare it."""
-    if text.isascii():
-        return text.lower()
-    return "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+def alone(typed: Typed) -> list[Lookup]:
+    """Return for each term the lookup of the contents that have it, whatever else they have."""
+    return either(Typed(typed.terms, (), typed.tokenizer))
+
+
+def anything(typed: Typed) -> str | None:
+    """Return the query for MATCH that marks every term in a content; None if the index knows none of them."""
+    known = [option for term in typed.terms for option in term.options if not _is_short((option,), typed.tokenizer)]
+    return " OR ".join(map(_quoted, known)) if known else None
+
+
+def counter(typed: Typed) -> Callable[[str], list[int]]:
+    """Return what counts the terms in a content: for each, how often it occurs, about as the tokenizer sees it."""
+    if typed.tokenizer == "trigram":
+        parts = [[_folded(option.text) for option in term.options] for term in typed.terms]
+        return lambda content: _count_parts(parts, _folded(content))
+    words = [[_folded(o.text) for o in term.options if _is_word(o)] for term in typed.terms]
+    phrases = [[_phrase(o) for o in term.options if not _is_word(o)] for term in typed.terms]
+
+    def count(content: str) -> list[int]:
+        folded = _folded(content)
+        number = Counter(_WORD.findall(folded))
+        return [
+            sum(number[word] for word in some) + sum(len(phrase.findall(folded)) for phrase in others)
+            for some, others in zip(words, phrases, strict=True)
+        ]
+
+    return count
+
+
+def excerpt(typed: Typed, content: str, marks: tuple[str, str]) -> str | None:
+    """Return the first term that is in a content in its surroundings, where FTS5 cannot; None if none is in there."""
+    options = sorted((re.escape(o.text) for term in typed.terms for o in term.options), key=len, reverse=True)
+    pattern = re.compile("|".join(options), re.IGNORECASE)
+    first = pattern.search(content)
+    if first is None:
+        return None
+    start, end = max(first.start() - _AROUND, 0), first.end() + _AROUND
+    marked = pattern.sub(lambda match: marks[0] + match[0] + marks[1], content[start:end])
+    return ("…" if start else "") + marked + ("…" if end < len(content) else "")
 
 
 def _pieces(text: str, tokenizer: Tokenizer) -> Iterable[tuple[Option, bool, bool]]:
@@ -234,9 +272,20 @@ def _patterns(text: str) -> list[str]:
     return ["%" + re.sub("[!%_]", r"!\g<0>", form) + "%" for form in forms]
 
 
-def _pattern(option: Option, tokenizer: Tokenizer) -> str:
-    folded = fold(option.text)
-    if tokenizer == "trigram":
-        return re.escape(folded)
-    words = r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", folded)))
-    return rf"(?<![^\W_]){words}" + ("" if option.is_prefix else r"(?![^\W_])")
+def _folded(text: str) -> str:
+    """Return a text without case and accents."""
+    text = text.lower()
+    return text if text.isascii() else _MARKS.sub("", unicodedata.normalize("NFD", text))
+
+
+def _is_word(option: Option) -> bool:
+    return not option.is_prefix and _WORD.fullmatch(_folded(option.text)) is not None
+
+
+def _phrase(option: Option) -> re.Pattern[str]:
+    words = r"[\W_]+".join(_WORD.findall(_folded(option.text)))
+    return re.compile(rf"(?<![^\W_]){words}" + ("" if option.is_prefix else r"(?![^\W_])"))
+
+
+def _count_parts(parts: list[list[str]], folded: str) -> list[int]:
+    return [sum(folded.count(part) for part in options if part) for options in parts]
