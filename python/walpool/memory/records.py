@@ -9,27 +9,39 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from math import isfinite
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from walpool.errors import DataError
 
 __all__ = [
+    "Changes",
     "DimsError",
     "EmbeddingError",
+    "Explanation",
     "Hit",
+    "Hits",
     "Metric",
+    "Mode",
     "Query",
     "Record",
+    "Records",
     "ScopeSummary",
+    "Weights",
     "normalize_scope",
     "pack",
     "unpack",
 ]
 
-Metric: TypeAlias = Literal["cosine", "l2"]
-"""How a search scores: `cosine` is the cosine, -1 to 1; `l2` is 1 / (1 + squared Euclidean distance), 0 to 1."""
+Metric: TypeAlias = Literal["cosine", "dot", "l2"]
+"""How a search by embedding scores.
+
+`cosine` is the cosine, -1 to 1; `dot` the dot product; `l2` is 1 / (1 + squared Euclidean distance), 0 to 1.
+"""
+
+Mode: TypeAlias = Literal["vector", "words", "hybrid"]
+"""What a search goes by: an embedding, a text, or both."""
 
 
 class EmbeddingError(DataError, ValueError):
@@ -154,18 +166,82 @@ class Query:
     """Any of these."""
 
     metadata: Mapping[str, Any] | None = None
-    """For each key, `record.metadata.get(key) == value` as Python compares: a value of None is met by a lacking key."""
+    """For each top-level key a `Condition`, or a value that it must equal; all of them are met."""
+
+    source: str | None = None
+    """From this source."""
+
+    private: bool | None = None
+    """Private, or not."""
+
+    created_after: datetime | None = None
+    """Made at this time or after it; without a zone it is taken as UTC."""
 
     created_before: datetime | None = None
     """Made before this time; without a zone it is taken as UTC."""
 
+    accessed_before: datetime | None = None
+    """Last accessed before this time; without a zone it is taken as UTC."""
+
+    importance_at_least: float | None = None
+    """As important as this, or more."""
+
+    importance_below: float | None = None
+    """Less important than this."""
+
     def __post_init__(self) -> None:
-        """Normalize the scope and the time; the root scope is no condition."""
+        """Normalize the scope and the times; the root scope is no condition."""
         if self.scope is not None:
             scope = normalize_scope(self.scope)
             object.__setattr__(self, "scope", None if scope == "/" else scope)
-        if self.created_before is not None:
-            object.__setattr__(self, "created_before", _utc(self.created_before))
+        for name in ("created_after", "created_before", "accessed_before"):
+            time = getattr(self, name)
+            if time is not None:
+                object.__setattr__(self, name, _utc(time))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How a hybrid search weighs what it knows; only the proportions count among `vector` and `words`.
+
+    The two ranks of a record are fused into its relevance, 0 to 1 (reciprocal-rank fusion, Cormack, Clarke and
+    Buettcher, SIGIR 2009, k = 60), and its score is `relevance * its relevance + recency * 0.5 ** (age / half_life) +
+    importance * its importance`, with CrewAI's own proportions by default.
+    """
+
+    vector: float = 1.0
+    words: float = 1.0
+    relevance: float = 0.5
+    recency: float = 0.3
+    importance: float = 0.2
+    half_life: timedelta = timedelta(days=30)
+
+    def __post_init__(self) -> None:
+        """Refuse weights that would turn the order round, or say nothing."""
+        given = (self.vector, self.words, self.relevance, self.recency, self.importance)
+        if not all(isfinite(weight) and weight >= 0 for weight in given):
+            raise DataError("the weights of a search are finite and not negative")
+        if self.vector + self.words <= 0 or self.half_life <= timedelta(0):
+            raise DataError("a search needs a weight for the embedding or for the words, and a half-life above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where a hit's score comes from; what a search did not go by is None."""
+
+    vector_rank: int | None = None
+    """1 for the nearest; None also for a hit that only the words found."""
+    vector_score: float | None = None
+    """By the metric."""
+    words_rank: int | None = None
+    """1 for the best match; None also for a hit that only the embedding found."""
+    words_score: float | None = None
+    """BM25 by FTS5, turned so that higher is better; on another backend its own measure."""
+    relevance: float | None = None
+    """The fused ranks, 0 to 1."""
+    recency: float | None = None
+    """0.5 ** (age / half_life), 0 to 1."""
+    importance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +250,38 @@ class Hit:
 
     record: Record
     score: float
-    """Higher is better; the range is the metric's."""
+    """Higher is better; the range is the metric's, BM25's, or 0 to the sum of the weights."""
+    why: Explanation = Explanation()  # noqa: RUF009 - frozen
+    """What the score is made of."""
+    snippet: str | None = None
+    """The words that matched in their surroundings, between the marks that the search was given; None without a text."""
+
+
+class Records(list[Record]):
+    """A page of records, newest first; `next` is the token for the page behind it, None at the end."""
+
+    next: str | None = None
+
+
+class Hits(list[Hit]):
+    """A page of hits, best first; `next` is the token for the page behind it, None at the end."""
+
+    next: str | None = None
+
+
+class Changes(TypedDict, total=False):
+    """The fields of a record that `update` can change; those that are not named stay as they are."""
+
+    content: str
+    scope: str
+    categories: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    importance: float
+    created_at: datetime
+    accessed_at: datetime
+    embedding: bytes | None
+    source: str | None
+    private: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +303,9 @@ def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
 
 
-for _public in (DimsError, EmbeddingError, Hit, Query, Record, ScopeSummary, normalize_scope, pack, unpack):
+_PUBLIC = (
+    Changes, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
+    normalize_scope, pack, unpack,
+)  # fmt: skip
+for _public in _PUBLIC:
     _public.__module__ = "walpool.memory"
