@@ -57,6 +57,7 @@ PYTHON_FLOORS = {
     "registry": 4,
     "schema": 4,
     "memory.records": 3,
+    "memory._html": 2,
     "aio": 3,
     "pool": 3,
     "desk": 2,
