@@ -48,10 +48,11 @@ PYTHON_FLOORS = {
     "crewai": 7,
     "langgraph": 7,
     "openai_agents": 7,
-    "doctor": 6,
+    "doctor": 7,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
     "memory.sqlite": 5,
+    "memory._sqlite_spaces": 5,
     "memory._sqlite_sql": 4,
     "memory.contract": 4,
     "registry": 4,

@@ -18,6 +18,7 @@ from walpool.memory import _html
 
 __all__ = [
     "Changes",
+    "Collection",
     "DimsError",
     "EmbeddingError",
     "Explanation",
@@ -329,6 +330,20 @@ class ScopeSummary:
     """The scopes one level below, as full paths in alphabetical order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection of a tenant, as `collections` finds it in a database."""
+
+    tenant: str
+    collection: str
+    words: str
+    """The tokenizer of its word index: `unicode61` or `trigram`."""
+    dims: int | None
+    """The length of its embeddings; None before the first one."""
+    records: int
+    """How many there are."""
+
+
 def _line(record: Record) -> str:
     return f"{_html.shortened(record.scope, _SCOPE_SHOWN)}  {_html.shortened(record.content, _CONTENT_SHOWN)!r}"
 
@@ -345,7 +360,7 @@ def _utc(time: datetime) -> datetime:
 
 
 _PUBLIC = (
-    Changes, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
+    Changes, Collection, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
     normalize_scope, pack, unpack,
 )  # fmt: skip
 for _public in _PUBLIC:
