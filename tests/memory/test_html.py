@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from walpool import memory
 from walpool.memory import _html, pack
 from walpool.memory.records import Hit, Hits, Record, Records
 
@@ -94,8 +96,9 @@ def test_a_store_is_a_tree_of_its_scopes_with_their_numbers() -> None:
         html_of(Records([record(content=HOSTILE, scope=HOSTILE, categories=(HOSTILE,) * 9, id=HOSTILE)])),
         html_of(Hits([Hit(record(content=HOSTILE, scope=HOSTILE), 0.5, snippet=HOSTILE)])),
         _html.store(HOSTILE, {f"/{HOSTILE}": 1}, 1),
+        _html.unread(HOSTILE, HOSTILE),
     ],
-    ids=["records", "hits", "store"],
+    ids=["records", "hits", "store", "unread"],
 )
 def test_what_is_stored_never_becomes_markup(html: str) -> None:
     page = Page(html)
@@ -151,6 +154,23 @@ def test_repr_of_a_record_shortens_its_content_and_counts_its_dims() -> None:
     assert "embedding=<1536 dims>" in shown
     assert "categories=('a',)" in shown
     assert len(shown) < 600
+
+
+def test_an_open_store_shows_its_scopes_and_a_closed_one_says_so(database: Path) -> None:
+    with memory.open(database, tenant="acme<b>") as store:
+        store.save([record(scope="/facts/sky"), record(id="2", scope="/facts")])
+        page = Page(html_of(store))
+        assert page.rows[1:] == [["/facts", "2"], ["/facts/sky", "1"]]
+        assert "'memory' of 'acme<b>' on <walpool.Pool" in page.text
+        assert repr(store) == f"<walpool.memory.SqliteMemoryStore 'memory' of 'acme<b>' on {store.pool!r}>"
+    assert "closed" in Page(html_of(store)).text
+    assert "closed" in repr(store)
+
+
+def test_an_awaited_store_has_a_repr_that_opens_nothing(database: Path) -> None:
+    store = memory.open_async(database)
+    assert repr(store) == f"<walpool.memory.AsyncSqliteMemoryStore 'memory' on {store.pool!r}>"
+    assert not database.exists()
 
 
 @pytest.mark.parametrize(

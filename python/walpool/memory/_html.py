@@ -11,12 +11,15 @@ from html import escape
 from itertools import islice
 from typing import Final, Protocol
 
-__all__ = ["age", "hits", "records", "shortened", "store"]
+__all__ = ["age", "hits", "records", "shortened", "store", "unread"]
 
 MAX_ROWS: Final = 50  # records or hits: about 20 KB of HTML
 MAX_SCOPES: Final = 200
 MAX_CATEGORIES: Final = 5  # of one record
 LONGEST: Final = {"content": 160, "scope": 80, "category": 30}  # characters shown
+
+_STYLE: Final = "text-align:left;vertical-align:top"  # notebooks put both elsewhere
+_NARROW: Final = ("score", "age")
 
 _UNITS: Final = ((31_557_600, "y"), (86_400, "d"), (3_600, "h"), (60, "min"))  # seconds; a year of 365.25 days
 
@@ -73,14 +76,19 @@ def store(name: str, scopes: Mapping[str, int], records: int) -> str:
         records: how many records there are in all.
     """
     body = "".join(
-        f'<tr><td style="text-align:left;padding-left:{min(path.count("/"), 12) + 0.5}em">{_text(path, "scope")}</td>'
+        f'<tr><td style="{_STYLE};padding-left:{min(path.count("/"), 12) + 0.5}em">{_text(path, "scope")}</td>'
         f"<td>{number:,}</td></tr>"
         for path, number in islice(scopes.items(), MAX_SCOPES)
     )
     said = f"<p>{_counted(records, 'records')}{_rest(len(scopes), MAX_SCOPES, 'scopes', more=False)}</p>"
-    head = "<tr><th>scope</th><th>records</th></tr>"
+    head = f'<tr><th style="{_STYLE}">scope</th><th>records</th></tr>'
     table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>" if scopes else ""
     return f"<div><strong>{_text(name, 'content')}</strong>{table}{said}</div>"
+
+
+def unread(name: str, error: str) -> str:
+    """Return a store's name and why nothing of it can be shown: it is closed, most likely."""
+    return f"<div><strong>{_text(name, 'content')}</strong><p>{_text(error, 'content')}</p></div>"
 
 
 def shortened(text: str, longest: int) -> str:
@@ -107,9 +115,12 @@ def _cells(record: _Record, content: str) -> list[str]:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]], what: str, total: int, more: bool) -> str:
-    head = "".join(f"<th>{name}</th>" for name in names)
+    styles = [_STYLE + ";white-space:nowrap" * (name in _NARROW) for name in names]
+    head = "".join(f'<th style="{_STYLE}">{name}</th>' for name in names)
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>"
+        "<tr>"
+        + "".join(f'<td style="{style}">{escape(cell)}</td>' for style, cell in zip(styles, row, strict=True))
+        + "</tr>"
         for row in islice(rows, MAX_ROWS)
     )
     said = f"<p>{_counted(total, what)}{_rest(total, MAX_ROWS, what, more=more)}</p>"
