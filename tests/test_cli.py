@@ -179,6 +179,11 @@ def test_every_command_has_json_and_help(capsys: pytest.CaptureFixture[str]) -> 
             assert help_ in " ".join(output.split())
 
 
+def test_a_command_imports_only_what_it_needs() -> None:
+    code = "import sys, walpool.cli; walpool.cli.main(['env']); sys.exit('walpool.memory' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60).returncode == 0
+
+
 def test_env_touches_no_database(tmp_path: Path) -> None:
     done = run("env", str(tmp_path / "a.db"))
     assert done.returncode == 0

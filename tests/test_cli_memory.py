@@ -134,6 +134,7 @@ def test_memory_search_goes_by_words_and_conditions(notes: Path, capsys: Capture
     assert answer(capsys, "memory", "search", str(notes), "ann", "--where", 'hour="21"')["hits"][0]["record"]["id"] == (
         "lamp"
     )
+    assert output(capsys, "memory", "search", str(notes), "--", "-ann").count("\n") >= 1
     assert output(capsys, "memory", "search", str(notes), 'NEAR( "" -').splitlines() == ["score  id  scope  found"]
 
 
@@ -251,6 +252,7 @@ def test_memory_names_the_argument_that_is_wrong(words: list[str], named: str, n
 @pytest.mark.parametrize(
     "words",
     [
+        ["delete", "DB", "--scope", "", "--yes"],
         ["list", "DB", "--where", "hour"],
         ["list", "DB", "--where", "=1"],
         ["list", "DB", "--limit", "many"],
@@ -263,6 +265,19 @@ def test_memory_arguments_that_cannot_be_read_are_code_2(words: list[str], notes
     with pytest.raises(SystemExit) as exit_:
         cli.main(on(notes, words))
     assert exit_.value.code == 2
+    assert len(ids(notes)) == 5
+
+
+@pytest.mark.parametrize("text", ["\udcff", "\x00", "\x1b[2J"])
+@pytest.mark.parametrize("option", ["--scope", "--id", "--source", "--category"])
+def test_memory_arguments_that_nothing_can_have_delete_nothing(
+    option: str, text: str, notes: Path, capsys: Capture
+) -> None:
+    code = cli.main(["memory", "delete", str(notes), option, text, "--yes"])
+    out, err = capsys.readouterr()
+    assert (code, out) in ((0, "deleted 0 records\n"), (1, ""), (2, ""))
+    assert err.count("\n") == (code != 0)
+    assert len(ids(notes)) == 5
 
 
 # Changing
@@ -479,6 +494,7 @@ def test_memory_prints_what_the_console_cannot_encode(database: Path) -> None:
 
 def test_memory_shortens_long_text_in_tables(database: Path, capsys: Capture) -> None:
     with walpool.memory.open(database) as store:
-        store.save([record("1", "x" * 10**6)])
-    assert len(output(capsys, "memory", "list", str(database))) < 500
-    assert answer(capsys, "memory", "list", str(database))["records"][0]["content"] == "x" * 10**6
+        store.save([record("1", "x" * 10**6), record("y" * 10**5, scope="z" * 10**5)])
+    assert len(output(capsys, "memory", "list", str(database))) < 1_000
+    assert len(output(capsys, "memory", str(database))) < 1_000
+    assert answer(capsys, "memory", "show", str(database), "1")["content"] == "x" * 10**6

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import walpool
-import walpool.memory
 from walpool.errors import ConfigError, CorruptError, NotSupportedError, StorageError
-from walpool.memory import Collection
 from walpool.settings import Settings
+
+if TYPE_CHECKING:
+    from walpool.memory import Collection
 
 __all__ = ["Finding", "check", "examine"]
 
@@ -123,8 +124,10 @@ def _integrity(problems: list[str]) -> Finding:
 
 
 def _memory(path_or_url: str, repair: bool) -> Iterator[Finding]:
+    from walpool import memory  # here: it takes as long to import as all of walpool
+
     try:
-        for each in walpool.memory.collections(path_or_url):
+        for each in memory.collections(path_or_url):
             yield _collection(path_or_url, each, repair)
     except NotSupportedError as error:  # tables of another version
         yield Finding("memory", "warning", str(error))
@@ -134,7 +137,9 @@ def _memory(path_or_url: str, repair: bool) -> Iterator[Finding]:
 
 def _collection(path_or_url: str, each: Collection, repair: bool) -> Finding:
     name = f"{each.records:,} records of {each.collection!r}" + (f", tenant {each.tenant!r}" if each.tenant else "")
-    with walpool.memory.open(path_or_url, tenant=each.tenant, collection=each.collection, words=each.words) as store:
+    from walpool import memory
+
+    with memory.open(path_or_url, tenant=each.tenant, collection=each.collection, words=each.words) as store:
         problems = store.check()
         if not problems:
             return Finding("memory", "ok", f"{name}, and what is derived from them agrees")

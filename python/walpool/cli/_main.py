@@ -17,6 +17,7 @@ from importlib.metadata import version
 import walpool
 from walpool.cli import _doctor, _import, _memory, _settings
 from walpool.cli._command import Command, Failed, Group
+from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, Error
 
 __all__ = ["COMMANDS", "main"]
@@ -94,13 +95,13 @@ def _add(command: Command, parser: argparse.ArgumentParser) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"walpool: error: {_one_line(message)}", file=sys.stderr)
+    print(f"walpool: error: {harmless(_one_line(message))}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line; in place of `warnings.showwarning`, which adds a class and a line of code."""
-    print(f"walpool: warning: {_one_line(str(message))}", file=sys.stderr)
+    print(f"walpool: warning: {harmless(_one_line(str(message)))}", file=sys.stderr)
 
 
 def _one_line(text: str) -> str:

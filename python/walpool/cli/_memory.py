@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import fsum, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from walpool.cli._command import Command, Failed, Group, add_database
 from walpool.cli._memory_arguments import add_query, query_of
@@ -16,11 +16,14 @@ from walpool.cli._memory_change import CHANGES
 from walpool.cli._screen import harmless, print_json, print_table, print_tree, shortened
 from walpool.cli._stores import add_store, existing, opened, opened_each
 from walpool.errors import ConfigError, DataError
-from walpool.memory import Hit, Query, Record, normalize_scope, unpack
+
+if TYPE_CHECKING:
+    from walpool.memory import Hit, Record
 
 __all__ = ["COMMANDS"]
 
 _CONTENT = 80  # characters in a table
+_NAME = 64  # of an id or a scope there; a UUID has 36
 
 
 # walpool memory scopes
@@ -34,6 +37,8 @@ def _scopes_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _scopes(arguments: argparse.Namespace) -> None:
+    from walpool.memory import Query, normalize_scope
+
     root = normalize_scope(arguments.below or arguments.scope or "/")
     with opened(arguments) as store:
         number = store.count(Query(scope=root))
@@ -50,7 +55,7 @@ def _tree(root: str, scopes: Mapping[str, int]) -> Iterator[tuple[int, str]]:
     above = root.rstrip("/").count("/")
     # By parts, not by text: "/a/b" comes before "/a-b", though "-" comes before "/".
     for path in sorted(scopes, key=lambda path: path.split("/")):
-        yield path.count("/") - above, f"{path.rpartition('/')[2]}  {scopes[path]:,}"
+        yield path.count("/") - above, f"{shortened(path.rpartition('/')[2], _NAME)}  {scopes[path]:,}"
 
 
 # walpool memory list, search, show
@@ -70,7 +75,7 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"records": [_record(record) for record in page], "next": page.next})
         return
-    rows = [(record.id, record.scope, _day(record), shortened(record.content, _CONTENT)) for record in page]
+    rows = [(*_place(record), _day(record), shortened(record.content, _CONTENT)) for record in page]
     print_table(("id", "scope", "created", "content"), rows)
     if page.next is not None:
         print(f"more: --after {page.next}")
@@ -78,7 +83,9 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _search_arguments(parser: argparse.ArgumentParser) -> None:
     add_database(parser)
-    parser.add_argument("text", metavar="TEXT", help='words, "phrases", beginn*, -without, this or that')
+    parser.add_argument(
+        "text", metavar="TEXT", help='words, "phrases", beginn*, -without, this or that; behind -- if it begins with -'
+    )
     add_query(parser)
     parser.add_argument("--limit", metavar="N", type=int, default=10, help="at most so many; default: 10")
     parser.add_argument("--after", metavar="TOKEN", help="the page behind the one that gave this token (next)")
@@ -95,7 +102,7 @@ def _search(arguments: argparse.Namespace) -> None:
         print_json({"hits": [_hit(hit) for hit in page], "next": page.next})
         return
     rows = [
-        (f"{hit.score:.3f}", hit.record.id, hit.record.scope, shortened(hit.snippet or hit.record.content, _CONTENT))
+        (f"{hit.score:.3f}", *_place(hit.record), shortened(hit.snippet or hit.record.content, _CONTENT))
         for hit in page
     ]
     print_table(("score", "id", "scope", "found"), rows)
@@ -193,6 +200,8 @@ def _hit(hit: Hit) -> dict[str, Any]:
 def _embedding(record: Record) -> dict[str, Any] | None:
     if record.embedding is None:
         return None
+    from walpool.memory import unpack
+
     numbers = unpack(record.embedding)
     return {"dims": len(numbers), "norm": sqrt(fsum(number * number for number in numbers))}
 
@@ -204,6 +213,10 @@ def _plain(value: Any) -> str:
     return harmless(
         "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
+
+
+def _place(record: Record) -> tuple[str, str]:
+    return shortened(record.id, _NAME), shortened(record.scope, _NAME)
 
 
 def _day(record: Record) -> str:

@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from walpool.errors import ConfigError, DataError
-from walpool.memory import Query
+
+if TYPE_CHECKING:
+    from walpool.memory import Query
 
 __all__ = ["add_query", "age", "has_conditions", "query_of"]
 
@@ -20,7 +22,9 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def add_query(parser: argparse.ArgumentParser) -> None:
     """Add the conditions that records have to meet, all of them."""
-    parser.add_argument("--scope", metavar="SCOPE", help="in this scope and below it, such as /crew/research")
+    parser.add_argument(
+        "--scope", metavar="SCOPE", type=_named, help="in this scope and below it, such as /crew/research"
+    )
     parser.add_argument("--category", metavar="NAME", action="append", help="of this category; again: or of that one")
     parser.add_argument(
         "--where",
@@ -42,6 +46,8 @@ def query_of(arguments: argparse.Namespace, ids: Sequence[str] | None = None) ->
     Raises:
         ConfigError: two conditions on one key, or one that no record could meet.
     """
+    from walpool.memory import Query
+
     where = dict(arguments.where or ())
     if len(where) < len(arguments.where or ()):
         raise ConfigError("--where takes each key once")
@@ -76,6 +82,13 @@ def age(text: str) -> timedelta:
     except OverflowError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is no length of time: give one as 30d, 12h, 90min, 45s or 2w")
+
+
+def _named(text: str) -> str:
+    # Of nothing at all an unset variable of a script is the likeliest reason, and to `delete` it would mean everything.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it names nothing; / is everything")
+    return text
 
 
 def _where(text: str) -> tuple[str, Any]:

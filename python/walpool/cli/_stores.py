@@ -9,13 +9,14 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import walpool.memory
 from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, NotSupportedError
-from walpool.memory import Collection, MemoryStore
 from walpool.settings import Settings
+
+if TYPE_CHECKING:  # at run time where it is needed: it takes as long to import as all of walpool
+    from walpool.memory import Collection, MemoryStore
 
 __all__ = ["Database", "add_store", "existing", "label", "opened", "opened_each"]
 
@@ -107,12 +108,16 @@ def label(each: Collection) -> str:
 
 
 def _open(database: Database, each: Collection) -> MemoryStore:
-    return walpool.memory.open(database.target, tenant=each.tenant, collection=each.collection, words=each.words)
+    from walpool import memory
+
+    return memory.open(database.target, tenant=each.tenant, collection=each.collection, words=each.words)
 
 
 def _collections(database: Database, arguments: argparse.Namespace) -> list[Collection]:
+    from walpool import memory
+
     try:
-        return walpool.memory.collections(database.target, upgrade=arguments.upgrade)
+        return memory.collections(database.target, upgrade=arguments.upgrade)
     except NotSupportedError as error:
         raise ConfigError(str(error)) from error
 
