@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -302,16 +302,18 @@ def _nearest(
     page: tuple[Any, ...] | None,
 ) -> str:
     """Return the SQL of the JSON list of the keys of the best records, in order."""
-    where = [selection.where()]
+    scopes = keys = "NULL"
+    if selection.scopes:
+        scopes = f"(SELECT vec_key_set(s.scope) FROM memory_scopes AS s WHERE {selection.in_scopes})"
     if narrowed is not None:
-        where.append(f"r.key IN (SELECT value FROM json_each({given(encoded(narrowed))}))")
-    score = _SCORES[metric].format(query=vector)
-    if page is not None:
-        _, change, last_score, last_key = page
-        where.append(_unchanged(given(change)))
-        where.append(f"({score} < {given(last_score)} OR {score} = {given(last_score)} AND r.key > {given(last_key)})")
-    return f"""(SELECT json_group_array(key) FROM (SELECT r.key FROM memory_records AS r {JOINED}
-        WHERE {" AND ".join(where)} ORDER BY {score} DESC, r.key LIMIT {given(limit)}))"""
+        keys = f"(SELECT vec_key_set(value) FROM json_each({given(encoded(narrowed))}))"
+    elif not selection.is_scope:
+        # Where the indexes alone know the keys, the scope is left to the other set.
+        found = selection if selection.ids or selection.rows else replace(selection, scopes="")
+        keys = f"(SELECT vec_key_set(key) FROM ({found.keys}))"
+    _, change, score, key = page or (None,) * 4
+    behind = ", ".join(given(value) for value in (change, score, key))
+    return f"vec_nearest({SPACE}, {vector}, {given(metric)}, {given(limit)}, {scopes}, {keys}, {behind})"
 
 
 def _counted(given: Given, selection: Selection) -> Steps[int]:
