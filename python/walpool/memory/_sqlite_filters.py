@@ -15,15 +15,22 @@ from walpool.memory.conditions import Contains, Equals, Exists, In, PythonEquals
 from walpool.memory.records import Query
 from walpool.types import Value
 
-__all__ = ["SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
+__all__ = ["KEY_BITS", "SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
 
 SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collection = ?2)"
 """The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
 
+KEY_BITS: Final = 40
+"""How many records a space has room for: its keys begin behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LONG: Final = "typeof(m.value) = 'blob'"
-_TIMES: Final = (("created_after", "created_at >="), ("created_before", "created_at <"), ("accessed_before", "accessed_at <"))
+_TIMES: Final = (
+    ("created_after", "created_at >="),
+    ("created_before", "created_at <"),
+    ("accessed_before", "accessed_at <"),
+)
 _NUMBERS: Final = (("importance_at_least", "importance >="), ("importance_below", "importance <"))
 _BOUNDS: Final = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
 
@@ -183,7 +190,9 @@ def _one_of(name: str, element: int, wanted: Sequence[Any], given: Given) -> str
     entries = _entries(name, element, given)
     listed, key = given(_json(real)), given(name)
     entry = "e" if element else "j"
-    source = "json_each(held.metadata) AS j" + (", json_each(iif(j.type = 'array', j.value, '[]')) AS e" if element else "")
+    source = "json_each(held.metadata) AS j" + (
+        ", json_each(iif(j.type = 'array', j.value, '[]')) AS e" if element else ""
+    )
     again = f"""EXISTS (SELECT 1 FROM memory_records AS held, {source}, json_each({listed}) AS w
         WHERE held.key = m.key AND j.key = {key} AND {values.kind(entry)} = {values.kind("w")}
         AND {values.full(entry)} = {values.full("w")})"""

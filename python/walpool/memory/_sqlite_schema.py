@@ -8,6 +8,10 @@
                             what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
     memory_categories       category -> records      memory_category_counts   how many there are in each scope
     memory_metadata         value of a top-level key, or element of a list there -> records
+    memory_words            the words of the contents; memory_trigrams their trigrams (`_sqlite_words`)
+
+The keys of a space adjoin, those of space s from (s - 1) * 2^40 + 1 to s * 2^40: in the word index, which is in order of
+key, a space reads its own part alone.
 
 What is derived is made in the transaction of its record by triggers, whoever writes: other programs too. Triggers rather
 than foreign keys: they hold whatever `foreign_keys` is set to, and deferrable keys would cost every job a savepoint.
@@ -18,6 +22,8 @@ from __future__ import annotations
 from typing import Final
 
 from walpool.memory import _sqlite_values as values
+from walpool.memory import _sqlite_words as words
+from walpool.memory._sqlite_filters import KEY_BITS
 
 __all__ = ["MIGRATIONS", "category_rows", "fill", "sketch"]
 
@@ -127,14 +133,14 @@ _TABLES: Final = (
         records INTEGER NOT NULL DEFAULT 0,
         UNIQUE (space, path)
     ) STRICT""",
-    """CREATE TABLE memory_records (
-        key INTEGER PRIMARY KEY,
+    f"""CREATE TABLE memory_records (
+        key INTEGER PRIMARY KEY CHECK (key > (space - 1 << {KEY_BITS}) AND key <= space << {KEY_BITS}),
         space INTEGER NOT NULL,
         id TEXT NOT NULL,
         scope INTEGER NOT NULL,
         content TEXT NOT NULL,
         categories TEXT NOT NULL DEFAULT '[]',
-        metadata TEXT NOT NULL DEFAULT '{}',
+        metadata TEXT NOT NULL DEFAULT '{{}}',
         importance REAL NOT NULL,
         created_at INTEGER NOT NULL,
         accessed_at INTEGER NOT NULL,
@@ -306,8 +312,11 @@ _VERSION_2: Final = (
     "DROP TABLE memory_categories_1",
     "DROP TABLE memory_space",
     *_INDEXES,
+    *words.TABLES,
     *fill().values(),
+    *words.REBUILD,
     *_TRIGGERS,
+    *words.TRIGGERS,
 )
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
