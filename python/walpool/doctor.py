@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "check", "examine"]
 
 _PRIVATE = 0o077  # what others may do with a file
-_INDEX = "inverted index for FTS5 table"  # so SQLite names a damaged word index, which can be made anew
+_INDEX = "fts5"  # so SQLite names a damaged word index, which can be made anew
 
 
 class Finding(NamedTuple):
@@ -67,11 +67,11 @@ def check(path_or_url: str, *, repair: bool = False) -> Iterator[Finding]:
     """
     with walpool.Pool(_existing(path_or_url)) as pool:
         problems = _problems(pool)
-        may_repair = repair and all(_INDEX in problem for problem in problems)
-        if not (problems and may_repair):
-            yield _integrity(problems)
-        yield from _memory(path_or_url, may_repair)
-        if problems and may_repair:  # of a word index, which has been made anew
+        only_words = all(_INDEX in problem.lower() for problem in problems)
+        if not (repair and problems and only_words):
+            yield _integrity(problems, may_help=only_words)
+        yield from _memory(path_or_url, repair and only_words, problems)
+        if repair and problems and only_words:  # the word indexes of memory stores have been made anew
             yield _integrity(_problems(pool))
 
 
@@ -115,39 +115,40 @@ def _problems(pool: walpool.Pool) -> list[str]:
         return [str(error)]
 
 
-def _integrity(problems: list[str]) -> Finding:
+def _integrity(problems: list[str], *, may_help: bool = False) -> Finding:
     if not problems:
         return Finding("integrity", "ok", "SQLite's integrity check finds nothing")
-    return Finding(
-        "integrity", "bad", "; ".join(problems) + ": restore a backup, or save what sqlite3's .recover finds"
-    )
+    advice = "restore a backup, or save what sqlite3's .recover finds"
+    if may_help:
+        advice = f"walpool check --repair mends the word index of a memory store; else {advice}"
+    return Finding("integrity", "bad", f"{'; '.join(problems)}: {advice}")
 
 
-def _memory(path_or_url: str, repair: bool) -> Iterator[Finding]:
+def _memory(path_or_url: str, repair: bool, known: list[str]) -> Iterator[Finding]:
     from walpool import memory  # here: it takes as long to import as all of walpool
 
     try:
         for each in memory.collections(path_or_url):
-            yield _collection(path_or_url, each, repair)
+            yield _collection(path_or_url, each, repair, known)
     except NotSupportedError as error:  # tables of another version
         yield Finding("memory", "warning", str(error))
     except CorruptError as error:
         yield Finding("memory", "bad", str(error))
 
 
-def _collection(path_or_url: str, each: Collection, repair: bool) -> Finding:
-    name = f"{each.records:,} records of {each.collection!r}" + (f", tenant {each.tenant!r}" if each.tenant else "")
+def _collection(path_or_url: str, each: Collection, repair: bool, known: list[str]) -> Finding:
     from walpool import memory
 
+    name = f"{each.records:,} records of {each.collection!r}" + (f", tenant {each.tenant!r}" if each.tenant else "")
     with memory.open(path_or_url, tenant=each.tenant, collection=each.collection, words=each.words) as store:
-        problems = store.check()
-        if not problems:
+        problems = list(store.check())
+        if not (problems or (repair and known)):
             return Finding("memory", "ok", f"{name}, and what is derived from them agrees")
         if repair:
             store.rebuild()
-            left = store.check()
+            left = list(store.check())
             if not left:
-                return Finding("memory", "ok", f"{name}, mended: {'; '.join(problems)}")
+                return Finding("memory", "ok", f"{name}, mended: {'; '.join([*known, *problems])}")
             problems = left
     return Finding("memory", "bad", f"{name}: {'; '.join(problems)}: walpool check --repair mends it")
 
