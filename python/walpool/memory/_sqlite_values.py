@@ -65,7 +65,10 @@ def _cut(text: str) -> str:
 def _canonical(entry: str) -> str:
     """Return the SQL of a text of each path, type and value in a list or an object, in order: 1.0 is 1 there too."""
     number = "t.type = 'real' AND t.atom = CAST(t.atom AS INTEGER)"
+    # The order comes from a subquery, not from within the aggregate: triggers hold this, and an SQLite below 3.44, Python's
+    # own perhaps, that cannot parse one trigger of a file can read nothing of it.
     return (
-        "(SELECT json_group_array(json_array(t.fullkey, iif(t.type = 'real', 'integer', t.type),"
-        f" iif({number}, CAST(t.atom AS INTEGER), t.atom)) ORDER BY t.fullkey) FROM json_tree({entry}.value) AS t)"
+        "(SELECT json_group_array(json(part)) FROM (SELECT json_array(t.fullkey,"
+        f" iif(t.type = 'real', 'integer', t.type), iif({number}, CAST(t.atom AS INTEGER), t.atom)) AS part"
+        f" FROM json_tree({entry}.value) AS t ORDER BY t.fullkey))"
     )

@@ -269,3 +269,6 @@ class AsyncMemoryStore(Protocol):
 
 for _protocol in (AsyncMemoryStore, MemoryStore):
     _protocol.__module__ = "walpool.memory"
+for _name, _method in vars(AsyncMemoryStore).items():
+    if not _name.startswith("_"):
+        _method.__doc__ = getattr(MemoryStore, _name).__doc__  # help() and editors find it there too

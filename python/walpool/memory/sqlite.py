@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import BusyError, CorruptError, IntegrityError
+from walpool.errors import BusyError, CorruptError, Error, IntegrityError
+from walpool.memory import _html
 from walpool.memory import _sqlite_search as searches
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_upkeep as upkeep
@@ -207,6 +208,16 @@ class SqliteMemoryStore:
             if operation.refusal is None or (reason := self._read(operation.refusal)) is None:
                 raise
             raise reason from error
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+    def _repr_html_(self) -> str:
+        """Return the scopes as a table for a notebook, or what is the matter."""
+        try:
+            return _html.store(repr(self), self.scopes(deep=True), self.count())
+        except Error as error:
+            return _html.unread(repr(self), str(error))
 
     def __enter__(self) -> Self:
         """Return the store."""
@@ -406,6 +417,9 @@ class AsyncSqliteMemoryStore:
                 raise
             raise reason from error
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     async def __aenter__(self) -> Self:
         """Return the store, its tables up to date."""
         await self._ready()
@@ -448,6 +462,11 @@ async def _drive_async(steps: Steps[T], held: AsyncSnapshot | AsyncTransaction) 
             answer = step.decode(await held.fetch(step.sql, step.params))
         else:
             answer = step.decode([await held.execute(*s) for s in step.statements])  # type: ignore[union-attr]
+
+
+def _described(store: SqliteMemoryStore | AsyncSqliteMemoryStore) -> str:
+    tenant = f" of {store.tenant!r}" if store.tenant else ""
+    return f"<walpool.memory.{type(store).__name__} {store.collection!r}{tenant} on {store.pool!r}>"
 
 
 def _raise(error: Exception | None) -> None:
