@@ -84,6 +84,9 @@ SELECTIONS = (ALL, WIDE, NARROW, TENTH, HUNDREDTH)
 class Corpus(Protocol):
     """Memories, and questions that are none of them."""
 
+    def __hash__(self) -> int:
+        """Return a number, so that what is known of a corpus can be kept."""
+
     @property
     def name(self) -> str:
         """Return a word that no other corpus has."""
@@ -233,19 +236,40 @@ class Exact:
         return min(1.0, len(self.right.intersection(found)) / self.wanted) if self.wanted else 1.0
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What is right for one corpus."""
+
+    answers: Mapping[str, Sequence[Exact]]  # to each question, by selection
+    members: Mapping[str, frozenset[int]]  # the numbers of the records in each selection but the whole
+
+    def mistakes(self, selection: Selection, found: Sequence[int]) -> list[str]:
+        """Return what no store may do, however near it only comes: a record twice, or one that was not selected."""
+        mistakes = ["a record was found twice"] if len(set(found)) < len(found) else []
+        members = self.members.get(selection.name)
+        if members is not None and not members.issuperset(found):
+            mistakes.append(f"a record was found that is not in the selection: {selection.name}")
+        return mistakes
+
+
 @functools.lru_cache(maxsize=2)
-def truth(corpus: Corpus, count: int, limit: int) -> Mapping[str, Sequence[Exact]]:
-    """Return the exact answers to the first `count` questions, by selection: cosines of all memories in float64."""
+def truth(corpus: Corpus, count: int, limit: int) -> Truth:
+    """Return the exact answers to the first `count` questions: cosines of all memories, in float64."""
     import numpy as np
 
     questions = corpus.questions(count).astype(np.float64).T
     best = {selection.name: _Best(count, 2 * limit) for selection in SELECTIONS}
+    members: dict[str, set[int]] = {selection.name: set() for selection in SELECTIONS if selection is not ALL}
     for block in corpus.blocks():
         scores = np.stack([item.vector for item in block]).astype(np.float64) @ questions
         for selection in SELECTIONS:
             rows = [i for i, item in enumerate(block) if selection.takes(item)]
-            best[selection.name].add(scores[rows].T, np.array([block[i].number for i in rows], dtype=np.int64))
-    return {name: found.exact(limit) for name, found in best.items()}
+            numbers = [block[i].number for i in rows]
+            best[selection.name].add(scores[rows].T, np.array(numbers, dtype=np.int64))
+            if selection is not ALL:
+                members[selection.name].update(numbers)
+    answers = {name: found.exact(limit) for name, found in best.items()}
+    return Truth(answers, {name: frozenset(numbers) for name, numbers in members.items()})
 
 
 class _Best:
