@@ -30,7 +30,8 @@ AHEAD = Faster(20.0, than=("lancedb",), figure="searches/s")
 
 
 def _sized(size: str, rows: int) -> list[Workload]:
-    among = f"among {rows:,} memories of 1536 dims".replace(",", " ")
+    memories = f"{rows:,} memories of 1536 dims".replace(",", " ")
+    among = f"among {memories}"
     alone = {"10k": (AtMost("p50 ms", 3.0), SELECTED), "100k": (AtMost("p50 ms", 10.0), SELECTED)}.get(size, ())
     fast = {"100k": (AtMost("scopes ms", 5.0), AtMost("categories ms", 5.0))}.get(size, ())
     both = {"100k": (AtMost("p50 ms", 25.0),)}.get(size, ())
@@ -38,14 +39,14 @@ def _sized(size: str, rows: int) -> list[Workload]:
     saves = (Faster(20.0, than=("lancedb",), figure="saves/s"),)
     seconds = SEARCH_S[size]
     return [
-        m.Load(f"memory-load-{size}", f"filling a store {among}", (), rows, EXACT),
-        m.Recall(f"memory-recall-{size}", f"the 10 nearest {among} that are found", FOUND, rows, EXACT),
+        m.Load(f"memory-load-{size}", f"filling a store with {memories}", (), rows, EXACT),
+        m.Recall(f"memory-recall-{size}", f"how many of the 10 nearest {among} are found", FOUND, rows, EXACT),
         m.SearchAlone(f"memory-search-{size}-1", f"the 10 nearest {among}, 1 thread", alone, rows, EXACT, seconds),
         m.SearchTogether(f"memory-search-{size}-8", f"the 10 nearest {among}, 8 threads", together, rows, EXACT),
-        m.Save(f"memory-save-{size}", f"save 1 memory {among}, 8 threads", saves, rows, STORES),
-        m.Listings(f"memory-list-{size}", f"scopes and categories {among}, 1 thread", fast, rows, STORES),
+        m.Save(f"memory-save-{size}", f"saving 1 memory to {memories}, 8 threads", saves, rows, STORES),
+        m.Listings(f"memory-list-{size}", f"listing scopes and categories of {memories}, 1 thread", fast, rows, STORES),
         m.Texts(
-            f"memory-text-{size}", f"6 to 10 words and a vector {among}, 1 thread", both, rows, WITH_WORDS, seconds
+            f"memory-text-{size}", f"hybrid search by 6 to 10 words {among}, 1 thread", both, rows, WITH_WORDS, seconds
         ),
     ]
 
@@ -62,7 +63,7 @@ def _openings() -> list[Workload]:
 def _real() -> list[Workload]:
     contenders = _needing(EXACT, REQUIRES)
     among = f"among {PASSAGES:,} passages embedded by a real model".replace(",", " ")
-    found, alone = f"the 10 nearest {among} that are found", f"the 10 nearest {among}, 1 thread"
+    found, alone = f"how many of the 10 nearest {among} are found", f"the 10 nearest {among}, 1 thread"
     return [
         m.Recall("memory-recall-real", found, FOUND, PASSAGES, contenders, of=RealText),
         m.SearchAlone("memory-search-real-1", alone, (SELECTED,), PASSAGES, contenders, 3.0, RealText),

