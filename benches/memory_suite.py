@@ -39,7 +39,7 @@ def _sized(size: str, rows: int) -> list[Workload]:
     saves = (Faster(20.0, than=("lancedb",), figure="saves/s"),)
     seconds = SEARCH_S[size]
     return [
-        m.Load(f"memory-load-{size}", f"filling a store with {memories}", (), rows, EXACT),
+        m.Load(f"memory-load-{size}", f"filling a store with {memories}", (), rows, STORES),
         m.Recall(f"memory-recall-{size}", f"how many of the 10 nearest {among} are found", FOUND, rows, EXACT),
         m.SearchAlone(f"memory-search-{size}-1", f"the 10 nearest {among}, 1 thread", alone, rows, EXACT, seconds),
         m.SearchTogether(f"memory-search-{size}-8", f"the 10 nearest {among}, 8 threads", together, rows, EXACT),
