@@ -80,7 +80,7 @@ class WalpoolMemory(Store):
     def opened(self, folder: Path, synchronous: str, cache_kib: int | None = None) -> Iterator[Any]:
         import walpool.memory
 
-        cache = {} if cache_kib is None else {"cache_size": cache_kib * 1024}
+        cache: dict[str, Any] = {} if cache_kib is None else {"cache_size": cache_kib * 1024}
         with walpool.memory.open(folder / "memory.db", synchronous=synchronous, **cache) as store:
             self._store: Any = store
             yield self
