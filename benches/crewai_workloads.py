@@ -157,7 +157,7 @@ class Memory:
 
     def _filled(self, contender: str, folder: Path, rows: int) -> None:
         """Copy a filled store into `folder`; it is filled once, through the contender itself."""
-        template = folder.parent / f"memory-{contender}-{rows}"
+        template = folder.parent / f"crewai-memory-{contender}-{rows}"
         if not template.exists():
             template.mkdir()
             vectors = data.embeddings(rows, self.dims)
@@ -235,12 +235,12 @@ def _record(record_id: str, vector: list[float]) -> Any:
 def _memory() -> list[Workload]:
     saves = (Faster(5.0, than=("lancedb",)),)
     searches = (Faster(2.0, than=("lancedb",)),)
-    save, search = "memory: save 1 record of 1536 dims", "memory: the 10 nearest of 1536 dims"
+    save, search = "CrewAI memory: save 1 record of 1536 dims", "CrewAI memory: the 10 nearest of 1536 dims"
     return [
-        MemorySave("memory-save-1000", f"{save} to 1 000 others, 8 threads", MEMORY, saves, rows=1_000),
-        MemorySave("memory-save-10000", f"{save} to 10 000 others, 8 threads", MEMORY, saves, rows=10_000),
-        MemorySearch("memory-search-1000", f"{search} among 1 000, 8 threads", MEMORY, (), rows=1_000),
-        MemorySearch("memory-search-10000", f"{search} among 10 000, 8 threads", MEMORY, searches, rows=10_000),
+        MemorySave("crewai-memory-save-1000", f"{save} to 1 000 others, 8 threads", MEMORY, saves, rows=1_000),
+        MemorySave("crewai-memory-save-10000", f"{save} to 10 000 others, 8 threads", MEMORY, saves, rows=10_000),
+        MemorySearch("crewai-memory-search-1000", f"{search} among 1 000, 8 threads", MEMORY, (), rows=1_000),
+        MemorySearch("crewai-memory-search-10000", f"{search} among 10 000, 8 threads", MEMORY, searches, rows=10_000),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import os
@@ -31,6 +32,7 @@ def describe(folder: Path, fsync_ms: float) -> dict[str, str]:
         "commit": _commit(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}, {_gil()}",
         "SQLite": ", ".join(f"{version} ({whose})" for whose, version in _sqlite_versions().items()),
+        "NumPy": _numpy(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "cores": str(_cores()),
         "file system": f"{_file_system(folder)} ({folder})",
@@ -110,6 +112,25 @@ def _sqlite_versions() -> dict[str, str]:
     except ImportError:
         versions["walpool"] = "none"
     return versions
+
+
+def _numpy() -> str:
+    """Return NumPy's version and which of OpenBLAS's kernels runs: a product of matrices is as fast as that."""
+    try:
+        import numpy as np
+    except ImportError:
+        return "none"
+    try:
+        loaded = Path("/proc/self/maps").read_text().split()
+    except OSError:
+        loaded = []
+    for library in {path for path in loaded if "openblas" in path}:
+        for name in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
+            corename = getattr(ctypes.CDLL(library), name, None)
+            if corename is not None:
+                corename.restype = ctypes.c_char_p
+                return f"{np.__version__}, OpenBLAS for {corename().decode()}"
+    return f"{np.__version__}"
 
 
 def _cores() -> int:

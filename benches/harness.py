@@ -29,10 +29,11 @@ class Scale:
     share: float  # of the data's full size
     rounds: int = 3  # at least, however long they take
     most_threads: int = 1_000
+    most_rows: int = 1_000_000
 
     def rows(self, full: int) -> int:
         """Return how many rows stand for `full` rows at this scale, at least 32."""
-        return min(full, max(32, int(full * self.share)))
+        return min(full, self.most_rows, max(32, int(full * self.share)))
 
     def threads(self, full: int) -> int:
         """Return how many threads stand for `full` where each one adds to the time, however short the window."""
@@ -41,7 +42,7 @@ class Scale:
 
 FULL = Scale(runs=5, window_s=1.0, share=1.0)
 QUICK = Scale(runs=3, window_s=0.3, share=1.0)
-SMALLEST = Scale(runs=1, window_s=0.01, share=0.01, rounds=1, most_threads=4)
+SMALLEST = Scale(runs=1, window_s=0.01, share=0.01, rounds=1, most_threads=4, most_rows=200)
 
 
 @dataclass(frozen=True)

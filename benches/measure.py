@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -123,6 +123,36 @@ def _work(operation: Operation, log: _Log, barrier: threading.Barrier, clock: _C
         if end >= deadline:
             return log.close(slot + 1, failures, end - deadline)
     raise OverflowError(f"more than {len(latencies)} operations in the window: lower _FASTEST_NS")
+
+
+def run_in_turn(operations: Mapping[str, Operation], window_s: float, *, least: int) -> dict[str, Timing]:
+    """Call each operation once in turn, over and over, in this thread, so that what drifts meets all of them.
+
+    There are as many turns as fit into `window_s`, but at least `least`; one before them warms up, unmeasured.
+    `per_second` is what an operation alone would do: its calls over the time that they took.
+    """
+    latencies: dict[str, list[int]] = {name: [] for name in operations}
+    errors: dict[str, Counter[str]] = {name: Counter() for name in operations}
+    now = time.perf_counter_ns
+    deadline = 0
+    for number in itertools.count():
+        for name, operation in operations.items():
+            start = now()
+            try:
+                operation(number)
+            except Exception as error:  # noqa: BLE001 - counted, and the run goes on
+                errors[name][_text(error)] += 1
+            latencies[name].append(now() - start)
+        if number == 0:
+            deadline = now() + int(window_s * _NS)
+        elif number >= least and now() >= deadline:
+            break
+    return {name: _in_turn(latencies[name][1:], errors[name]) for name in operations}
+
+
+def _in_turn(latencies: list[int], errors: Counter[str]) -> Timing:
+    successes = len(latencies) + 1 - errors.total()
+    return Timing(sorted(latencies), min(successes, len(latencies)) * _NS / sum(latencies), successes, errors)
 
 
 async def run_tasks(

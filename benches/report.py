@@ -71,6 +71,9 @@ class Report:
                 print(line)
 
     def _table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        if not rows:  # a table as narrow as its one column would cut the title up
+            self._lines(["", title])
+            return
         if not RICH:
             self._lines(["", title, *plain_table(columns, rows)])
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import gc
 import json
 import shutil
@@ -33,9 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         print("\n".join(f"{workload.name:20} {workload.title}" for workload in WORKLOADS.values()))
         return 0
-    chosen = [WORKLOADS[name] for name in arguments.workloads] or list(WORKLOADS.values())
+    chosen = _chosen(arguments.workloads) or [w for w in WORKLOADS.values() if not getattr(w, "on_request", False)]
     with _folder(arguments.data) as folder:
         return _run(chosen, arguments, folder)
+
+
+def _chosen(names: Sequence[str]) -> list[Workload]:
+    """Return the workloads that are named; what runs on request only is not meant by a name with a `*`."""
+    chosen = []
+    for name in names:
+        matching = [workload for workload in WORKLOADS.values() if fnmatch.fnmatchcase(workload.name, name)]
+        chosen += [w for w in matching if w.name == name or not getattr(w, "on_request", False)]
+    return chosen
 
 
 def _run(chosen: Sequence[Workload], arguments: argparse.Namespace, folder: Path) -> int:
@@ -46,9 +56,9 @@ def _run(chosen: Sequence[Workload], arguments: argparse.Namespace, folder: Path
     report = Report()
     report.header(facts)
     results = []
-    with _progress(sum(len(workload.contenders) * runs for workload in chosen), report) as tick:
+    with _progress(sum(len(workload.contenders) * _runs(workload, runs) for workload in chosen), report) as tick:
         for workload in chosen:
-            result = measure(workload, folder, scale, runs, arguments.contenders, tick)
+            result = measure(workload, folder, scale, _runs(workload, runs), arguments.contenders, tick)
             results.append(result)
             report.result(result, fsync_ms)
             if arguments.profile:
@@ -60,6 +70,12 @@ def _run(chosen: Sequence[Workload], arguments: argparse.Namespace, folder: Path
         report_json = {"facts": facts, "fsync_ms": fsync_ms, "results": [r.as_json(fsync_ms) for r in results]}
         arguments.json.write_text(json.dumps(report_json, indent=1))
     return 1 if any(result.wrong() for result in results) else 0
+
+
+def _runs(workload: Workload, runs: int) -> int:
+    """Return how often a workload is run: once, where it says that nothing would change."""
+    most: int = getattr(workload, "most_runs", runs)
+    return min(runs, most)
 
 
 def measure(
@@ -151,7 +167,9 @@ def _progress(total: int, report: Report) -> Iterator[Tick]:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benches.run", description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="the names that --list prints; all if none")
+    parser.add_argument(
+        "workloads", nargs="*", metavar="WORKLOAD", help="the names that --list prints, or 'memory-*'; all if none"
+    )
     parser.add_argument("--list", action="store_true", help="print the workloads and stop")
     parser.add_argument("--contenders", nargs="+", default=(), metavar="NAME", help="run only these")
     parser.add_argument("--runs", type=int, metavar="N", help="runs of each contender (5; 3 with --quick)")
@@ -164,7 +182,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="one more run of walpool under py-spy: a flame graph")
     parser.add_argument("--data", type=Path, metavar="DIR", default=Path("results"), help="for databases (results)")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.workloads if name not in WORKLOADS]
+    unknown = [name for name in arguments.workloads if not _chosen([name])]
     if unknown:
         parser.error(f"no such workload: {', '.join(unknown)}; --list prints them")
     if arguments.runs is not None and arguments.runs < 1:

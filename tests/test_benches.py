@@ -33,7 +33,9 @@ from benches.workloads import WORKLOADS
 # crewai's records call datetime.utcnow(), which Python 3.12 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 
-ENTRIES = [(workload, contender) for workload in WORKLOADS.values() for contender in workload.contenders]
+# Those on memories have a file of their own: their stores are filled once for all of them.
+HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith("memory-")]
+ENTRIES = [(workload, contender) for workload in HERE for contender in workload.contenders]
 
 
 @pytest.mark.parametrize(("workload", "contender"), ENTRIES, ids=[f"{w.name}-{name}" for w, name in ENTRIES])
@@ -55,7 +57,7 @@ def test_contender_of_a_workload_loses_and_damages_nothing(
 
 
 def test_workloads_have_every_target_that_was_set() -> None:
-    judged = {name: len(workload.targets) for name, workload in WORKLOADS.items() if workload.targets}
+    judged = {workload.name: len(workload.targets) for workload in HERE if workload.targets}
 
     assert judged == {
         "upsert-full-16": 3,
@@ -84,9 +86,9 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "crewai-flow": 2,
         "crewai-flow-save": 2,
         "crewai-checkpoint": 1,
-        "memory-save-1000": 1,
-        "memory-save-10000": 1,
-        "memory-search-10000": 1,
+        "crewai-memory-save-1000": 1,
+        "crewai-memory-save-10000": 1,
+        "crewai-memory-search-10000": 1,
         "langgraph-4k-1": 1,
         "langgraph-4k-20": 2,
         "langgraph-4k-100": 2,
