@@ -14,7 +14,19 @@ from walpool.errors import ConfigError, DataError
 from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
 from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
 from walpool.memory.records import (
-    DimsError, EmbeddingError, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights, normalize_scope, pack,
+    DimsError,
+    EmbeddingError,
+    Hit,
+    Hits,
+    Metric,
+    Mode,
+    Query,
+    Record,
+    Records,
+    ScopeSummary,
+    Weights,
+    normalize_scope,
+    pack,
 )  # fmt: skip
 from walpool.types import Row, Value
 
@@ -259,12 +271,12 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
         FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED} ORDER BY best.key"""
 
     def decode(rows: list[Row]) -> Hits:
-        hits = Hits(
-            Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score
-        )
+        hits = Hits(Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score)
         if len(rows) > limit == len(hits):
             last = rows[limit - 1]
-            hits.next = _token((epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound)
+            hits.next = _token(
+                (epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound
+            )
         return hits
 
     return (yield from ask(Read(sql, given.values, decode)))
