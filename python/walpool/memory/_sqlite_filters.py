@@ -15,10 +15,13 @@ from walpool.memory.conditions import Contains, Equals, Exists, In, PythonEquals
 from walpool.memory.records import Query
 from walpool.types import Value
 
-__all__ = ["SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
+__all__ = ["KEY_BITS", "SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
 
 SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collection = ?2)"
 """The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
+
+KEY_BITS: Final = 40
+"""How many records a space has room for: its keys begin behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -8,6 +8,10 @@
                             what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
     memory_categories       category -> records      memory_category_counts   how many there are in each scope
     memory_metadata         value of a top-level key, or element of a list there -> records
+    memory_words            the words of the contents; memory_trigrams their trigrams (`_sqlite_words`)
+
+The keys of a space adjoin, those of space s from (s - 1) * 2^40 + 1 to s * 2^40: in the word index, which is in order of
+key, a space reads its own part alone.
 
 What is derived is made in the transaction of its record by triggers, whoever writes: other programs too. Triggers rather
 than foreign keys: they hold whatever `foreign_keys` is set to, and deferrable keys would cost every job a savepoint.
@@ -18,6 +22,8 @@ from __future__ import annotations
 from typing import Final
 
 from walpool.memory import _sqlite_values as values
+from walpool.memory import _sqlite_words as words
+from walpool.memory._sqlite_filters import KEY_BITS
 
 __all__ = ["MIGRATIONS", "category_rows", "fill", "sketch"]
 
@@ -33,9 +39,9 @@ def sketch(embedding: str, centroid: str) -> str:
 
 
 def category_rows(record: str, source: str = "", condition: str = "true") -> str:
-    """Return the SELECT of the rows of `memory_categories` that belong to a record (a row's alias, NEW or OLD)."""
+    """Return the SELECT of the rows of `memory_categories` that belong to a record, one that it has twice twice."""
     return (
-        f"SELECT DISTINCT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
+        f"SELECT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
         f" WHERE {condition}"
     )
 
@@ -57,10 +63,14 @@ def fill(condition: str = "true") -> dict[str, str]:
 
 
 def _inverted(record: str, source: str = "", condition: str = "true") -> dict[str, str]:
-    categories, metadata = category_rows(record, source, condition), values.rows(record, source, condition)
+    keys, elements = values.rows(record, source, condition)
+    # What comes twice is left out by the key of the table: DISTINCT or UNION would cost each record a table in memory.
+    metadata = "INSERT INTO memory_metadata (space, name, element, kind, value, key) {} ON CONFLICT DO NOTHING"
     return {
-        "memory_categories": f"INSERT INTO memory_categories (space, category, key) {categories}",
-        "memory_metadata": f"INSERT INTO memory_metadata (space, name, element, kind, value, key) {metadata}",
+        "memory_categories": f"""INSERT INTO memory_categories (space, category, key)
+        {category_rows(record, source, condition)} ON CONFLICT DO NOTHING""",
+        "memory_metadata": metadata.format(keys),
+        "the elements of lists": metadata.format(elements),
     }
 
 
@@ -127,14 +137,14 @@ _TABLES: Final = (
         records INTEGER NOT NULL DEFAULT 0,
         UNIQUE (space, path)
     ) STRICT""",
-    """CREATE TABLE memory_records (
-        key INTEGER PRIMARY KEY,
+    f"""CREATE TABLE memory_records (
+        key INTEGER PRIMARY KEY CHECK (key > (space - 1 << {KEY_BITS}) AND key <= space << {KEY_BITS}),
         space INTEGER NOT NULL,
         id TEXT NOT NULL,
         scope INTEGER NOT NULL,
         content TEXT NOT NULL,
         categories TEXT NOT NULL DEFAULT '[]',
-        metadata TEXT NOT NULL DEFAULT '{}',
+        metadata TEXT NOT NULL DEFAULT '{{}}',
         importance REAL NOT NULL,
         created_at INTEGER NOT NULL,
         accessed_at INTEGER NOT NULL,
@@ -205,8 +215,11 @@ _UNCOUNT_CATEGORIES: Final = """UPDATE memory_category_counts SET records = reco
             WHERE scope = OLD.scope AND category IN (SELECT value FROM json_each(OLD.categories));"""
 _DROP_CATEGORIES: Final = f"""DELETE FROM memory_categories
             WHERE (space, category, key) IN ({category_rows("OLD")});"""
-_DROP_METADATA: Final = f"""DELETE FROM memory_metadata
-            WHERE (space, name, element, kind, value, key) IN ({values.rows("OLD")});"""
+_DROP_METADATA: Final = "".join(
+    f"""
+            DELETE FROM memory_metadata WHERE (space, name, element, kind, value, key) IN ({rows});"""
+    for rows in values.rows("OLD")
+)
 _NEW: Final = _inverted("NEW")
 
 # A state is an upsert that takes the number of the row that it did not insert: an INSERT OR REPLACE would not do, since in
@@ -240,6 +253,7 @@ _TRIGGERS: Final = (
         END""",
     f"""CREATE TRIGGER memory_records_saved_metadata AFTER INSERT ON memory_records WHEN NEW.metadata <> '{{}}' BEGIN
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     # `touch` sets a column that is not among these, and costs none of it.
     """CREATE TRIGGER memory_records_replaced AFTER UPDATE OF id, scope, content, categories, metadata, importance,
@@ -262,6 +276,7 @@ _TRIGGERS: Final = (
             WHEN NEW.metadata <> OLD.metadata BEGIN
             {_DROP_METADATA}
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     f"""CREATE TRIGGER memory_records_deleted AFTER DELETE ON memory_records WHEN {_NOT_RESETTING} BEGIN
             UPDATE memory_scopes SET records = records - 1 WHERE scope = OLD.scope;
@@ -306,8 +321,11 @@ _VERSION_2: Final = (
     "DROP TABLE memory_categories_1",
     "DROP TABLE memory_space",
     *_INDEXES,
+    *words.TABLES,
     *fill().values(),
+    *words.REBUILD,
     *_TRIGGERS,
+    *words.TRIGGERS,
 )
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2)

@@ -97,7 +97,7 @@ _CHECKS: Final = (
         _either(
             "key",
             f"SELECT space, name, element, kind, value, key FROM memory_metadata WHERE space = {SPACE}",
-            f"SELECT * FROM ({values.rows('r', _FROM, _OURS)})",
+            f"SELECT * FROM ({' UNION '.join(values.rows('r', _FROM, _OURS))})",
         ),
     ),
 )  # fmt: skip

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from walpool.errors import DataError
 from walpool.memory import _sqlite_sql as reads
-from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, micros, select
+from walpool.memory import _sqlite_words as words
+from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Given, Selection, Space, encoded, micros, select
 from walpool.memory._sqlite_rows import Statement, Steps, Write, ask, nothing
 from walpool.memory.records import Changes, DimsError, EmbeddingError, Query, Record
 
@@ -24,9 +25,12 @@ _SPACE: Final = """INSERT INTO memory_spaces (tenant, collection, words) VALUES 
     ON CONFLICT (tenant, collection) DO UPDATE SET words = excluded.words WHERE words <> excluded.words"""
 _SCOPE: Final = f"INSERT INTO memory_scopes (space, path) VALUES ({SPACE}, ?3) ON CONFLICT (space, path) DO NOTHING"
 _SCOPE_KEY: Final = f"(SELECT scope FROM memory_scopes WHERE space = {SPACE} AND path = ?{{}})"
-_RECORD: Final = f"""INSERT INTO memory_records (space, id, scope, content, categories, metadata, importance,
+# The next one of the space. Of a record that exists already the conflict comes first, and its key stays.
+_NEXT_KEY: Final = f"""(SELECT coalesce(max(key), {SPACE} - 1 << {KEY_BITS}) + 1 FROM memory_records
+        WHERE key > ({SPACE} - 1 << {KEY_BITS}) AND key <= {SPACE} << {KEY_BITS})"""
+_RECORD: Final = f"""INSERT INTO memory_records (key, space, id, scope, content, categories, metadata, importance,
         created_at, accessed_at, source, private)
-    VALUES ({SPACE}, ?3, {_SCOPE_KEY.format(4)}, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+    VALUES ({_NEXT_KEY}, {SPACE}, ?3, {_SCOPE_KEY.format(4)}, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
     ON CONFLICT (space, id) DO UPDATE SET scope = excluded.scope, content = excluded.content,
         categories = excluded.categories, metadata = excluded.metadata, importance = excluded.importance,
         created_at = excluded.created_at, accessed_at = excluded.accessed_at, source = excluded.source,
@@ -35,6 +39,7 @@ _KEY: Final = f"(SELECT key FROM memory_records WHERE space = {SPACE} AND id = ?
 _VECTOR: Final = f"""INSERT INTO memory_vectors (key, embedding) VALUES ({_KEY}, ?4)
     ON CONFLICT (key) DO UPDATE SET embedding = excluded.embedding WHERE embedding IS NOT excluded.embedding"""
 _NO_VECTOR: Final = f"INSERT INTO memory_vectors (key) VALUES ({_KEY}) ON CONFLICT (key) DO NOTHING"
+_WORDS: Final = f"(SELECT words FROM memory_spaces WHERE space = {SPACE})"
 _TOUCH: Final = f"""UPDATE memory_records SET accessed_at = ?3
     WHERE space = {SPACE} AND id IN (SELECT value FROM json_each(?4))"""
 _FIELDS: Final = frozenset(Changes.__annotations__)
@@ -142,6 +147,8 @@ def reset(space: Space) -> Write[None]:
     keys = f"SELECT key FROM memory_records WHERE space = {SPACE}"
     statements = (
         f"UPDATE memory_spaces SET resetting = 1 WHERE space = {SPACE}",
+        # Of the index that the space has, which may be another than this store asks for.
+        *(f"{words.forget(name, SPACE)} AND {_WORDS} = '{name}'" for name in words.TABLE_OF),
         f"DELETE FROM memory_vectors WHERE key IN ({keys})",
         f"DELETE FROM memory_category_counts WHERE scope IN ({scopes})",
         f"DELETE FROM memory_categories WHERE space = {SPACE}",
