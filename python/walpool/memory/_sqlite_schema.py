@@ -39,9 +39,9 @@ def sketch(embedding: str, centroid: str) -> str:
 
 
 def category_rows(record: str, source: str = "", condition: str = "true") -> str:
-    """Return the SELECT of the rows of `memory_categories` that belong to a record (a row's alias, NEW or OLD)."""
+    """Return the SELECT of the rows of `memory_categories` that belong to a record, one that it has twice twice."""
     return (
-        f"SELECT DISTINCT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
+        f"SELECT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
         f" WHERE {condition}"
     )
 
@@ -63,10 +63,14 @@ def fill(condition: str = "true") -> dict[str, str]:
 
 
 def _inverted(record: str, source: str = "", condition: str = "true") -> dict[str, str]:
-    categories, metadata = category_rows(record, source, condition), values.rows(record, source, condition)
+    keys, elements = values.rows(record, source, condition)
+    # What comes twice is left out by the key of the table: DISTINCT or UNION would cost each record a table in memory.
+    metadata = "INSERT INTO memory_metadata (space, name, element, kind, value, key) {} ON CONFLICT DO NOTHING"
     return {
-        "memory_categories": f"INSERT INTO memory_categories (space, category, key) {categories}",
-        "memory_metadata": f"INSERT INTO memory_metadata (space, name, element, kind, value, key) {metadata}",
+        "memory_categories": f"""INSERT INTO memory_categories (space, category, key)
+        {category_rows(record, source, condition)} ON CONFLICT DO NOTHING""",
+        "memory_metadata": metadata.format(keys),
+        "the elements of lists": metadata.format(elements),
     }
 
 
@@ -211,8 +215,11 @@ _UNCOUNT_CATEGORIES: Final = """UPDATE memory_category_counts SET records = reco
             WHERE scope = OLD.scope AND category IN (SELECT value FROM json_each(OLD.categories));"""
 _DROP_CATEGORIES: Final = f"""DELETE FROM memory_categories
             WHERE (space, category, key) IN ({category_rows("OLD")});"""
-_DROP_METADATA: Final = f"""DELETE FROM memory_metadata
-            WHERE (space, name, element, kind, value, key) IN ({values.rows("OLD")});"""
+_DROP_METADATA: Final = "".join(
+    f"""
+            DELETE FROM memory_metadata WHERE (space, name, element, kind, value, key) IN ({rows});"""
+    for rows in values.rows("OLD")
+)
 _NEW: Final = _inverted("NEW")
 
 # A state is an upsert that takes the number of the row that it did not insert: an INSERT OR REPLACE would not do, since in
@@ -246,6 +253,7 @@ _TRIGGERS: Final = (
         END""",
     f"""CREATE TRIGGER memory_records_saved_metadata AFTER INSERT ON memory_records WHEN NEW.metadata <> '{{}}' BEGIN
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     # `touch` sets a column that is not among these, and costs none of it.
     """CREATE TRIGGER memory_records_replaced AFTER UPDATE OF id, scope, content, categories, metadata, importance,
@@ -268,6 +276,7 @@ _TRIGGERS: Final = (
             WHEN NEW.metadata <> OLD.metadata BEGIN
             {_DROP_METADATA}
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     f"""CREATE TRIGGER memory_records_deleted AFTER DELETE ON memory_records WHEN {_NOT_RESETTING} BEGIN
             UPDATE memory_scopes SET records = records - 1 WHERE scope = OLD.scope;
