@@ -119,18 +119,15 @@ def test_an_error_becomes_one_line_and_an_exit_code(
     error: BaseException,
     code: int,
     line: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "COMMANDS", (fake_command(error),))
-    assert cli.main(["fake"]) == code
+    assert cli.main(["fake"], (fake_command(error),)) == code
     assert capsys.readouterr().err == f"{line}\n"
 
 
-def test_an_error_of_our_own_making_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "COMMANDS", (fake_command(ZeroDivisionError()),))
+def test_an_error_of_our_own_making_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        cli.main(["fake"])
+        cli.main(["fake"], (fake_command(ZeroDivisionError()),))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a closed pipe is another error elsewhere")
@@ -150,7 +147,17 @@ def test_version_names_walpool_and_its_sqlite(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == f"walpool {version('walpool')} (SQLite {walpool.sqlite_version})\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["env", "--unknown"], ["env", "a.db", "b.db"]])
+def test_a_group_with_a_default_needs_no_command_named() -> None:
+    group = cli.Group("look", "looks", (fake_command(ConfigError("fake ran")),), default="fake")
+    assert group.completed(["a.db"]) == ["fake", "a.db"]
+    assert group.completed(["--json"]) == ["fake", "--json"]
+    assert group.completed([]) == ["fake"]
+    assert group.completed(["fake", "a.db"]) == ["fake", "a.db"]
+    assert group.completed(["--help"]) == ["--help"]
+    assert cli.main(["look"], (group,)) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["env", "--unknown"], ["env", "a.db", "b.db"], ["import"]])
 def test_wrong_arguments_are_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
@@ -160,11 +167,16 @@ def test_wrong_arguments_are_code_2(arguments: list[str], capsys: pytest.Capture
 
 def test_every_command_has_json_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in cli.COMMANDS:
-        with pytest.raises(SystemExit):
-            cli.main([command.name, "--help"])
-        output = capsys.readouterr().out
-        assert "--json" in output
-        assert command.help in " ".join(output.split())
+        inner = command.commands if isinstance(command, cli.Group) else ()
+        for words, help_, has_json in [
+            ([command.name], command.help, not inner),
+            *(([command.name, each.name], each.help, True) for each in inner),
+        ]:
+            with pytest.raises(SystemExit):
+                cli.main([*words, "--help"])
+            output = capsys.readouterr().out
+            assert ("--json" in output) == has_json
+            assert help_ in " ".join(output.split())
 
 
 def test_env_touches_no_database(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""The program: it finds the command, runs it, and turns what it raised into one line and an exit code.
+
+A command is a row of its subject's file and two small functions: its arguments, and what it prints. Exit codes: 0 done,
+1 it failed, 2 it was called wrongly (arguments, settings). An error is one line on stderr. Must not know SQL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import walpool
+from walpool.cli import _doctor, _import, _settings
+from walpool.cli._command import Command, Group
+from walpool.errors import ConfigError, Error
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: tuple[Command | Group, ...] = (*_settings.COMMANDS, *_import.COMMANDS, *_doctor.COMMANDS)
+
+_FAILED = 1
+_MISUSED = 2
+
+
+def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] = COMMANDS) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the arguments without the program's name; None uses the process's own.
+        commands: those that there are.
+
+    Raises:
+        SystemExit: `--help`, `--version`, or arguments that argparse refuses (code 2).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(commands).parse_args(_completed(words, commands))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            arguments.run(arguments)
+            sys.stdout.flush()  # here, where a closed pipe can still be answered for
+            return 0
+        except ConfigError as error:
+            return _fail(str(error), _MISUSED)
+        except BrokenPipeError:
+            # The reader of our output went away, as `head` does: nothing to say, and nothing left to flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _FAILED
+        except (Error, OSError) as error:
+            return _fail(str(error), _FAILED)
+        except KeyboardInterrupt:
+            return _fail("interrupted", _FAILED)
+
+
+def _completed(words: list[str], commands: Sequence[Command | Group]) -> list[str]:
+    for command in commands:
+        if isinstance(command, Group) and words[:1] == [command.name]:
+            return [command.name, *command.completed(words[1:])]
+    return words
+
+
+def _parser(commands: Sequence[Command | Group]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="walpool", description="A pooled, WAL-mode SQLite engine.")
+    versions = f"walpool {version('walpool')} (SQLite {walpool.sqlite_version})"
+    parser.add_argument("--version", action="version", version=versions)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in commands:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        if isinstance(command, Command):
+            _add(command, subparser)
+            continue
+        inner = subparser.add_subparsers(metavar="COMMAND", required=True)
+        for each in command.commands:
+            _add(each, inner.add_parser(each.name, help=each.help, description=each.help))
+    return parser
+
+
+def _add(command: Command, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=command.run)
+    command.add_arguments(parser)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"walpool: error: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line; in place of `warnings.showwarning`, which adds a class and a line of code."""
+    print(f"walpool: warning: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
