@@ -1,4 +1,4 @@
-"""The backup engine of examples/, run small from end to end; and that it notices when a row is missing."""
+"""The examples, run small from end to end; and that the backup engine notices when a row is missing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 JOBS, PACKS, CHUNKS = 4, 20, 16
 
-pytestmark = pytest.mark.skipif(
+needs_a_server = pytest.mark.skipif(
     any(find_spec(package) is None for package in ("fastapi", "httpx", "uvicorn")),
     reason="the backup engine is served by uvicorn and asked through httpx",
 )
 
 
+@needs_a_server
 def test_backup_engine_keeps_every_row_and_answers_its_health_check_throughout(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "backup_engine.py"), "--jobs", str(JOBS), "--packs", str(PACKS), "--json"]
     completed = subprocess.run(
@@ -37,6 +38,35 @@ def test_backup_engine_keeps_every_row_and_answers_its_health_check_throughout(t
     assert (outcome["rows_acknowledged"], outcome["rows_missing"]) == (JOBS * PACKS * (CHUNKS + 2), 0)
     assert outcome["health"]["asked"] > 0
     assert outcome["health"]["unanswered"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def notes(*arguments: str, folder: Path) -> str:
+    """Run the notes assistant in a folder and return what it printed."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "memory.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_notes_assistant_finds_what_it_kept_and_forgets_what_it_is_told(tmp_path: Path) -> None:
+    key = "The key hangs behind the door"
+    assert notes("keep", key, "--scope", "/home", folder=tmp_path) == notes(
+        "keep", key, "--scope", "home/", folder=tmp_path
+    )
+    notes("keep", "The invoice was paid twice", "--scope", "/work", folder=tmp_path)
+    found = notes("ask", "who has hung up my keys?", folder=tmp_path).splitlines()
+    assert key in found[0]
+    assert len(notes("ask", "key", "--scope", "/home", folder=tmp_path).splitlines()) == 1
+    assert notes("forget", "--scope", "/home", "--days", "1", folder=tmp_path) == "0 forgotten\n"
+    assert notes("forget", "--scope", "/home", "--days", "0", folder=tmp_path) == "1 forgotten\n"
+    assert notes("ask", "key", "--scope", "/home", folder=tmp_path) == "  nothing\n"
+
+
+def test_notes_assistant_shows_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    lines = notes(folder=tmp_path).splitlines()
+    assert lines[0] == "/home: 3, /work: 2"
+    assert [lines[at + 1].split("  ")[-1].strip()[:9] for at in (1, 4, 7)] == ["The spare", "Water the", "Ann prefe"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,6 +85,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path, 
     return report, path, [{"snapshot": 1, "packs_done": 2, "state": "done", "error": None}]
 
 
+@needs_a_server
 @pytest.mark.parametrize(
     ("change", "missing"),
     [

@@ -1,4 +1,4 @@
-"""What `walpool doctor` finds: whether this machine, and a database on it, are fit for what walpool promises.
+"""What `walpool doctor` and `walpool check` find: whether this machine, and a database on it, are in order.
 
 Looks through the pool's own verbs. Must not know how findings are printed.
 """
@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import walpool
-from walpool.errors import ConfigError, CorruptError, StorageError
+import walpool.memory
+from walpool.errors import ConfigError, CorruptError, NotSupportedError, StorageError
+from walpool.memory import Collection
 from walpool.settings import Settings
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "check", "examine"]
 
 _PRIVATE = 0o077  # what others may do with a file
+_INDEX = "inverted index for FTS5 table"  # so SQLite names a damaged word index, which can be made anew
 
 
 class Finding(NamedTuple):
@@ -45,15 +48,41 @@ def examine(path_or_url: str | None = None) -> Iterator[Finding]:
         yield _locks(pool)
     if path_or_url is None:
         return
+    with walpool.Pool(_existing(path_or_url)) as pool:
+        yield from _database(pool)
+    yield from check(path_or_url)
+
+
+def check(path_or_url: str, *, repair: bool = False) -> Iterator[Finding]:
+    """Yield what SQLite's integrity check and the checks of its memory stores say of a database.
+
+    Args:
+        path_or_url: an existing database.
+        repair: make what is derived from the records anew in each memory store where it differs from them. A file that
+            is damaged otherwise is left alone.
+
+    Raises:
+        As `examine`.
+    """
+    with walpool.Pool(_existing(path_or_url)) as pool:
+        problems = _problems(pool)
+        may_repair = repair and all(_INDEX in problem for problem in problems)
+        if not (problems and may_repair):
+            yield _integrity(problems)
+        yield from _memory(path_or_url, may_repair)
+        if problems and may_repair:  # of a word index, which has been made anew
+            yield _integrity(_problems(pool))
+
+
+def _existing(path_or_url: str) -> str:
     path = Settings.load(path_or_url).path
     if path is None:
-        msg = "walpool doctor examines SQLite files: give a path, walpool://... or sqlite://..."
+        msg = "walpool checks SQLite files: give a path, walpool://... or sqlite://..."
         raise ConfigError(msg)
     if not os.path.exists(path):
         msg = f"there is no file {path}"
         raise StorageError(msg)
-    with walpool.Pool(path_or_url) as pool:
-        yield from _database(pool)
+    return path_or_url
 
 
 def _locks(pool: walpool.Pool) -> Finding:
@@ -76,19 +105,46 @@ def _database(pool: walpool.Pool) -> Iterator[Finding]:
     else:
         yield Finding("permissions", "ok", f"{mode:04o}")
     yield _wal(pool)
-    yield _integrity(pool)
 
 
-def _integrity(pool: walpool.Pool) -> Finding:
+def _problems(pool: walpool.Pool) -> list[str]:
     try:
-        problems = pool.check()
+        return pool.check()
     except CorruptError as error:
-        problems = [str(error)]
+        return [str(error)]
+
+
+def _integrity(problems: list[str]) -> Finding:
     if not problems:
         return Finding("integrity", "ok", "SQLite's integrity check finds nothing")
     return Finding(
         "integrity", "bad", "; ".join(problems) + ": restore a backup, or save what sqlite3's .recover finds"
     )
+
+
+def _memory(path_or_url: str, repair: bool) -> Iterator[Finding]:
+    try:
+        for each in walpool.memory.collections(path_or_url):
+            yield _collection(path_or_url, each, repair)
+    except NotSupportedError as error:  # tables of another version
+        yield Finding("memory", "warning", str(error))
+    except CorruptError as error:
+        yield Finding("memory", "bad", str(error))
+
+
+def _collection(path_or_url: str, each: Collection, repair: bool) -> Finding:
+    name = f"{each.records:,} records of {each.collection!r}" + (f", tenant {each.tenant!r}" if each.tenant else "")
+    with walpool.memory.open(path_or_url, tenant=each.tenant, collection=each.collection, words=each.words) as store:
+        problems = store.check()
+        if not problems:
+            return Finding("memory", "ok", f"{name}, and what is derived from them agrees")
+        if repair:
+            store.rebuild()
+            left = store.check()
+            if not left:
+                return Finding("memory", "ok", f"{name}, mended: {'; '.join(problems)}")
+            problems = left
+    return Finding("memory", "bad", f"{name}: {'; '.join(problems)}: walpool check --repair mends it")
 
 
 def _wal(pool: walpool.Pool) -> Finding:

@@ -6,7 +6,11 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Command", "Group", "add_database"]
+__all__ = ["Command", "Failed", "Group", "add_database"]
+
+
+class Failed(Exception):
+    """What a command could not do, or found to be wrong, in one line; the program's exit code is 1."""
 
 
 class Command(NamedTuple):

@@ -7,6 +7,7 @@ A command is a row of its subject's file and two small functions: its arguments,
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -14,13 +15,18 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import walpool
-from walpool.cli import _doctor, _import, _settings
-from walpool.cli._command import Command, Group
+from walpool.cli import _doctor, _import, _memory, _settings
+from walpool.cli._command import Command, Failed, Group
 from walpool.errors import ConfigError, Error
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: tuple[Command | Group, ...] = (*_settings.COMMANDS, *_import.COMMANDS, *_doctor.COMMANDS)
+COMMANDS: tuple[Command | Group, ...] = (
+    *_settings.COMMANDS,
+    *_memory.COMMANDS,
+    *_import.COMMANDS,
+    *_doctor.COMMANDS,
+)
 
 _FAILED = 1
 _MISUSED = 2
@@ -36,6 +42,8 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] 
     Raises:
         SystemExit: `--help`, `--version`, or arguments that argparse refuses (code 2).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console of another encoding is no reason to fail
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser(commands).parse_args(_completed(words, commands))
     with warnings.catch_warnings():
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] 
             # The reader of our output went away, as `head` does: nothing to say, and nothing left to flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _FAILED
-        except (Error, OSError) as error:
+        except (Error, Failed, OSError) as error:
             return _fail(str(error), _FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", _FAILED)

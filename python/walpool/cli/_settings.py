@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from walpool.cli._command import Command, add_database
-from walpool.cli._screen import print_json
-from walpool.settings import Explanation, Settings
+from walpool.cli._screen import has_rich, print_json, print_table
+from walpool.settings import Settings
 
 __all__ = ["COMMANDS"]
 
@@ -17,24 +16,12 @@ def _env(arguments: argparse.Namespace) -> None:
     explanation = settings.explain()
     if arguments.json:
         print_json({"path": settings.path, "settings": [row._asdict() for row in explanation]})
-    elif not (sys.stdout.isatty() and _print_rich(explanation)):
+    elif has_rich():
+        faint = [row.origin == "default" for row in explanation]
+        rows = [(row.name, row.text, row.origin) for row in explanation]
+        print_table(("setting", "value", "origin"), rows, faint=faint)
+    else:
         print(explanation)
-
-
-def _print_rich(explanation: Explanation) -> bool:
-    """Print a rich table; False, and nothing printed, where rich is not installed."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return False
-    table = Table("setting", "value", "origin", highlight=False)
-    for row in explanation:
-        # Text, because rich reads markup in a plain string, and a path may hold brackets.
-        table.add_row(row.name, Text(row.text), Text(row.origin), style="dim" if row.origin == "default" else "")
-    Console().print(table)
-    return True
 
 
 COMMANDS = (Command("env", "print each setting, its value and where that came from", add_database, _env),)

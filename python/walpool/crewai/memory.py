@@ -14,7 +14,7 @@ from pydantic_core import SchemaSerializer, core_schema
 
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
 from walpool.errors import ConfigError
-from walpool.memory import DimsError, Metric, Query, Record, SqliteMemoryStore, normalize_scope, pack, unpack
+from walpool.memory import DimsError, Metric, PythonEquals, Query, Record, SqliteMemoryStore, normalize_scope, pack, unpack
 
 __all__ = ["Score", "WalpoolStorage"]
 
@@ -76,7 +76,7 @@ class WalpoolStorage:
         """
         batch = [_to_record(record) for record in records]
         if batch:
-            self._run(lambda store: store.put(batch))
+            self._run(lambda store: store.save(batch))
 
     def search(
         self,
@@ -97,7 +97,7 @@ class WalpoolStorage:
             ValueError: it is empty, or holds a NaN or an infinity.
         """
         embedding = pack(query_embedding)
-        query = Query(scope=scope_prefix, categories=tuple(categories or ()) or None, metadata=metadata_filter or None)
+        query = Query(scope=scope_prefix, categories=tuple(categories or ()) or None, metadata=_as_python_compares(metadata_filter or None))
         metric = _METRICS[self._score]
         hits = self._run(lambda store: store.search(embedding, query, limit=limit, min_score=min_score, metric=metric))
         return [(_from_record(hit.record), hit.score) for hit in hits]
@@ -121,7 +121,7 @@ class WalpoolStorage:
             scope=scope_prefix,
             categories=None if categories is None else tuple(categories),
             ids=None if record_ids is None else tuple(map(str, record_ids)),
-            metadata=metadata_filter,
+            metadata=_as_python_compares(metadata_filter),
             created_before=older_than,
         )
         return self._run(lambda store: store.delete(query))
@@ -133,7 +133,7 @@ class WalpoolStorage:
     def touch_records(self, record_ids: list[str]) -> None:
         """Set `last_accessed` of these records to now; CrewAI calls it after every recall."""
         if record_ids:
-            self._run(lambda store: store.touch(map(str, record_ids), datetime.now(timezone.utc)))
+            self._run(lambda store: store.touch(map(str, record_ids)))
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return one record, or None if no record has this id."""
@@ -143,7 +143,7 @@ class WalpoolStorage:
     def list_records(self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0) -> list[MemoryRecord]:
         """Return the records in a scope, newest first; none if `limit` is not positive or `offset` is negative."""
         query = Query(scope=scope_prefix)
-        records = self._run(lambda store: store.records(query, limit=limit, offset=offset))
+        records = self._run(lambda store: store.list(query, limit=limit, offset=offset))
         return [_from_record(record) for record in records]
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
@@ -173,7 +173,7 @@ class WalpoolStorage:
     def reset(self, scope_prefix: str | None = None) -> None:
         """Delete what lies in a scope and below it; without one, everything, and the embeddings' length with it."""
         if scope_prefix is None or normalize_scope(scope_prefix) == "/":
-            self._run(lambda store: store.clear())
+            self._run(lambda store: store.reset())
         else:
             self._run(lambda store: store.delete(Query(scope=scope_prefix)))
 
@@ -207,8 +207,8 @@ class WalpoolStorage:
         return self.delete(scope_prefix, categories, record_ids, older_than, metadata_filter)
 
     def optimize(self) -> None:
-        """Move what was written lately from the WAL into the file; never needed, useful after a bulk load."""
-        self._run(lambda store: store.optimize())
+        """Make searches fast again and move the WAL into the file; never needed, useful after a bulk load."""
+        self._run(lambda store: store.compact())
 
     def close(self) -> None:
         """Give the database back; the next call opens it again. What was saved was durable before."""
@@ -249,6 +249,10 @@ def _dims_in_the_words_of_crewai() -> Iterator[None]:
         yield
     except DimsError as error:
         raise EmbeddingDimensionMismatchError(error.stored, error.given) from error
+
+
+def _as_python_compares(metadata: dict[str, Any] | None) -> dict[str, PythonEquals] | None:
+    return None if metadata is None else {key: PythonEquals(value) for key, value in metadata.items()}
 
 
 def _to_record(record: MemoryRecord) -> Record:

@@ -1,7 +1,7 @@
-"""A memory store for agents: records in scopes, found by id, by condition, or by nearness to an embedding.
+"""A memory store for agents: records in scopes, found by id, by condition, by their words, or by nearness to an embedding.
 
     with walpool.memory.open("agents.db") as store:
-        store.put([Record(id="1", content="the sky is blue", scope="/facts", embedding=pack(vector))])
+        store.save([Record(id="1", content="the sky is blue", scope="/facts", embedding=pack(vector))])
         hits = store.search(pack(question), Query(scope="/facts"), limit=5)
 
 The store calls no model: whoever has the text embeds it.
@@ -12,54 +12,115 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from walpool.memory.contract import MemoryStore
+from walpool.memory.conditions import Condition, Contains, Equals, Exists, In, PythonEquals, Range
+from walpool.memory.contract import AsyncMemoryStore, MemoryStore
 from walpool.memory.records import (
+    Changes,
     DimsError,
     EmbeddingError,
+    Explanation,
     Hit,
+    Hits,
     Metric,
+    Mode,
     Query,
     Record,
+    Records,
     ScopeSummary,
+    Weights,
     normalize_scope,
     pack,
     unpack,
 )
-from walpool.memory.sqlite import SqliteMemoryStore
-from walpool.registry import get_pool
+from walpool.memory.sqlite import AsyncSqliteMemoryStore, SqliteMemoryStore
+from walpool.registry import get_async_pool, get_pool
 
 __all__ = [
+    "AsyncMemoryStore",
+    "AsyncSqliteMemoryStore",
+    "Changes",
+    "Condition",
+    "Contains",
     "DimsError",
     "EmbeddingError",
+    "Equals",
+    "Exists",
+    "Explanation",
     "Hit",
+    "Hits",
+    "In",
     "MemoryStore",
     "Metric",
+    "Mode",
+    "PythonEquals",
     "Query",
+    "Range",
     "Record",
+    "Records",
     "ScopeSummary",
     "SqliteMemoryStore",
+    "Weights",
     "normalize_scope",
     "open",
+    "open_async",
     "pack",
     "unpack",
 ]
 
 
-def open(url: str | os.PathLike[str] | None = None, /, **settings: Any) -> MemoryStore:  # noqa: A001 - as in walpool.memory.open
+def open(  # noqa: A001 - as in walpool.memory.open
+    url: str | os.PathLike[str] | None = None,
+    /,
+    *,
+    tenant: str = "",
+    collection: str = "memory",
+    words: str = "unicode61",
+    **settings: Any,
+) -> MemoryStore:
     """Return the memory store of a database, on the process's shared pool for it.
 
     Args:
         url: a path or an URL that `walpool.get_pool` takes; None takes `WALPOOL_URL`.
+        tenant: whose records they are; stores of others on the same database see nothing of them.
+        collection: which of the tenant's collections; each has dims and a word index of its own.
+        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts of
+            words and for scripts without spaces.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: a setting is wrong, or differs from the one that the file is open with.
+        ConfigError: a setting is wrong, or differs from the one that the file is open with; the collection was begun
+            with another word index.
         NotSupportedError: the file's memory tables come from a newer walpool.
         StorageError: the file cannot be opened.
     """
     pool = get_pool(url, **settings)
     try:
-        return SqliteMemoryStore(pool)
+        return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
     except BaseException:
         pool.close()
         raise
+
+
+def open_async(
+    url: str | os.PathLike[str] | None = None,
+    /,
+    *,
+    tenant: str = "",
+    collection: str = "memory",
+    words: str = "unicode61",
+    **settings: Any,
+) -> AsyncMemoryStore:
+    """Return the memory store of a database for asyncio; its first call, or `async with`, opens the file.
+
+    Args:
+        url: as for `open`.
+        tenant: as for `open`.
+        collection: as for `open`.
+        words: as for `open`.
+        **settings: as `walpool.AsyncPool` takes them.
+
+    Raises:
+        ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that opens it.
+    """
+    pool = get_async_pool(url, **settings)
+    return AsyncSqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)

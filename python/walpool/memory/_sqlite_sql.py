@@ -1,363 +1,372 @@
-"""The memory store in SQLite's terms: its tables, and each operation as SQL, parameters and a decoder; no I/O.
-
-    memory_records      one row a record; `key` is what the other tables refer to
-    memory_vectors      key -> embedding, nothing else
-    memory_sketches     key -> sketch of the embedding, a quarter of its size: what a search reads of every record
-    memory_categories   the categories of a record, in its order; found by name through an index
-    memory_space        one row: the dims of the embeddings
-
-Every value a caller gave is a parameter. Lists go in as one JSON parameter (`json_each`), since SQLite takes 32 766
-parameters at most and each length would be a statement of its own to prepare.
-"""
+"""The reads of the memory store in SQLite, as operations (`_sqlite_rows`); no I/O."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from math import fsum
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from datetime import datetime
+from typing import Any, Final
 
-from walpool.errors import DataError
-from walpool.memory.records import Hit, Metric, Query, Record, normalize_scope, unpack
+from walpool.errors import ConfigError, DataError
+from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
+from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
+from walpool.memory.records import (
+    DimsError, EmbeddingError, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights, normalize_scope, pack,
+)  # fmt: skip
 from walpool.types import Row, Value
 
-T_co = TypeVar("T_co", covariant=True)
+__all__ = [
+    "Search", "by_id", "categories", "count", "dims", "every", "keys", "listed", "refusal", "scopes", "search", "space",
+    "summary", "words_of",
+]  # fmt: skip
 
-Statement: TypeAlias = tuple[str, tuple[Value, ...]]
-"""A write: SQL and its parameters."""
-
-MIGRATIONS: Final = (
-    (
-        """CREATE TABLE memory_records (
-            key INTEGER PRIMARY KEY,
-            id TEXT NOT NULL UNIQUE,
-            scope TEXT NOT NULL,
-            content TEXT NOT NULL,
-            metadata TEXT NOT NULL,
-            importance REAL NOT NULL,
-            created_at INTEGER NOT NULL,
-            accessed_at INTEGER NOT NULL,
-            source TEXT,
-            private INTEGER NOT NULL
-        ) STRICT""",
-        "CREATE INDEX memory_records_scope ON memory_records (scope, created_at)",
-        "CREATE INDEX memory_records_created ON memory_records (created_at)",
-        # A row for every record, NULL where it has no embedding: a search over everything needs no other table to know
-        # what there is.
-        "CREATE TABLE memory_vectors (key INTEGER PRIMARY KEY, embedding BLOB) STRICT",
-        "CREATE TABLE memory_sketches (key INTEGER PRIMARY KEY, sketch BLOB) STRICT",
-        """CREATE TABLE memory_categories (
-            key INTEGER NOT NULL,
-            position INTEGER NOT NULL,
-            category TEXT NOT NULL,
-            PRIMARY KEY (key, position)
-        ) STRICT, WITHOUT ROWID""",
-        "CREATE INDEX memory_categories_name ON memory_categories (category, key)",
-        "CREATE TABLE memory_space (id INTEGER PRIMARY KEY CHECK (id = 1), dims INTEGER NOT NULL) STRICT",
-        # Triggers rather than foreign keys: they hold whatever `foreign_keys` is set to, and deferrable keys would cost
-        # every job of the file a savepoint.
-        """CREATE TRIGGER memory_records_deleted AFTER DELETE ON memory_records BEGIN
-            DELETE FROM memory_vectors WHERE key = OLD.key;
-            DELETE FROM memory_sketches WHERE key = OLD.key;
-            DELETE FROM memory_categories WHERE key = OLD.key;
-        END""",
-        # The first embedding fixes the dims. In the database rather than in Python: two processes may both be first.
-        """CREATE TRIGGER memory_vectors_dims BEFORE INSERT ON memory_vectors WHEN NEW.embedding IS NOT NULL BEGIN
-            INSERT INTO memory_space (id, dims) VALUES (1, length(NEW.embedding) / 4) ON CONFLICT (id) DO NOTHING;
-            SELECT RAISE(ABORT, 'another length than the dims of this store')
-            FROM memory_space WHERE dims * 4 <> length(NEW.embedding);
-        END""",
-        # A sketch of another vector would hide its record from searches. So the database makes it, whoever writes the
-        # vector; a program that lacks the function can write none.
-        """CREATE TRIGGER memory_vectors_put AFTER INSERT ON memory_vectors BEGIN
-            INSERT INTO memory_sketches (key, sketch) VALUES (NEW.key, vec_sketch(NEW.embedding));
-        END""",
-        """CREATE TRIGGER memory_vectors_replaced AFTER UPDATE OF embedding ON memory_vectors BEGIN
-            UPDATE memory_sketches SET sketch = vec_sketch(NEW.embedding) WHERE key = NEW.key;
-        END""",
-    ),
-)
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-# Decoded by `_record`, in this order.
-_COLUMNS: Final = """r.id, r.content, r.scope, r.metadata, r.importance, r.created_at, r.accessed_at, r.source,
-    r.private, v.embedding, (SELECT json_group_array(category) FROM (
-        SELECT category FROM memory_categories AS c WHERE c.key = r.key ORDER BY c.position))"""
-_TABLES: Final = "memory_records AS r JOIN memory_vectors AS v ON v.key = r.key"
-
-# A record without an embedding counts as a zero vector: its distance is the query's own length, its cosine nothing.
-_SCORES: Final[Mapping[Metric, str]] = {
-    "l2": "1.0 / (1.0 + coalesce(vec_l2sq(embedding, ?1), ?2))",
-    "cosine": "coalesce(vec_cosine(embedding, ?1), ?2)",
+_MOST: Final = 2**62  # rows; what a limit is cut to, since SQLite takes 64 bits
+_WORDS: Final = ("unicode61", "trigram")
+_NEWEST: Final = "ORDER BY r.created_at DESC, r.key DESC"
+# A record without an embedding counts as a zero vector: its distance is the query's own length.
+_SCORES: Final[dict[Metric, str]] = {
+    "cosine": "coalesce(vec_cosine(v.embedding, {query}), 0.0)",
+    "dot": "coalesce(vec_dot(v.embedding, {query}), 0.0)",
+    "l2": "1.0 / (1.0 + coalesce(vec_l2sq(v.embedding, {query}), vec_dot({query}, {query})))",
 }
-# What the score is at most. For "l2" it is that of the least distance: more distance is never more score, even rounded.
-_BOUNDS: Final[Mapping[Metric, str]] = {
-    "l2": "1.0 / (1.0 + coalesce(vec_sketch_l2sq(sketch, ?1), ?2))",
-    "cosine": "coalesce(vec_sketch_cosine(sketch, ?1), ?2)",
-}
-
-_PUT_RECORD: Final = """INSERT INTO memory_records
-    (id, scope, content, metadata, importance, created_at, accessed_at, source, private)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (id) DO UPDATE SET scope = excluded.scope, content = excluded.content, metadata = excluded.metadata,
-        importance = excluded.importance, created_at = excluded.created_at, accessed_at = excluded.accessed_at,
-        source = excluded.source, private = excluded.private"""
-_PUT_VECTOR: Final = """INSERT INTO memory_vectors (key, embedding) SELECT key, ? FROM memory_records WHERE id = ?
-    ON CONFLICT (key) DO UPDATE SET embedding = excluded.embedding"""
-_KEEP_VECTOR: Final = """INSERT INTO memory_vectors (key, embedding) SELECT key, NULL FROM memory_records WHERE id = ?
-    ON CONFLICT (key) DO NOTHING"""
-_DROP_CATEGORIES: Final = "DELETE FROM memory_categories WHERE key = (SELECT key FROM memory_records WHERE id = ?)"
-_PUT_CATEGORIES: Final = """INSERT INTO memory_categories (key, position, category)
-    SELECT r.key, c.key, c.value FROM memory_records AS r, json_each(?) AS c WHERE r.id = ?"""
 
 
 @dataclass(frozen=True, slots=True)
-class Read(Generic[T_co]):
-    """A read: SQL, its parameters, and what makes an answer of its rows."""
+class Search:
+    """What `search` was asked."""
 
-    sql: str
-    params: tuple[Value, ...]
-    decode: Callable[[list[Row]], T_co]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which keys of `memory_records` take part: a condition on that table, empty for all of them."""
-
-    condition: str = ""
-    params: tuple[Value, ...] = ()
-
-    def where(self) -> str:
-        """Return the WHERE clause for a statement on `memory_records`."""
-        return f"WHERE {self.condition}" if self.condition else ""
-
-    def where_key(self) -> str:
-        """Return the WHERE clause for a statement on another table with a `key`."""
-        return f"WHERE key IN (SELECT key FROM memory_records WHERE {self.condition})" if self.condition else ""
+    embedding: bytes | None
+    query: Query
+    text: str | None
+    fts: str | None
+    mode: Mode | None
+    metric: Metric
+    weights: Weights
+    limit: int
+    min_score: float | None
+    marks: tuple[str, str]
+    after: str | None
 
 
-def select(query: Query) -> Selection:
-    """Return the selection of `query`, all but its metadata, which Python compares (`matching`)."""
-    conditions: list[str] = []
-    params: list[Value] = []
-    if query.scope is not None:
-        # "0" is the character after "/": the range holds what lies below the scope, and no neighbour such as /a-b.
-        conditions.append("(scope = ? OR scope >= ? AND scope < ?)")
-        params += [query.scope, query.scope + "/", query.scope + "0"]
-    if query.ids is not None:
-        conditions.append("id IN (SELECT value FROM json_each(?))")
-        params.append(json.dumps(query.ids))
-    if query.categories is not None:
-        named = "SELECT key FROM memory_categories WHERE category IN (SELECT value FROM json_each(?))"
-        conditions.append(f"key IN ({named})")
-        params.append(json.dumps(query.categories))
-    if query.created_before is not None:
-        conditions.append("created_at < ?")
-        params.append(_micros(query.created_before))
-    return Selection(" AND ".join(conditions), tuple(params))
+def space(tenant: str, collection: str, words: str) -> Space:
+    """Return the space of a store.
 
-
-def select_keys(keys: Sequence[int]) -> Selection:
-    """Return the selection of exactly these keys."""
-    return Selection("key IN (SELECT value FROM json_each(?))", (json.dumps(keys),))
-
-
-def matching(query: Query) -> Read[list[int]]:
-    """Return the read of the keys that meet `query`, its metadata included.
-
-    SQL only leaves out what cannot match, then Python's == decides on the decoded values. What SQL may leave out: a
-    value other than None needs its key, and a string needs itself behind it, both in the text that `json.dumps` made.
+    Raises:
+        ConfigError: there is no such word index.
     """
-    wanted = dict(query.metadata or {})
-    selection = select(query)
-    conditions = [selection.condition] if selection.condition else []
-    params = list(selection.params)
-    for key, value in wanted.items():
-        if type(key) is str and value is not None:
-            conditions.append("instr(metadata, ?) > 0")
-            params.append(f"{json.dumps(key)}: {json.dumps(value)}" if type(value) is str else f"{json.dumps(key)}: ")
-
-    def decode(rows: list[Row]) -> list[int]:
-        return [key for key, text in rows if _meets(json.loads(text), wanted)]
-
-    narrowed = Selection(" AND ".join(conditions), tuple(params))
-    return Read(f"SELECT key, metadata FROM memory_records {narrowed.where()}", narrowed.params, decode)
+    if words not in _WORDS:
+        raise ConfigError(f"words={words!r} is not accepted: use {' or '.join(map(repr, _WORDS))}")
+    return Space(tenant, collection, words)
 
 
-def nearest(embedding: bytes, selection: Selection, *, limit: int, metric: Metric) -> Read[list[Hit]]:
-    """Return the read of the `limit` selected records nearest to `embedding`, by falling score.
-
-    Exact, although it reads the sketches of all and the vectors of few. A sketch tells what its record scores at most
-    (`bounds`). The `limit` records that look best are scored (`scored`), and the worst of them is the bar. Whatever may
-    reach it is scored (`best`); what may not is behind `limit` others. The text is read for the winners only.
-    """
-    if metric not in _SCORES:
-        raise DataError(f"the metric of a search is one of {', '.join(_SCORES)}")
-    if_null = fsum(x * x for x in unpack(embedding)) if metric == "l2" else 0.0
-    limited = f"LIMIT ?{3 + len(selection.params)}"
-    score = f"{_SCORES[metric]} AS score"
-    sql = f"""WITH bounds (key, bound) AS MATERIALIZED (
-            SELECT key, {_BOUNDS[metric]} FROM memory_sketches {selection.where_key()}),
-        scored (score) AS (
-            SELECT {score} FROM (SELECT key FROM bounds ORDER BY bound DESC, key {limited}) AS first
-            CROSS JOIN memory_vectors AS v ON v.key = first.key),
-        best (key, score) AS MATERIALIZED (
-            SELECT v.key, {score} FROM bounds CROSS JOIN memory_vectors AS v ON v.key = bounds.key
-            WHERE bound >= (SELECT min(score) FROM scored) ORDER BY score DESC, v.key {limited})
-        SELECT best.score, {_COLUMNS} FROM best
-            CROSS JOIN memory_records AS r ON r.key = best.key CROSS JOIN memory_vectors AS v ON v.key = best.key
-        ORDER BY best.score DESC, best.key"""
-
-    def decode(rows: list[Row]) -> list[Hit]:
-        return [Hit(_record(row[1:]), row[0]) for row in rows]
-
-    return Read(sql, (embedding, if_null, *selection.params, limit), decode)
-
-
-def newest(selection: Selection, *, limit: int, offset: int) -> Read[list[Record]]:
-    """Return the read of one page of the selected records, newest first; of one instant, the last one put first."""
-    page = f"SELECT key FROM memory_records {selection.where()} ORDER BY created_at DESC, key DESC LIMIT ? OFFSET ?"
-    sql = f"SELECT {_COLUMNS} FROM {_TABLES} WHERE r.key IN ({page}) ORDER BY r.created_at DESC, r.key DESC"
-    return Read(sql, (*selection.params, limit, offset), lambda rows: [_record(row) for row in rows])
-
-
-def by_id(record_id: str) -> Read[Record | None]:
+def by_id(space: Space, record_id: str) -> Read[Record | None]:
     """Return the read of one record."""
     return Read(
-        f"SELECT {_COLUMNS} FROM {_TABLES} WHERE r.id = ?",
-        (record_id,),
-        lambda rows: _record(rows[0]) if rows else None,
+        f"SELECT {COLUMNS} FROM memory_records AS r {JOINED} WHERE r.space = {SPACE} AND r.id = ?3",
+        (space.tenant, space.collection, record_id),
+        lambda rows: record(rows[0]) if rows else None,
     )
 
 
-def count(selection: Selection) -> Read[int]:
-    """Return the read of how many records are selected."""
-    return Read(f"SELECT count(*) FROM memory_records {selection.where()}", selection.params, lambda rows: rows[0][0])
+def space_row(space: Space) -> Read[tuple[int | None, int] | None]:
+    """Return the read of the space's dims and epoch; None as long as nothing was saved."""
+    sql = f"SELECT dims, epoch FROM memory_spaces WHERE space = {SPACE}"
+    return Read(sql, space[:2], lambda rows: (rows[0][0], rows[0][1]) if rows else None)
 
 
-def age(selection: Selection) -> Read[tuple[int, datetime | None, datetime | None]]:
-    """Return the read of how many records are selected, and when the oldest and the newest of them were made."""
-    sql = f"SELECT count(*), min(created_at), max(created_at) FROM memory_records {selection.where()}"
-
-    def decode(rows: list[Row]) -> tuple[int, datetime | None, datetime | None]:
-        number, oldest, latest = rows[0]
-        return number, None if oldest is None else _time(oldest), None if latest is None else _time(latest)
-
-    return Read(sql, selection.params, decode)
+def dims(space: Space) -> Read[int | None]:
+    """Return the read of the length of the space's embeddings."""
+    return Read(f"SELECT dims FROM memory_spaces WHERE space = {SPACE}", space[:2], _first)
 
 
-def categories(selection: Selection) -> Read[dict[str, int]]:
-    """Return the read of the categories of the selected records, each with its number of records."""
-    sql = f"""SELECT category, count(DISTINCT key) FROM memory_categories {selection.where_key()}
-        GROUP BY category ORDER BY category"""
-    return Read(sql, selection.params, dict)
+def words_of(space: Space) -> Read[ConfigError | None]:
+    """Return the read of what to tell whoever opens the space with another word index than it has."""
+    sql = f"SELECT words FROM memory_spaces WHERE space = {SPACE}"
+    return Read(sql, space[:2], lambda rows: _other_words(space, rows[0][0]) if rows else None)
 
 
-def children(parent: str) -> Read[tuple[str, ...]]:
-    """Return the read of the scopes one level below `parent`.
+def refusal(space: Space, embeddings: Sequence[bytes]) -> Read[Exception | None]:
+    """Return the read of why a trigger refused embeddings of one length; None: for no reason of the store's."""
 
-    The recursion jumps through the index from each scope to the next one: its cost is the number of scopes, not that
-    of records. https://www.sqlite.org/lang_with.html#recursive_common_table_expressions
-    """
-    below = normalize_scope(parent).rstrip("/") + "/"
-    sql = """WITH RECURSIVE found (scope) AS (
-            SELECT min(scope) FROM memory_records WHERE scope > ?1 AND scope < ?2
-            UNION ALL
-            SELECT (SELECT min(scope) FROM memory_records WHERE scope > found.scope AND scope < ?2)
-            FROM found WHERE scope IS NOT NULL)
-        SELECT scope FROM found WHERE scope IS NOT NULL"""
+    def decode(rows: list[Row]) -> Exception | None:
+        words, stored = rows[0] if rows else (space.words, None)
+        if words != space.words:
+            return _other_words(space, words)
+        given = len(embeddings[0]) // 4 if embeddings else None
+        if given is not None and stored is not None and stored != given:
+            return DimsError(stored=stored, given=given)
+        try:
+            for embedding in embeddings:
+                pack(embedding)
+        except EmbeddingError as error:
+            return error
+        return None
 
-    def decode(rows: list[Row]) -> tuple[str, ...]:
-        return tuple(sorted({below + scope[len(below) :].split("/", 1)[0] for (scope,) in rows}))
-
-    return Read(sql, (below, below[:-1] + "0"), decode)
-
-
-def dims() -> Read[int | None]:
-    """Return the read of the length of the store's embeddings."""
-    return Read("SELECT dims FROM memory_space", (), lambda rows: rows[0][0] if rows else None)
+    return Read(f"SELECT words, dims FROM memory_spaces WHERE space = {SPACE}", space[:2], decode)
 
 
-def put(record: Record) -> list[Statement]:
-    """Return the statements that insert or replace one record."""
-    # Encoded first: metadata that JSON cannot hold is the caller's TypeError, before anything is written.
-    statements: list[Statement] = [(_PUT_RECORD, _values(record))]
-    if record.embedding is None:
-        statements.append((_KEEP_VECTOR, (record.id,)))
+def count(space: Space, query: Query) -> Read[int] | Steps[int]:
+    """Return the read of how many records meet `query`."""
+    given = Given(space)
+    selection = select(query, given)
+    if selection.is_scope:
+        sql = f"SELECT coalesce(sum(s.records), 0) FROM memory_scopes AS s WHERE {selection.in_scopes}"
+        return Read(sql, given.values, _first)
+    if selection.python:
+        return _counted(given, selection)
+    return Read(f"SELECT count(*) FROM memory_records AS r WHERE {selection.where}", given.values, _first)
+
+
+def categories(space: Space, query: Query) -> Read[dict[str, int]] | Steps[dict[str, int]]:
+    """Return the read of the categories of the records that meet `query`, each with its number of records."""
+    given = Given(space)
+    selection = select(query, given)
+    if selection.is_scope:
+        return Read(
+            f"""SELECT c.category, sum(c.records) AS records FROM memory_scopes AS s
+            CROSS JOIN memory_category_counts AS c ON c.scope = s.scope WHERE {selection.in_scopes}
+            GROUP BY c.category HAVING sum(c.records) > 0 ORDER BY c.category""",
+            given.values,
+            dict,
+        )
+    if selection.python:
+        return _categories_of_narrowed(space, given, selection)
+    return _categories_where(f"SELECT r.key FROM memory_records AS r WHERE {selection.where}", given)
+
+
+def scopes(space: Space, parent: str, *, deep: bool = False) -> Read[dict[str, int]]:
+    """Return the read of the scopes below `parent`, each with its number of records."""
+    given = Given(space)
+    start = normalize_scope(parent)
+    below = start.rstrip("/") + "/"
+    condition = "true" if start == "/" else under(start, given)
+    sql = f"SELECT s.path, s.records FROM memory_scopes AS s WHERE s.space = {SPACE} AND s.records > 0 AND {condition}"
+
+    def decode(rows: list[Row]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for path, number in rows:
+            names = path[len(below) :].split("/") if len(path) > len(below) else []
+            for depth in range(1, len(names) + 1 if deep else min(2, len(names) + 1)):
+                scope = below + "/".join(names[:depth])
+                found[scope] = found.get(scope, 0) + number
+        return dict(sorted(found.items()))
+
+    return Read(sql, given.values, decode)
+
+
+def summary(space: Space, scope: str) -> Steps[ScopeSummary]:
+    """Return the reads of what lies in `scope` and below it."""
+    query = Query(scope=scope)
+    given = Given(space)
+    selection = select(query, given)
+    if selection.scopes:  # the ends of each scope, through the index
+        ends = f"""SELECT min((SELECT min(created_at) FROM memory_records WHERE scope = s.scope)),
+            max((SELECT max(created_at) FROM memory_records WHERE scope = s.scope))
+            FROM memory_scopes AS s WHERE {selection.in_scopes} AND s.records > 0"""
     else:
-        statements.append((_PUT_VECTOR, (record.embedding, record.id)))
-    statements.append((_DROP_CATEGORIES, (record.id,)))
-    if record.categories:
-        statements.append((_PUT_CATEGORIES, (json.dumps(record.categories), record.id)))
-    return statements
-
-
-def touch(record_ids: Iterable[str], at: datetime) -> Statement:
-    """Return the statement that sets `accessed_at`."""
-    sql = "UPDATE memory_records SET accessed_at = ? WHERE id IN (SELECT value FROM json_each(?))"
-    return sql, (_micros(at), json.dumps(list(record_ids)))
-
-
-def delete(selection: Selection) -> Statement:
-    """Return the statement that deletes the selected records; a trigger takes their other rows along."""
-    return f"DELETE FROM memory_records {selection.where()}", selection.params
-
-
-def clear() -> list[Statement]:
-    """Return the statements that empty the store; the wide tables first, so that the trigger has nothing left to do."""
-    tables = ("memory_vectors", "memory_sketches", "memory_categories", "memory_records", "memory_space")
-    return [(f"DELETE FROM {table}", ()) for table in tables]
-
-
-def _values(record: Record) -> tuple[Value, ...]:
-    return (
-        record.id,
-        record.scope,
-        record.content,
-        _encoded(record.metadata),
-        record.importance,
-        _micros(record.created_at),
-        _micros(record.accessed_at),
-        record.source,
-        record.private,
+        ends = f"""SELECT (SELECT min(created_at) FROM memory_records WHERE space = {SPACE}),
+            (SELECT max(created_at) FROM memory_records WHERE space = {SPACE})"""
+    number = yield from _all(count(space, query))
+    oldest, newest = yield from ask(Read(ends, given.values, _times))
+    names = yield from _all(categories(space, query))
+    children = yield from ask(scopes(space, scope))
+    return ScopeSummary(
+        scope=normalize_scope(scope),
+        count=number,
+        categories=tuple(names),
+        oldest=oldest,
+        newest=newest,
+        children=tuple(children),
     )
 
 
-def _encoded(metadata: Mapping[str, Any]) -> str:
+def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | None) -> Steps[Records]:
+    """Return the reads of one page of the records that meet `query`, newest first."""
+    given = Given(space)
+    selection = select(query, given)
+    page = _opened(after, 3, space, "list", query)
+    where = [selection.where]
+    if selection.python:
+        narrowed = yield from keys(given, selection)
+        given = Given(space)
+        where = [f"r.key IN (SELECT value FROM json_each({given(encoded(narrowed))}))"]
+    if page is not None:
+        change, created, key = page
+        where.append(f"(r.created_at, r.key) < ({given(created)}, {given(key)})")
+        where.append(_unchanged(given(change)))
+    wanted = min(limit, _MOST)
+    rows = f"""SELECT r.key FROM memory_records AS r WHERE {" AND ".join(where)}
+        {_NEWEST} LIMIT {given(wanted + 1)} OFFSET {given(min(offset, _MOST))}"""
+    sql = f"""WITH page (key) AS MATERIALIZED ({rows})
+        SELECT {COLUMNS}, r.key, (SELECT max(change) FROM memory_sketches)
+        FROM page CROSS JOIN memory_records AS r ON r.key = page.key {JOINED} {_NEWEST}"""
+
+    def decode(rows: list[Row]) -> Records:
+        found = Records(map(record, rows[:wanted]))
+        if len(rows) > wanted:
+            last = rows[wanted - 1]
+            found.next = _token((page[0] if page else last[-1], last[5], last[-2]), space, "list", query)
+        return found
+
+    return (yield from ask(Read(sql, given.values, decode)))
+
+
+def search(space: Space, asked: Search) -> Steps[Hits]:
+    """Return the reads of a search, by what it goes by."""
+    if asked.embedding is None or asked.text is not None or asked.fts is not None or asked.mode not in (None, "vector"):
+        raise DataError("this search needs an embedding, and goes by that alone")
+    return nearest(space, asked, asked.embedding)
+
+
+def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
+    """Return the reads of the `limit` selected records nearest to `embedding`, by falling score.
+
+    The conditions come first: the scope as a set that is tested beside each sketch, whatever else is asked as the set of
+    the keys that meet it.
+    """
+    query, metric, limit, min_score = asked.query, asked.metric, asked.limit, asked.min_score
+    if metric not in _SCORES:
+        raise DataError(f"the metric of a search is one of {', '.join(_SCORES)}")
+    bound = (embedding, metric)
+    page = _opened(asked.after, 4, space, "vector", query, bound)
+    found = yield from ask(space_row(space))
+    if found is None:
+        return Hits()
+    stored, epoch = found
+    if stored is not None and stored * 4 != len(embedding):
+        raise DimsError(stored=stored, given=len(embedding) // 4)
+    if page is not None and page[0] != epoch:
+        raise DataError("the pages of this search are void: the store was compacted or reset; search anew")
+    given = Given(space)
+    selection = select(query, given)
+    narrowed: list[int] | None = None
+    if selection.python:
+        narrowed = yield from keys(given, selection)
+        given = Given(space)
+        selection = Selection()
+    vector = given(embedding)
+    score = _SCORES[metric].format(query=vector)
+    best = _nearest(given, selection, narrowed, vector, metric, min(limit, _MOST) + 1, page)
+    sql = f"""SELECT {COLUMNS}, {score}, r.key, (SELECT max(change) FROM memory_sketches)
+        FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED} ORDER BY best.key"""
+
+    def decode(rows: list[Row]) -> Hits:
+        hits = Hits(
+            Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score
+        )
+        if len(rows) > limit == len(hits):
+            last = rows[limit - 1]
+            hits.next = _token((epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound)
+        return hits
+
+    return (yield from ask(Read(sql, given.values, decode)))
+
+
+def keys(given: Given, selection: Selection) -> Steps[list[int]]:
+    """Return the read of the keys that are selected, with what Python compares; they are never bound one by one."""
+    sql = f"SELECT r.key, r.metadata FROM memory_records AS r WHERE {selection.where}"
+    python = selection.python
+
+    def decode(rows: list[Row]) -> list[int]:
+        return [key for key, metadata in rows if meets(metadata, python)]
+
+    return (yield from ask(Read(sql, given.values, decode)))
+
+
+def every(space: Space, query: Query) -> tuple[str, Sequence[Value], Callable[[Row], Record | None]]:
+    """Return the statement of all records that meet `query`, oldest first, and what makes a record of a row, or None."""
+    given = Given(space)
+    selection = select(query, given)
+    # Along the index, so that nothing is sorted and the first row comes at once, however wide the rows are.
+    sql = f"""SELECT {COLUMNS} FROM memory_records AS r INDEXED BY memory_records_created {JOINED}
+        WHERE {selection.where} ORDER BY r.created_at, r.key"""
+    python = selection.python
+    return sql, given.values, lambda row: record(row) if not python or meets(row[3], python) else None
+
+
+def _nearest(
+    given: Given,
+    selection: Selection,
+    narrowed: list[int] | None,
+    vector: str,
+    metric: Metric,
+    limit: int,
+    page: tuple[Any, ...] | None,
+) -> str:
+    """Return the SQL of the JSON list of the keys of the best records, in order."""
+    where = [selection.where]
+    if narrowed is not None:
+        where.append(f"r.key IN (SELECT value FROM json_each({given(encoded(narrowed))}))")
+    score = _SCORES[metric].format(query=vector)
+    if page is not None:
+        _, change, last_score, last_key = page
+        where.append(_unchanged(given(change)))
+        where.append(f"({score} < {given(last_score)} OR {score} = {given(last_score)} AND r.key > {given(last_key)})")
+    return f"""(SELECT json_group_array(key) FROM (SELECT r.key FROM memory_records AS r {JOINED}
+        WHERE {" AND ".join(where)} ORDER BY {score} DESC, r.key LIMIT {given(limit)}))"""
+
+
+def _counted(given: Given, selection: Selection) -> Steps[int]:
+    return len((yield from keys(given, selection)))
+
+
+def _categories_of_narrowed(space: Space, given: Given, selection: Selection) -> Steps[dict[str, int]]:
+    narrowed = yield from keys(given, selection)
+    given = Given(space)
+    found = _categories_where(f"SELECT value FROM json_each({given(encoded(narrowed))})", given)
+    return (yield from ask(found))
+
+
+def _categories_where(selected: str, given: Given) -> Read[dict[str, int]]:
+    sql = f"""SELECT c.category, count(*) FROM memory_categories AS c WHERE c.space = {SPACE} AND c.key IN ({selected})
+        GROUP BY c.category ORDER BY c.category"""
+    return Read(sql, given.values, dict)
+
+
+def _all(operation: Read[Any] | Steps[Any]) -> Steps[Any]:
+    return (yield from (ask(operation) if isinstance(operation, Read) else operation))
+
+
+def _unchanged(change: str) -> str:
+    return f"EXISTS (SELECT 1 FROM memory_sketches AS k WHERE k.key = r.key AND k.change <= {change})"
+
+
+def _first(rows: list[Row]) -> Any:
+    return rows[0][0] if rows else None
+
+
+def _times(rows: list[Row]) -> tuple[datetime | None, datetime | None]:
+    oldest, newest = rows[0]
+    return None if oldest is None else time(oldest), None if newest is None else time(newest)
+
+
+def _other_words(space: Space, stored: str) -> ConfigError | None:
+    if stored == space.words:
+        return None
+    return ConfigError(
+        f"words={space.words!r}: the collection {space.collection!r} was begun with {stored!r}; open it with that, or use"
+        " another collection"
+    )
+
+
+def _token(values: tuple[Any, ...], *bound: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps([_digest(bound), *values]).encode()).decode()
+
+
+def _opened(token: str | None, length: int, *bound: Any) -> tuple[Any, ...] | None:
+    if token is None:
+        return None
     try:
-        return json.dumps(dict(metadata))
-    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
-        raise DataError("the metadata of a record is nested too deep for JSON") from None
+        digest, *values = json.loads(base64.urlsafe_b64decode(token.encode()))
+    except (ValueError, TypeError):
+        raise DataError("this is no token of a page") from None
+    if digest != _digest(bound) or len(values) != length:
+        raise DataError("this token belongs to another search or listing")
+    return tuple(values)
 
 
-def _record(row: Row) -> Record:
-    return Record(
-        id=row[0],
-        content=row[1],
-        scope=row[2],
-        metadata=json.loads(row[3]),
-        importance=row[4],
-        created_at=_time(row[5]),
-        accessed_at=_time(row[6]),
-        source=row[7],
-        private=bool(row[8]),
-        embedding=row[9],
-        categories=tuple(json.loads(row[10])),
-    )
-
-
-def _meets(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(metadata.get(key) == value for key, value in wanted.items())
-
-
-def _micros(time: datetime) -> int:
-    aware = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time
-    return (aware - _EPOCH) // _MICROSECOND
-
-
-def _time(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
+def _digest(bound: tuple[Any, ...]) -> str:
+    return hashlib.blake2b(repr(bound).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()

@@ -8,15 +8,17 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from math import isfinite
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from walpool.errors import DataError
+from walpool.memory import _html
 
 __all__ = [
     "Changes",
+    "Collection",
     "DimsError",
     "EmbeddingError",
     "Explanation",
@@ -33,6 +35,10 @@ __all__ = [
     "pack",
     "unpack",
 ]
+
+_SHOWN: Final = 10  # elements of a page, in its repr
+_CONTENT_SHOWN: Final = 80  # characters
+_SCOPE_SHOWN: Final = 40
 
 Metric: TypeAlias = Literal["cosine", "dot", "l2"]
 """How a search by embedding scores.
@@ -151,6 +157,13 @@ class Record:
         object.__setattr__(self, "created_at", _utc(self.created_at))
         object.__setattr__(self, "accessed_at", _utc(self.accessed_at))
 
+    def __repr__(self) -> str:
+        """Return the fields, a long text shortened and the embedding as its length."""
+        shown = {each.name: repr(getattr(self, each.name)) for each in fields(self) if each.name != "embedding"}
+        shown["content"] = repr(_html.shortened(self.content, _CONTENT_SHOWN))
+        shown["embedding"] = "None" if self.embedding is None else f"<{len(self.embedding) // 4} dims>"
+        return f"Record({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
@@ -258,15 +271,33 @@ class Hit:
 
 
 class Records(list[Record]):
-    """A page of records, newest first; `next` is the token for the page behind it, None at the end."""
+    """A page of records, newest first; `next` is the token for the page behind it, None at the end.
+
+    A notebook shows it as a table.
+    """
 
     next: str | None = None
+
+    def __repr__(self) -> str:
+        return _listed("Records", [f"{each.created_at:%Y-%m-%d %H:%M}  {_line(each)}" for each in self[:_SHOWN]], self)
+
+    def _repr_html_(self) -> str:
+        return _html.records(self, more=self.next is not None)
 
 
 class Hits(list[Hit]):
-    """A page of hits, best first; `next` is the token for the page behind it, None at the end."""
+    """A page of hits, best first; `next` is the token for the page behind it, None at the end.
+
+    A notebook shows it as a table.
+    """
 
     next: str | None = None
+
+    def __repr__(self) -> str:
+        return _listed("Hits", [f"{hit.score:.4f}  {_line(hit.record)}" for hit in self[:_SHOWN]], self)
+
+    def _repr_html_(self) -> str:
+        return _html.hits(self, more=self.next is not None)
 
 
 class Changes(TypedDict, total=False):
@@ -299,12 +330,37 @@ class ScopeSummary:
     """The scopes one level below, as full paths in alphabetical order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection of a tenant, as `collections` finds it in a database."""
+
+    tenant: str
+    collection: str
+    words: str
+    """The tokenizer of its word index: `unicode61` or `trigram`."""
+    dims: int | None
+    """The length of its embeddings; None before the first one."""
+    records: int
+    """How many there are."""
+
+
+def _line(record: Record) -> str:
+    return f"{_html.shortened(record.scope, _SCOPE_SHOWN)}  {_html.shortened(record.content, _CONTENT_SHOWN)!r}"
+
+
+def _listed(name: str, lines: list[str], page: Records | Hits) -> str:
+    """Return a page as text: how long it is, a line for each of its first elements, and whether another follows."""
+    left_out = [f"... {len(page) - len(lines)} more"] if len(page) > len(lines) else []
+    behind = ", and a page behind them (next)" if page.next is not None else ""
+    return "\n  ".join([f"<{name}: {len(page)}{behind}", *lines, *left_out]) + ">"
+
+
 def _utc(time: datetime) -> datetime:
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
 
 
 _PUBLIC = (
-    Changes, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
+    Changes, Collection, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
     normalize_scope, pack, unpack,
 )  # fmt: skip
 for _public in _PUBLIC:

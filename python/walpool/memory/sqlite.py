@@ -1,36 +1,38 @@
-"""The memory store on a walpool pool: running the statements of `_sqlite_sql`, one snapshot a read, one job a write.
+"""The memory store on a walpool pool, awaited or not: driving the operations of `_sqlite_sql` and its neighbours.
 
-Knows no SQL text.
+A read sees one snapshot, a write is one job. Knows no SQL text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import IntegrityError
-from walpool.memory import _sqlite_sql as sql
-from walpool.memory.records import DimsError, Hit, Metric, Query, Record, ScopeSummary, normalize_scope
-from walpool.types import Row, Value
+from walpool.errors import BusyError, IntegrityError
+from walpool.memory import _sqlite_sql as reads
+from walpool.memory import _sqlite_upkeep as upkeep
+from walpool.memory import _sqlite_writes as writes
+from walpool.memory._sqlite_filters import Space
+from walpool.memory._sqlite_rows import Read, Steps, Write
+from walpool.memory._sqlite_schema import MIGRATIONS
+from walpool.memory.records import (
+    Changes, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from walpool.pool import Pool
+    from walpool.aio import AsyncPool, AsyncSnapshot, AsyncTransaction
+    from walpool.pool import Pool, Snapshot, Transaction
 
-__all__ = ["SqliteMemoryStore"]
+__all__ = ["AsyncSqliteMemoryStore", "SqliteMemoryStore"]
 
 T = TypeVar("T")
-_ALL = Query()
-
-
-class _Reader(Protocol):
-    """What a snapshot and a transaction have in common."""
-
-    def fetch(self, sql: str, params: Sequence[Value] = ..., /) -> list[Row]: ...
+_ALL: Final = Query()
+_EVEN: Final = Weights()
 
 
 class SqliteMemoryStore:
@@ -38,126 +40,168 @@ class SqliteMemoryStore:
 
     Args:
         pool: the database; the store closes it, so hand it a handle of its own (`walpool.get_pool`).
+        tenant: whose records they are.
+        collection: which of the tenant's collections; each has dims and a word index of its own.
+        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts of
+            words and for scripts without spaces.
 
     Raises:
+        ConfigError: the collection was begun with another word index.
         NotSupportedError: the file's memory tables come from a newer walpool.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(
+        self, pool: Pool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61"
+    ) -> None:
         """Take over `pool` and bring its memory tables up to date."""
         self._pool = pool
-        schema.migrate(pool, "memory", sql.MIGRATIONS)
+        self._space = reads.space(tenant, collection, words)
+        schema.migrate(pool, "memory", MIGRATIONS)
+        _raise(self._read(reads.words_of(self._space)))
 
     @property
     def pool(self) -> Pool:
         """The pool, to look at the database beside the store or to run statements of one's own."""
         return self._pool
 
-    def put(self, records: Iterable[Record]) -> None:
+    @property
+    def tenant(self) -> str:
+        """Whose records they are."""
+        return self._space.tenant
+
+    @property
+    def collection(self) -> str:
+        """Which of the tenant's collections."""
+        return self._space.collection
+
+    def save(self, records: Iterable[Record]) -> None:
         """Insert the records, or replace those whose ids exist; one job."""
-        batch = list(records)
-        given = _common_dims(batch)
-        statements = [statement for record in batch for statement in sql.put(record)]
-        if not statements:
-            return
-        try:
-            self._pool.batch(statements)
-        except IntegrityError as error:
-            # Only the trigger that compares dims can refuse here; the store is asked what it holds.
-            stored = self.dims()
-            if given is None or stored is None or stored == given:
-                raise
-            raise DimsError(stored=stored, given=given) from error
+        self._write(writes.save(self._space, list(records)))
 
     def get(self, record_id: str) -> Record | None:
         """Return one record, or None if no record has this id."""
-        read = sql.by_id(record_id)
-        return read.decode(self._pool.fetch(read.sql, read.params))
+        return self._read(reads.by_id(self._space, record_id))
 
-    def search(
-        self,
-        embedding: bytes,
-        query: Query = _ALL,
-        *,
-        limit: int = 10,
-        min_score: float | None = None,
-        metric: Metric = "cosine",
-    ) -> list[Hit]:
-        """Return the records nearest to `embedding` among those that meet `query`, nearest first."""
-        if limit <= 0:
-            return []
-        with self._pool.read() as snapshot:
-            stored = _run(snapshot, sql.dims())
-            if stored is not None and stored * 4 != len(embedding):
-                raise DimsError(stored=stored, given=len(embedding) // 4)
-            selection = _select(snapshot, query)
-            hits = _run(snapshot, sql.nearest(embedding, selection, limit=limit, metric=metric))
-        # The best ones were taken first, so what lies below the bar can be left out afterwards.
-        return hits if min_score is None else [hit for hit in hits if hit.score >= min_score]
+    def update(self, record_id: str, /, **changes: Unpack[Changes]) -> bool:
+        """Change the named fields of one record; return whether there is such a record."""
+        return self._write(writes.update(self._space, record_id, changes))
 
-    def records(self, query: Query = _ALL, *, limit: int = 200, offset: int = 0) -> list[Record]:
-        """Return the records that meet `query`, newest first."""
-        if limit <= 0 or offset < 0:
-            return []
-        with self._pool.read() as snapshot:
-            return _run(snapshot, sql.newest(_select(snapshot, query), limit=limit, offset=offset))
-
-    def count(self, query: Query = _ALL) -> int:
-        """Return how many records meet `query`."""
-        with self._pool.read() as snapshot:
-            return _run(snapshot, sql.count(_select(snapshot, query)))
-
-    def categories(self, query: Query = _ALL) -> dict[str, int]:
-        """Return the categories of the records that meet `query`, each with its number of records."""
-        with self._pool.read() as snapshot:
-            return _run(snapshot, sql.categories(_select(snapshot, query)))
-
-    def scopes(self, parent: str = "/") -> Sequence[str]:
-        """Return the scopes one level below `parent` that hold records, there or deeper."""
-        read = sql.children(parent)
-        return read.decode(self._pool.fetch(read.sql, read.params))
-
-    def summary(self, scope: str = "/") -> ScopeSummary:
-        """Return what lies in `scope` and below it, all of one snapshot."""
-        selection = sql.select(Query(scope=scope))
-        with self._pool.read() as snapshot:
-            number, oldest, newest = _run(snapshot, sql.age(selection))
-            return ScopeSummary(
-                scope=normalize_scope(scope),
-                count=number,
-                categories=tuple(_run(snapshot, sql.categories(selection))),
-                oldest=oldest,
-                newest=newest,
-                children=_run(snapshot, sql.children(scope)),
-            )
-
-    def touch(self, record_ids: Iterable[str], at: datetime) -> int:
-        """Set `accessed_at` of the records with these ids; return how many there were."""
-        return self._pool.execute(*sql.touch(record_ids, at)).rowcount
+    def touch(self, record_ids: Iterable[str], at: datetime | None = None) -> int:
+        """Set `accessed_at` of the records with these ids, to now by default; return how many there were."""
+        return self._write(writes.touch(self._space, record_ids, at or _now()))
 
     def delete(self, query: Query) -> int:
         """Delete the records that meet `query`; return how many there were."""
-        if not query.metadata:
-            return self._pool.execute(*sql.delete(sql.select(query))).rowcount
-        # Python compares the metadata, so the writer is held: nothing may change between the look and the deletion.
-        return self._pool.run(lambda tx: tx.execute(*sql.delete(_select(tx, query))).rowcount)
+        return self._write(writes.delete(self._space, query))
 
-    def clear(self) -> None:
+    def list(self, query: Query = _ALL, *, limit: int = 200, offset: int = 0, after: str | None = None) -> Records:
+        """Return the records that meet `query`, newest first."""
+        if limit <= 0 or offset < 0:
+            return Records()
+        return self._read(reads.listed(self._space, query, limit=limit, offset=offset, after=after))
+
+    def count(self, query: Query = _ALL) -> int:
+        """Return how many records meet `query`."""
+        return self._read(reads.count(self._space, query))
+
+    def scopes(self, parent: str = "/", *, deep: bool = False) -> dict[str, int]:
+        """Return the scopes one level below `parent`, or all below it, each with its number of records."""
+        return self._read(reads.scopes(self._space, parent, deep=deep))
+
+    def categories(self, query: Query = _ALL) -> dict[str, int]:
+        """Return the categories of the records that meet `query`, each with its number of records."""
+        return self._read(reads.categories(self._space, query))
+
+    def summary(self, scope: str = "/") -> ScopeSummary:
+        """Return what lies in `scope` and below it, all of one snapshot."""
+        return self._read(reads.summary(self._space, scope))
+
+    def search(
+        self,
+        embedding: bytes | None = None,
+        query: Query = _ALL,
+        *,
+        text: str | None = None,
+        fts: str | None = None,
+        mode: Mode | None = None,
+        metric: Metric = "cosine",
+        weights: Weights = _EVEN,
+        limit: int = 10,
+        min_score: float | None = None,
+        marks: tuple[str, str] = ("[", "]"),
+        after: str | None = None,
+    ) -> Hits:
+        """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
+        search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
+        return Hits() if limit <= 0 else self._read(reads.search(self._space, search))
+
+    def expire(
+        self,
+        query: Query = _ALL,
+        *,
+        older_than: timedelta | None = None,
+        keep: int | None = None,
+        importance_below: float | None = None,
+    ) -> int:
+        """Delete the records that meet `query` and each condition given; return how many there were."""
+        return self._write(
+            writes.expire(self._space, query, older_than=older_than, keep=keep, importance_below=importance_below)
+        )
+
+    def reset(self) -> None:
         """Delete every record and forget the dims."""
-        self._pool.batch(sql.clear())
+        self._write(writes.reset(self._space))
+
+    def compact(self) -> None:
+        """Centre the sketches, merge the word index, and move the WAL into the file; never needed."""
+        self._write(upkeep.compact(self._space, self._read(upkeep.sample(self._space))))
+        try:
+            self._pool.checkpoint("truncate")
+        except BusyError:
+            pass  # another process is at it, or holds the file: what it leaves, the next checkpoint moves
+
+    def rebuild(self) -> None:
+        """Make all that is derived anew from the records; one job."""
+        self._write(upkeep.rebuild(self._space))
+
+    def check(self) -> Sequence[str]:
+        """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
+        return self._read(upkeep.differences(self._space))
 
     def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
-        read = sql.dims()
-        return read.decode(self._pool.fetch(read.sql, read.params))
-
-    def optimize(self) -> None:
-        """Move what was written lately from the WAL into the file."""
-        self._pool.checkpoint("truncate")
+        return self._read(reads.dims(self._space))
 
     def close(self) -> None:
         """Give the database back; safe to call twice."""
         self._pool.close()
+
+    def iterate(self, query: Query = _ALL, *, chunk: int = 500) -> Iterator[Record]:
+        """Iterate over the records that meet `query`, oldest first, in one snapshot of its own.
+
+        It is taken back after `transaction_timeout`: give the pool a longer one for long exports.
+        """
+        sql, params, decode = reads.every(self._space, query)
+        with self._pool.stream(sql, params, chunk=chunk) as rows:
+            yield from (record for row in rows if (record := decode(row)) is not None)
+
+    def _read(self, operation: Read[T] | Steps[T]) -> T:
+        if isinstance(operation, Read):
+            return operation.decode(self._pool.fetch(operation.sql, operation.params))
+        with self._pool.read() as snapshot:
+            return _drive(operation, snapshot)
+
+    def _write(self, operation: Write[T] | Steps[T]) -> T:
+        if not isinstance(operation, Write):
+            return self._pool.run(lambda tx: _drive(operation, tx))
+        if not operation.statements:
+            return operation.decode(())
+        try:
+            return operation.decode(self._pool.batch(operation.statements))
+        except IntegrityError as error:
+            if operation.refusal is None or (reason := self._read(operation.refusal)) is None:
+                raise
+            raise reason from error
 
     def __enter__(self) -> Self:
         """Return the store."""
@@ -170,25 +214,236 @@ class SqliteMemoryStore:
         self.close()
 
 
-SqliteMemoryStore.__module__ = "walpool.memory"
+class AsyncSqliteMemoryStore:
+    """An `AsyncMemoryStore` in the SQLite file of a pool: `SqliteMemoryStore`, awaited.
+
+    The first call, or `async with`, brings the memory tables of the file up to date.
+
+    Args:
+        pool: the database; the store closes it, so hand it a handle of its own (`walpool.get_async_pool`).
+        tenant: as for `SqliteMemoryStore`.
+        collection: as for `SqliteMemoryStore`.
+        words: as for `SqliteMemoryStore`.
+    """
+
+    def __init__(
+        self, pool: AsyncPool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61"
+    ) -> None:
+        """Take over `pool`."""
+        self._pool = pool
+        self._space = reads.space(tenant, collection, words)
+        self._is_ready = False
+
+    @property
+    def pool(self) -> AsyncPool:
+        """The pool, to look at the database beside the store or to run statements of one's own."""
+        return self._pool
+
+    @property
+    def tenant(self) -> str:
+        """Whose records they are."""
+        return self._space.tenant
+
+    @property
+    def collection(self) -> str:
+        """Which of the tenant's collections."""
+        return self._space.collection
+
+    async def save(self, records: Iterable[Record]) -> None:
+        """Insert the records, or replace those whose ids exist; one job."""
+        await self._write(writes.save(self._space, list(records)))
+
+    async def get(self, record_id: str) -> Record | None:
+        """Return one record, or None if no record has this id."""
+        return await self._read(reads.by_id(self._space, record_id))
+
+    async def update(self, record_id: str, /, **changes: Unpack[Changes]) -> bool:
+        """Change the named fields of one record; return whether there is such a record."""
+        return await self._write(writes.update(self._space, record_id, changes))
+
+    async def touch(self, record_ids: Iterable[str], at: datetime | None = None) -> int:
+        """Set `accessed_at` of the records with these ids, to now by default; return how many there were."""
+        return await self._write(writes.touch(self._space, record_ids, at or _now()))
+
+    async def delete(self, query: Query) -> int:
+        """Delete the records that meet `query`; return how many there were."""
+        return await self._write(writes.delete(self._space, query))
+
+    async def list(
+        self, query: Query = _ALL, *, limit: int = 200, offset: int = 0, after: str | None = None
+    ) -> Records:
+        """Return the records that meet `query`, newest first."""
+        if limit <= 0 or offset < 0:
+            return Records()
+        return await self._read(reads.listed(self._space, query, limit=limit, offset=offset, after=after))
+
+    async def count(self, query: Query = _ALL) -> int:
+        """Return how many records meet `query`."""
+        return await self._read(reads.count(self._space, query))
+
+    async def scopes(self, parent: str = "/", *, deep: bool = False) -> dict[str, int]:
+        """Return the scopes one level below `parent`, or all below it, each with its number of records."""
+        return await self._read(reads.scopes(self._space, parent, deep=deep))
+
+    async def categories(self, query: Query = _ALL) -> dict[str, int]:
+        """Return the categories of the records that meet `query`, each with its number of records."""
+        return await self._read(reads.categories(self._space, query))
+
+    async def summary(self, scope: str = "/") -> ScopeSummary:
+        """Return what lies in `scope` and below it, all of one snapshot."""
+        return await self._read(reads.summary(self._space, scope))
+
+    async def search(
+        self,
+        embedding: bytes | None = None,
+        query: Query = _ALL,
+        *,
+        text: str | None = None,
+        fts: str | None = None,
+        mode: Mode | None = None,
+        metric: Metric = "cosine",
+        weights: Weights = _EVEN,
+        limit: int = 10,
+        min_score: float | None = None,
+        marks: tuple[str, str] = ("[", "]"),
+        after: str | None = None,
+    ) -> Hits:
+        """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
+        search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
+        return Hits() if limit <= 0 else await self._read(reads.search(self._space, search))
+
+    async def expire(
+        self,
+        query: Query = _ALL,
+        *,
+        older_than: timedelta | None = None,
+        keep: int | None = None,
+        importance_below: float | None = None,
+    ) -> int:
+        """Delete the records that meet `query` and each condition given; return how many there were."""
+        return await self._write(
+            writes.expire(self._space, query, older_than=older_than, keep=keep, importance_below=importance_below)
+        )
+
+    async def reset(self) -> None:
+        """Delete every record and forget the dims."""
+        await self._write(writes.reset(self._space))
+
+    async def compact(self) -> None:
+        """Centre the sketches, merge the word index, and move the WAL into the file; never needed."""
+        await self._write(upkeep.compact(self._space, await self._read(upkeep.sample(self._space))))
+        try:
+            await self._pool.checkpoint("truncate")
+        except BusyError:
+            pass  # another process is at it, or holds the file: what it leaves, the next checkpoint moves
+
+    async def rebuild(self) -> None:
+        """Make all that is derived anew from the records; one job."""
+        await self._write(upkeep.rebuild(self._space))
+
+    async def check(self) -> Sequence[str]:
+        """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
+        return await self._read(upkeep.differences(self._space))
+
+    async def dims(self) -> int | None:
+        """Return the length of the store's embeddings; None before the first one."""
+        return await self._read(reads.dims(self._space))
+
+    async def close(self) -> None:
+        """Give the database back; safe to call twice."""
+        await self._pool.close()
+
+    async def iterate(self, query: Query = _ALL, *, chunk: int = 500) -> AsyncIterator[Record]:
+        """Iterate over the records that meet `query`, oldest first, in one snapshot of its own.
+
+        It is taken back after `transaction_timeout`: give the pool a longer one for long exports.
+        """
+        await self._ready()
+        sql, params, decode = reads.every(self._space, query)
+        rows = self._pool.stream(sql, params, chunk=chunk)
+        try:
+            async for row in rows:
+                if (record := decode(row)) is not None:
+                    yield record
+        finally:
+            await rows.aclose()
+
+    async def _ready(self) -> None:
+        """Bring the tables up to date; tasks that begin at once may all do so, and all but one find nothing to do."""
+        if not self._is_ready:
+            await schema.migrate_async(self._pool, "memory", MIGRATIONS)
+            words = reads.words_of(self._space)
+            _raise(words.decode(await self._pool.fetch(words.sql, words.params)))
+            self._is_ready = True
+
+    async def _read(self, operation: Read[T] | Steps[T]) -> T:
+        await self._ready()
+        if isinstance(operation, Read):
+            return operation.decode(await self._pool.fetch(operation.sql, operation.params))
+        async with self._pool.read() as snapshot:
+            return await _drive_async(operation, snapshot)
+
+    async def _write(self, operation: Write[T] | Steps[T]) -> T:
+        await self._ready()
+        if not isinstance(operation, Write):
+            return await self._pool.run(lambda tx: _drive_async(operation, tx))
+        if not operation.statements:
+            return operation.decode(())
+        try:
+            return operation.decode(await self._pool.batch(operation.statements))
+        except IntegrityError as error:
+            if operation.refusal is None or (reason := await self._read(operation.refusal)) is None:
+                raise
+            raise reason from error
+
+    async def __aenter__(self) -> Self:
+        """Return the store, its tables up to date."""
+        await self._ready()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        await self.close()
 
 
-def _run(reader: _Reader, read: sql.Read[T]) -> T:
-    return read.decode(reader.fetch(read.sql, read.params))
+for _public in (AsyncSqliteMemoryStore, SqliteMemoryStore):
+    _public.__module__ = "walpool.memory"
 
 
-def _select(reader: _Reader, query: Query) -> sql.Selection:
-    return sql.select_keys(_run(reader, sql.matching(query))) if query.metadata else sql.select(query)
+def _drive(steps: Steps[T], held: Snapshot | Transaction) -> T:
+    """Run the steps of an operation on what is held open, and return its answer."""
+    answer: Any = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
+        if isinstance(step, Read):
+            answer = step.decode(held.fetch(step.sql, step.params))
+        else:
+            answer = step.decode([held.execute(*statement) for statement in step.statements])  # type: ignore[union-attr]
 
 
-def _common_dims(records: Sequence[Record]) -> int | None:
-    """Return the length that all embeddings of a batch have; None if there are none."""
-    common: int | None = None
-    for record in records:
-        if record.embedding is None:
-            continue
-        given = len(record.embedding) // 4
-        if common is not None and given != common:
-            raise DimsError(f"one batch holds embeddings of {common} and of {given} dims", stored=common, given=given)
-        common = given
-    return common
+async def _drive_async(steps: Steps[T], held: AsyncSnapshot | AsyncTransaction) -> T:
+    """As `_drive`, awaited."""
+    answer: Any = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
+        if isinstance(step, Read):
+            answer = step.decode(await held.fetch(step.sql, step.params))
+        else:
+            answer = step.decode([await held.execute(*s) for s in step.statements])  # type: ignore[union-attr]
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,225 @@
+"""A `Query` as SQL: which rows of `memory_records` it selects, every name and value bound; no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from math import isnan
+from typing import Any, Final, NamedTuple
+
+from walpool.errors import DataError
+from walpool.memory import _sqlite_values as values
+from walpool.memory.conditions import Contains, Equals, Exists, In, PythonEquals, Range
+from walpool.memory.records import Query
+from walpool.types import Value
+
+__all__ = ["SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
+
+SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collection = ?2)"
+"""The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LONG: Final = "typeof(m.value) = 'blob'"
+_TIMES: Final = (("created_after", "created_at >="), ("created_before", "created_at <"), ("accessed_before", "accessed_at <"))
+_NUMBERS: Final = (("importance_at_least", "importance >="), ("importance_below", "importance <"))
+_BOUNDS: Final = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
+
+
+class Space(NamedTuple):
+    """Which records a store serves, and how their words are indexed."""
+
+    tenant: str
+    collection: str
+    words: str
+
+
+class Given:
+    """The parameters of one statement, numbered as they are added; the first two name the space."""
+
+    def __init__(self, space: Space) -> None:
+        self.values: list[Value] = [space.tenant, space.collection]
+
+    def __call__(self, value: Value) -> str:
+        """Add a parameter and return how the SQL names it."""
+        self.values.append(value)
+        return f"?{len(self.values)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of `memory_records AS r` take part: those in the scopes that meet `conditions` too."""
+
+    scopes: str = ""
+    """A condition on `memory_scopes AS s`; empty for every scope of the space."""
+    conditions: tuple[str, ...] = ()
+    """Conditions on `r`, beside the space and the scopes."""
+    python: Mapping[Any, Any] = field(default_factory=dict)
+    """What Python has to compare with the metadata of the rows that SQL leaves (`meets`)."""
+
+    @property
+    def is_scope(self) -> bool:
+        """Whether nothing but the scope is asked for, so that the counters know the answer."""
+        return not self.conditions and not self.python
+
+    @property
+    def in_scopes(self) -> str:
+        """The condition on `memory_scopes AS s`, the space included."""
+        return f"s.space = {SPACE}" + (f" AND {self.scopes}" if self.scopes else "")
+
+    @property
+    def where(self) -> str:
+        """The condition on `memory_records AS r`."""
+        scoped = (f"r.scope IN (SELECT s.scope FROM memory_scopes AS s WHERE {self.in_scopes})",) if self.scopes else ()
+        return " AND ".join((f"r.space = {SPACE}", *scoped, *self.conditions))
+
+
+def select(query: Query, given: Given) -> Selection:
+    """Return the selection of `query`; its values are added to the parameters."""
+    scopes = "" if query.scope is None else under(query.scope, given)
+    conditions = []
+    if query.ids is not None:
+        conditions.append(f"r.id IN (SELECT value FROM json_each({given(encoded(query.ids))}))")
+    if query.categories is not None:
+        named = f"category IN (SELECT value FROM json_each({given(encoded(query.categories))}))"
+        conditions.append(f"r.key IN (SELECT key FROM memory_categories WHERE space = {SPACE} AND {named})")
+    if query.source is not None:
+        conditions.append(f"r.source = {given(query.source)}")
+    if query.private is not None:
+        conditions.append(f"r.private = {given(int(query.private))}")
+    for name, comparison in _TIMES:
+        if (time := getattr(query, name)) is not None:
+            conditions.append(f"r.{comparison} {given(micros(time))}")
+    for name, comparison in _NUMBERS:
+        if (number := getattr(query, name)) is not None:
+            conditions.append(f"r.{comparison} {given(float(number))}")
+    python: dict[Any, Any] = {}
+    for key, wanted in (query.metadata or {}).items():
+        if isinstance(wanted, PythonEquals):
+            python[key] = wanted.value
+            conditions += _narrowed(key, wanted.value, given)
+        else:
+            conditions.append(_metadata(key, wanted, given))
+    return Selection(scopes, tuple(conditions), python)
+
+
+def under(scope: str, given: Given) -> str:
+    """Return the condition on the path of `memory_scopes AS s` that holds for `scope` and what lies below it."""
+    # "0" is the character after "/": the range holds what lies below the scope, and no neighbour such as /a-b.
+    return f"(s.path = {given(scope)} OR s.path >= {given(scope + '/')} AND s.path < {given(scope + '0')})"
+
+
+def meets(metadata: str, wanted: Mapping[Any, Any]) -> bool:
+    """Return whether a record's metadata equals what is wanted, as Python compares."""
+    found = json.loads(metadata)
+    return all(found.get(key) == value for key, value in wanted.items())
+
+
+def encoded(texts: Iterable[Any]) -> str:
+    """Return a list as the JSON that a statement takes it in.
+
+    One parameter: SQLite takes 32,766 at most, and each length would be a statement of its own to prepare. Not as ASCII:
+    a lone surrogate must reach the binding, which refuses it.
+    """
+    return json.dumps(list(texts), ensure_ascii=False)
+
+
+def micros(time: datetime) -> int:
+    """Return a time as the tables hold it: microseconds since 1970, UTC."""
+    aware = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def _metadata(name: Any, wanted: Any, given: Given) -> str:
+    """Return the condition on `r` that a typed condition on its metadata means."""
+    if not isinstance(name, str):
+        raise DataError("the keys of metadata are texts")
+    if isinstance(wanted, Exists):
+        found = f"(SELECT m.key FROM memory_metadata AS m WHERE {_entries(name, 0, given)})"
+        return f"r.key {'IN' if wanted.wanted else 'NOT IN'} {found}"
+    if isinstance(wanted, Range):
+        return _range(name, wanted, given)
+    if isinstance(wanted, Contains):
+        return _one_of(name, 1, [wanted.element], given)
+    if isinstance(wanted, In):
+        return _one_of(name, 0, wanted.values, given)
+    return _one_of(name, 0, [wanted.value if isinstance(wanted, Equals) else wanted], given)
+
+
+def _entries(name: str, element: int, given: Given) -> str:
+    return f"m.space = {SPACE} AND m.name = {given(name)} AND m.element = {element}"
+
+
+def _one_of(name: str, element: int, wanted: Sequence[Any], given: Given) -> str:
+    """Return the condition that a value, or an element of a list, is one of these.
+
+    They go in as one JSON list, through the same expressions that made the index. Of long values it holds beginnings: the
+    records that share one are looked into.
+    """
+    real = [value for value in wanted if not (isinstance(value, float) and isnan(value))]  # NaN equals nothing
+    listed = given(_json(real))
+    entries = _entries(name, element, given)
+    key = given(name)
+    source = f"json_each(held.metadata) AS j{', json_each(j.value) AS e' if element else ''}"
+    entry, is_list = ("e", "AND j.type = 'array' ") if element else ("j", "")
+    same = f"""{values.kind(entry)} = {values.kind("w")} AND {values.full(entry)} = {values.full("w")}"""
+    again = f"""EXISTS (SELECT 1 FROM memory_records AS held, {source}, json_each({listed}) AS w
+        WHERE held.key = m.key AND j.key = {key} {is_list}AND {same})"""
+    short = f"SELECT {values.kind('w')}, {values.value('w')} FROM json_each({listed}) AS w"
+    return f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {entries} AND (m.kind, m.value) IN ({short})" + (
+        f" AND (NOT {_LONG} OR {again}))"
+    )
+
+
+def _range(name: str, wanted: Range, given: Given) -> str:
+    bounds = [(sign, getattr(wanted, bound)) for bound, sign in _BOUNDS if getattr(wanted, bound) is not None]
+    is_text = isinstance(bounds[0][1], str)
+    named = [(sign, given(bound if is_text else _number(bound))) for sign, bound in bounds]
+
+    def holds(value: str) -> str:
+        return " AND ".join(f"{value} {sign} {bound}" for sign, bound in named)
+
+    entries = _entries(name, 0, given)
+    if not is_text:
+        return f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {entries} AND m.kind = 2 AND {holds('m.value')})"
+    again = f"""EXISTS (SELECT 1 FROM memory_records AS held, json_each(held.metadata) AS j
+        WHERE held.key = m.key AND j.key = {given(name)} AND j.type = 'text' AND {holds("j.atom")})"""
+    texts = f"SELECT m.key FROM memory_metadata AS m WHERE {entries} AND m.kind = 3"
+    # Two looks into the index, so that each is a range of it: every BLOB comes after every text.
+    return (
+        f"r.key IN ({texts} AND {holds('m.value')} AND typeof(m.value) = 'text'"
+        f" UNION ALL {texts} AND m.value >= x'' AND {again})"
+    )
+
+
+def _narrowed(name: Any, value: Any, given: Given) -> list[str]:
+    """Return conditions that hold wherever `metadata.get(name) == value` may: Python decides on what they leave."""
+    kinds: dict[type, tuple[int, ...]] = {str: (3,), bool: (1, 2), int: (1, 2), float: (1, 2), list: (4,), dict: (4,)}
+    if not isinstance(name, str) or type(value) not in kinds:
+        return []  # also None, which a lacking key meets
+    wanted = f"m.kind IN ({', '.join(map(str, kinds[type(value)]))})"
+    if isinstance(value, (bool, int, float)):
+        wanted += f" AND m.value = {given(_number(value))}" if value == value else " AND false"  # noqa: PLR0124 - NaN
+    elif isinstance(value, str):
+        return [_one_of(name, 0, [value], given)]
+    return [f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {_entries(name, 0, given)} AND {wanted})"]
+
+
+def _number(value: float) -> int | float:
+    """Return a number as SQLite reads it in JSON."""
+    if isinstance(value, bool) or isinstance(value, float) or -(2**63) <= value < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _json(wanted: Sequence[Any]) -> str:
+    try:
+        text = json.dumps(list(wanted))
+    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
+        raise DataError("a condition on metadata is nested too deep for JSON") from None
+    return text

@@ -1,0 +1,220 @@
+"""The writes of the memory store in SQLite, as operations (`_sqlite_rows`); no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from walpool.errors import DataError
+from walpool.memory import _sqlite_sql as reads
+from walpool.memory._sqlite_filters import SPACE, Given, Space, encoded, micros, select
+from walpool.memory._sqlite_rows import Statement, Steps, Write, ask
+from walpool.memory.records import Changes, DimsError, EmbeddingError, Query, Record
+
+if TYPE_CHECKING:
+    from walpool._core import Result
+
+__all__ = ["delete", "expire", "reset", "save", "touch", "update"]
+
+# A space has the words that it was begun with: a trigger refuses others.
+_SPACE: Final = """INSERT INTO memory_spaces (tenant, collection, words) VALUES (?1, ?2, ?3)
+    ON CONFLICT (tenant, collection) DO UPDATE SET words = excluded.words WHERE words <> excluded.words"""
+_SCOPE: Final = f"INSERT INTO memory_scopes (space, path) VALUES ({SPACE}, ?3) ON CONFLICT (space, path) DO NOTHING"
+_SCOPE_KEY: Final = f"(SELECT scope FROM memory_scopes WHERE space = {SPACE} AND path = ?{{}})"
+_RECORD: Final = f"""INSERT INTO memory_records (space, id, scope, content, categories, metadata, importance, created_at,
+        accessed_at, source, private)
+    VALUES ({SPACE}, ?3, {_SCOPE_KEY.format(4)}, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+    ON CONFLICT (space, id) DO UPDATE SET scope = excluded.scope, content = excluded.content,
+        categories = excluded.categories, metadata = excluded.metadata, importance = excluded.importance,
+        created_at = excluded.created_at, accessed_at = excluded.accessed_at, source = excluded.source,
+        private = excluded.private"""
+_KEY: Final = f"(SELECT key FROM memory_records WHERE space = {SPACE} AND id = ?3)"
+_VECTOR: Final = f"""INSERT INTO memory_vectors (key, embedding) VALUES ({_KEY}, ?4)
+    ON CONFLICT (key) DO UPDATE SET embedding = excluded.embedding WHERE embedding IS NOT excluded.embedding"""
+_NO_VECTOR: Final = f"INSERT INTO memory_vectors (key) VALUES ({_KEY}) ON CONFLICT (key) DO NOTHING"
+_TOUCH: Final = f"""UPDATE memory_records SET accessed_at = ?3
+    WHERE space = {SPACE} AND id IN (SELECT value FROM json_each(?4))"""
+_FIELDS: Final = frozenset(Changes.__annotations__)
+
+
+def save(space: Space, records: Sequence[Record]) -> Write[None]:
+    """Return the job that inserts or replaces the records."""
+    embeddings = _embeddings(records)
+    owner = space[:2]
+    statements: list[Statement] = [(_SPACE, tuple(space))] if records else []
+    statements += [(_SCOPE, (*owner, scope)) for scope in {record.scope: None for record in records}]
+    for record in records:
+        statements.append((_RECORD, (*owner, *_values(record))))
+        if record.embedding is None:
+            statements.append((_NO_VECTOR, (*owner, record.id)))
+        else:
+            statements.append((_VECTOR, (*owner, record.id, record.embedding)))
+    return Write(statements, lambda results: None, reads.refusal(space, embeddings))
+
+
+def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bool]:
+    """Return the job that changes the named fields of one record.
+
+    Raises:
+        TypeError: there is no such field.
+        DataError: a record cannot have such a value.
+    """
+    unknown = sorted(set(changes) - _FIELDS)
+    if unknown:
+        raise TypeError(f"update() can change {', '.join(sorted(_FIELDS))}; not {', '.join(unknown)}")
+    # A record of the changes checks them, and brings them into the form of the columns.
+    changed = Record(**{"id": record_id, "content": "", **changes})
+    embeddings = _embeddings([changed])
+    columns = dict(zip(_COLUMNS, _values(changed), strict=True))
+    named = [column for column in _COLUMNS if column in changes]
+    owner = space[:2]
+    statements: list[Statement] = []
+    if "scope" in changes:
+        known = f"SELECT {SPACE}, ?3 WHERE EXISTS (SELECT 1 FROM memory_records WHERE space = {SPACE} AND id = ?4)"
+        sql = f"INSERT INTO memory_scopes (space, path) {known} ON CONFLICT (space, path) DO NOTHING"
+        statements.append((sql, (*owner, changed.scope, record_id)))
+    if "embedding" in changes:
+        sql = f"UPDATE memory_vectors SET embedding = ?4 WHERE key = {_KEY}"
+        statements.append((sql, (*owner, record_id, changed.embedding)))
+    # Last, and of a column that is not changed where none is named: its count says whether there is such a record.
+    given_values = [columns[column] for column in named]
+    sets = [f"{name} = {_SCOPE_KEY.format(n) if name == 'scope' else f'?{n}'}" for n, name in enumerate(named, 4)]
+    sql = f"""UPDATE memory_records SET {", ".join(sets) or "accessed_at = accessed_at"}
+        WHERE space = {SPACE} AND id = ?3"""
+    statements.append((sql, (*owner, record_id, *given_values)))
+    return Write(statements, lambda results: results[-1].rowcount > 0, reads.refusal(space, embeddings))
+
+
+def touch(space: Space, record_ids: Iterable[str], at: datetime) -> Write[int]:
+    """Return the job that sets `accessed_at`."""
+    return Write([(_TOUCH, (*space[:2], micros(at), encoded(record_ids)))], _rowcount)
+
+
+def delete(space: Space, query: Query, *more: str, given: Given | None = None) -> Write[int] | Steps[int]:
+    """Return the job that deletes the records that meet `query`, and more conditions; triggers take all else along."""
+    given = given or Given(space)
+    selection = select(query, given)
+    selection = replace(selection, conditions=(*selection.conditions, *more))
+    if selection.python:
+        return _delete_narrowed(space, given, selection)
+    return Write([(f"DELETE FROM memory_records AS r WHERE {selection.where}", given.values)], _rowcount)
+
+
+def expire(
+    space: Space, query: Query, *, older_than: timedelta | None, keep: int | None, importance_below: float | None
+) -> Write[int] | Steps[int]:
+    """Return the job that deletes the records that meet `query` and each condition given.
+
+    Raises:
+        DataError: there is no condition, or a negative one.
+    """
+    if older_than is None and keep is None and importance_below is None:
+        raise DataError("expire() needs a condition: older_than, keep or importance_below")
+    if (older_than is not None and older_than < timedelta(0)) or (keep or 0) < 0 or (importance_below or 0) < 0:
+        raise DataError("a condition of expire() is not negative")
+    given = Given(space)
+    more: list[str] = []
+    if older_than is not None:
+        ago = micros(datetime.now(timezone.utc)) - older_than // timedelta(microseconds=1)
+        more.append(f"r.created_at < {given(max(ago, -(2**63)))}")
+    if importance_below is not None:
+        more.append(f"r.importance < {given(float(importance_below))}")
+    if keep is not None:
+        # Only in scopes that hold more than that; the newest ones of each are numbered along the index.
+        most = given(keep)
+        more.append(f"""r.key IN (SELECT key FROM (SELECT o.key, row_number() OVER
+            (PARTITION BY o.scope ORDER BY o.created_at DESC, o.key DESC) AS place FROM memory_records AS o
+            WHERE o.scope IN (SELECT scope FROM memory_scopes WHERE space = {SPACE} AND records > {most}))
+            WHERE place > {most})""")
+    return delete(space, query, *more, given=given)
+
+
+def reset(space: Space) -> Write[None]:
+    """Return the job that empties the space and forgets its dims.
+
+    Table by table rather than record by record: the triggers stand aside meanwhile. The next epoch says that all that was
+    known of the sketches is void, so no tombstones are left.
+    """
+    scopes = f"SELECT scope FROM memory_scopes WHERE space = {SPACE}"
+    keys = f"SELECT key FROM memory_records WHERE space = {SPACE}"
+    statements = (
+        f"UPDATE memory_spaces SET resetting = 1 WHERE space = {SPACE}",
+        f"DELETE FROM memory_vectors WHERE key IN ({keys})",
+        f"DELETE FROM memory_category_counts WHERE scope IN ({scopes})",
+        f"DELETE FROM memory_categories WHERE space = {SPACE}",
+        f"DELETE FROM memory_metadata WHERE space = {SPACE}",
+        f"DELETE FROM memory_records WHERE space = {SPACE}",
+        f"DELETE FROM memory_scopes WHERE space = {SPACE}",
+        f"DELETE FROM memory_sketches WHERE space = {SPACE}",
+        f"""UPDATE memory_spaces SET resetting = 0, dims = NULL, centroid = NULL, epoch = epoch + 1,
+            trimmed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_sketches'), 0) WHERE space = {SPACE}""",
+    )
+    return Write([(sql, space[:2]) for sql in statements], lambda results: None)
+
+
+_COLUMNS: Final = (
+    "id", "scope", "content", "categories", "metadata", "importance", "created_at", "accessed_at", "source", "private",
+)  # fmt: skip
+
+
+def _values(record: Record) -> tuple[Any, ...]:
+    """Return the values of `_COLUMNS`; what no store could give back is refused here."""
+    for text in (record.id, record.scope, record.source or "", *record.categories):
+        if "\0" in text:
+            raise DataError("an id, a scope, a category or a source may hold no NUL")
+    return (
+        record.id,
+        record.scope,
+        record.content,
+        encoded(record.categories) if record.categories else "[]",
+        _metadata(record.metadata) if record.metadata else "{}",
+        record.importance,
+        micros(record.created_at),
+        micros(record.accessed_at),
+        record.source,
+        int(record.private),
+    )
+
+
+def _metadata(metadata: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(dict(metadata))
+    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
+        raise DataError("the metadata of a record is nested too deep for JSON") from None
+    if "\\ud" in text:  # the half of a pair, mostly with its other half
+        _refuse_surrogates(json.loads(text))
+    if "\\u0000" in text and any("\0" in str(key) for key in metadata):
+        raise DataError("a key of metadata may hold no NUL")
+    return text
+
+
+def _refuse_surrogates(metadata: Any) -> None:
+    try:
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError("metadata holds a lone surrogate, which UTF-8 has not") from None
+
+
+def _delete_narrowed(space: Space, given: Given, selection: Any) -> Steps[int]:
+    keys = yield from reads.keys(given, selection)
+    sql = "DELETE FROM memory_records WHERE key IN (SELECT value FROM json_each(?1))"
+    return (yield from ask(Write([(sql, (encoded(keys),))], _rowcount)))
+
+
+def _rowcount(results: Sequence[Result]) -> int:
+    return results[-1].rowcount
+
+
+def _embeddings(records: Sequence[Record]) -> list[bytes]:
+    """Return the embeddings of a batch, all of one length."""
+    found = [record.embedding for record in records if record.embedding is not None]
+    lengths = list({len(embedding): None for embedding in found})
+    if any(length % 4 or not length for length in lengths):
+        raise EmbeddingError("a packed embedding has 4 bytes a dimension, and one dimension at least")
+    if len(lengths) > 1:
+        first, other = lengths[0] // 4, lengths[1] // 4
+        raise DimsError(f"one batch holds embeddings of {first} and of {other} dims", stored=first, given=other)
+    return found
