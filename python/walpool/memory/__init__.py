@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from walpool.memory._sqlite_spaces import collections
 from walpool.memory.conditions import Condition, Contains, Equals, Exists, In, PythonEquals, Range
 from walpool.memory.contract import AsyncMemoryStore, MemoryStore
 from walpool.memory.records import (
     Changes,
+    Collection,
     DimsError,
     EmbeddingError,
     Explanation,
@@ -39,6 +41,7 @@ __all__ = [
     "AsyncMemoryStore",
     "AsyncSqliteMemoryStore",
     "Changes",
+    "Collection",
     "Condition",
     "Contains",
     "DimsError",
@@ -60,6 +63,7 @@ __all__ = [
     "ScopeSummary",
     "SqliteMemoryStore",
     "Weights",
+    "collections",
     "normalize_scope",
     "open",
     "open_async",
