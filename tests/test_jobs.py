@@ -414,3 +414,13 @@ def test_writers_from_many_threads_lose_nothing(
     assert set(texts(words)) == {"taken", *(f"{index}/{n}" for index in range(16) for n in range(20))}
     stats = words.stats()
     assert stats["jobs_failed"] == stats["jobs_waiting"] == stats["busy_waits"] == 0
+
+
+@pytest.mark.parametrize("pages", [20, 60, 300, 2000])
+def test_job_of_several_statements_changes_any_number_of_pages(pool: walpool.Pool, pages: int) -> None:
+    # What the savepoint would undo goes from memory to a file at some size, in one piece: SQLite writes 128 KiB in one.
+    pool.execute("CREATE TABLE body (id INTEGER PRIMARY KEY, text BLOB)")
+    pool.executemany("INSERT INTO body VALUES (?, zeroblob(3000))", [(i,) for i in range(pages)])
+    pool.batch([("UPDATE body SET text = randomblob(3000) WHERE id < ?", (pages * n // 4,)) for n in range(1, 5)])
+    assert pool.fetchval("SELECT count(*) FROM body WHERE text <> zeroblob(3000)") == pages
+    assert pool.check() == []

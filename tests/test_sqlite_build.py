@@ -28,7 +28,7 @@ def test_sqlite_has_the_wal_reset_fix(pool: walpool.Pool) -> None:
         "THREADSAFE=2",  # no mutex in a connection: the engine sees to it that one thread at a time uses it
         "DEFAULT_MEMSTATUS=0",  # no global counter that every allocation locks
         "OMIT_SHARED_CACHE",
-        "STMTJRNL_SPILL=1048576",  # a savepoint of a usual job writes no temporary file
+        "STMTJRNL_SPILL=131071",  # a savepoint of a usual job writes no temporary file
         "DQS=0",  # a double-quoted word is a name, never silently a text
         "DEFAULT_WAL_SYNCHRONOUS=2",
         "ENABLE_FTS5",

@@ -19,7 +19,7 @@ fn compile_options() -> Vec<String> {
 fn sqlite_is_compiled_without_what_makes_connections_wait_for_each_other() {
     let options = compile_options();
     let is_on = |option: &str| options.iter().any(|on| on == option);
-    for option in ["THREADSAFE=2", "DEFAULT_MEMSTATUS=0", "OMIT_SHARED_CACHE", "STMTJRNL_SPILL=1048576", "DQS=0"] {
+    for option in ["THREADSAFE=2", "DEFAULT_MEMSTATUS=0", "OMIT_SHARED_CACHE", "STMTJRNL_SPILL=131071", "DQS=0"] {
         assert!(is_on(option), "{option} is not on: {options:?}");
     }
     for option in ["ENABLE_MEMORY_MANAGEMENT", "ENABLE_API_ARMOR"] {

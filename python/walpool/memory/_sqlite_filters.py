@@ -50,19 +50,23 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows of `memory_records AS r` take part: those in the scopes that meet `conditions` too."""
+    """Which rows of `memory_records AS r` take part: those that meet all of it, in the space."""
 
     scopes: str = ""
     """A condition on `memory_scopes AS s`; empty for every scope of the space."""
-    conditions: tuple[str, ...] = ()
-    """Conditions on `r`, beside the space and the scopes."""
+    keyed: tuple[str, ...] = ()
+    """SELECTs of keys, each through an index that begins with the space."""
+    ids: str = ""
+    """A condition on the id of `r`."""
+    rows: tuple[str, ...] = ()
+    """Other conditions on `r`."""
     python: Mapping[Any, Any] = field(default_factory=dict)
     """What Python has to compare with the metadata of the rows that SQL leaves (`meets`)."""
 
     @property
     def is_scope(self) -> bool:
         """Whether nothing but the scope is asked for, so that the counters know the answer."""
-        return not self.conditions and not self.python
+        return not (self.keyed or self.ids or self.rows or self.python)
 
     @property
     def in_scopes(self) -> str:
@@ -70,39 +74,57 @@ class Selection:
         return f"s.space = {SPACE}" + (f" AND {self.scopes}" if self.scopes else "")
 
     @property
-    def where(self) -> str:
-        """The condition on `memory_records AS r`."""
-        scoped = (f"r.scope IN (SELECT s.scope FROM memory_scopes AS s WHERE {self.in_scopes})",) if self.scopes else ()
-        return " AND ".join((f"r.space = {SPACE}", *scoped, *self.conditions))
+    def keys(self) -> str:
+        """The SELECT of the keys, some of them perhaps twice; from the indexes alone where they know enough."""
+        if self.scopes or self.ids or self.rows or not self.keyed:
+            return f"SELECT r.key FROM memory_records AS r WHERE {self.where()}"
+        first, *others = self.keyed
+        return first + "".join(f" AND key IN ({other})" for other in others)
+
+    def where(self, *, by_time: bool = False) -> str:
+        """Return the condition on `memory_records AS r`; `by_time`: to be walked newest first, whatever the scope.
+
+        The space is named only where nothing else implies it: SQLite would go through all of it, and look for each key in
+        the sets. A plus keeps it from a term's index for the same reason.
+        https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
+        """
+        implied = (self.keyed or self.scopes) and not (self.ids or by_time)
+        conditions = [] if implied else [f"r.space = {SPACE}"]
+        if self.scopes:
+            scope_plus = "+" if self.keyed or self.ids or by_time else ""
+            conditions.append(f"{scope_plus}r.scope IN (SELECT s.scope FROM memory_scopes AS s WHERE {self.in_scopes})")
+        conditions += [f"r.key IN ({keys})" for keys in self.keyed]
+        return " AND ".join((*conditions, *((self.ids,) if self.ids else ()), *self.rows))
 
 
 def select(query: Query, given: Given) -> Selection:
     """Return the selection of `query`; its values are added to the parameters."""
     scopes = "" if query.scope is None else under(query.scope, given)
-    conditions = []
-    if query.ids is not None:
-        conditions.append(f"r.id IN (SELECT value FROM json_each({given(encoded(query.ids))}))")
+    ids = "" if query.ids is None else f"r.id IN (SELECT value FROM json_each({given(encoded(query.ids))}))"
+    keyed, rows = [], []
     if query.categories is not None:
         named = f"category IN (SELECT value FROM json_each({given(encoded(query.categories))}))"
-        conditions.append(f"r.key IN (SELECT key FROM memory_categories WHERE space = {SPACE} AND {named})")
+        keyed.append(f"SELECT key FROM memory_categories WHERE space = {SPACE} AND {named}")
     if query.source is not None:
-        conditions.append(f"r.source = {given(query.source)}")
+        rows.append(f"r.source = {given(query.source)}")
     if query.private is not None:
-        conditions.append(f"r.private = {given(int(query.private))}")
+        rows.append(f"r.private = {given(int(query.private))}")
     for name, comparison in _TIMES:
         if (time := getattr(query, name)) is not None:
-            conditions.append(f"r.{comparison} {given(micros(time))}")
+            rows.append(f"r.{comparison} {given(micros(time))}")
     for name, comparison in _NUMBERS:
         if (number := getattr(query, name)) is not None:
-            conditions.append(f"r.{comparison} {given(float(number))}")
+            rows.append(f"r.{comparison} {given(float(number))}")
     python: dict[Any, Any] = {}
     for key, wanted in (query.metadata or {}).items():
         if isinstance(wanted, PythonEquals):
             python[key] = wanted.value
-            conditions += _narrowed(key, wanted.value, given)
+            keyed += _narrowed(key, wanted.value, given)
+        elif isinstance(wanted, Exists) and not wanted.wanted:
+            rows.append(f"r.key NOT IN ({_entries(key, 0, given)})")
         else:
-            conditions.append(_metadata(key, wanted, given))
-    return Selection(scopes, tuple(conditions), python)
+            keyed.append(_metadata(key, wanted, given))
+    return Selection(scopes, tuple(keyed), ids, tuple(rows), python)
 
 
 def under(scope: str, given: Given) -> str:
@@ -133,12 +155,9 @@ def micros(time: datetime) -> int:
 
 
 def _metadata(name: Any, wanted: Any, given: Given) -> str:
-    """Return the condition on `r` that a typed condition on its metadata means."""
-    if not isinstance(name, str):
-        raise DataError("the keys of metadata are texts")
+    """Return the SELECT of the keys whose metadata meets a typed condition."""
     if isinstance(wanted, Exists):
-        found = f"(SELECT m.key FROM memory_metadata AS m WHERE {_entries(name, 0, given)})"
-        return f"r.key {'IN' if wanted.wanted else 'NOT IN'} {found}"
+        return _entries(name, 0, given)
     if isinstance(wanted, Range):
         return _range(name, wanted, given)
     if isinstance(wanted, Contains):
@@ -148,32 +167,31 @@ def _metadata(name: Any, wanted: Any, given: Given) -> str:
     return _one_of(name, 0, [wanted.value if isinstance(wanted, Equals) else wanted], given)
 
 
-def _entries(name: str, element: int, given: Given) -> str:
-    return f"m.space = {SPACE} AND m.name = {given(name)} AND m.element = {element}"
+def _entries(name: Any, element: int, given: Given) -> str:
+    if not isinstance(name, str):
+        raise DataError("the keys of metadata are texts")
+    return f"SELECT m.key FROM memory_metadata AS m WHERE m.space = {SPACE} AND m.name = {given(name)} AND m.element = {element}"
 
 
 def _one_of(name: str, element: int, wanted: Sequence[Any], given: Given) -> str:
-    """Return the condition that a value, or an element of a list, is one of these.
+    """Return the SELECT of the keys whose value, or an element of whose list, is one of these.
 
     They go in as one JSON list, through the same expressions that made the index. Of long values it holds beginnings: the
     records that share one are looked into.
     """
     real = [value for value in wanted if not (isinstance(value, float) and isnan(value))]  # NaN equals nothing
-    listed = given(_json(real))
     entries = _entries(name, element, given)
-    key = given(name)
-    source = f"json_each(held.metadata) AS j{', json_each(j.value) AS e' if element else ''}"
-    entry, is_list = ("e", "AND j.type = 'array' ") if element else ("j", "")
-    same = f"""{values.kind(entry)} = {values.kind("w")} AND {values.full(entry)} = {values.full("w")}"""
+    listed, key = given(_json(real)), given(name)
+    entry = "e" if element else "j"
+    source = "json_each(held.metadata) AS j" + (", json_each(iif(j.type = 'array', j.value, '[]')) AS e" if element else "")
     again = f"""EXISTS (SELECT 1 FROM memory_records AS held, {source}, json_each({listed}) AS w
-        WHERE held.key = m.key AND j.key = {key} {is_list}AND {same})"""
+        WHERE held.key = m.key AND j.key = {key} AND {values.kind(entry)} = {values.kind("w")}
+        AND {values.full(entry)} = {values.full("w")})"""
     short = f"SELECT {values.kind('w')}, {values.value('w')} FROM json_each({listed}) AS w"
-    return f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {entries} AND (m.kind, m.value) IN ({short})" + (
-        f" AND (NOT {_LONG} OR {again}))"
-    )
+    return f"{entries} AND (m.kind, m.value) IN ({short}) AND (NOT {_LONG} OR {again})"
 
 
-def _range(name: str, wanted: Range, given: Given) -> str:
+def _range(name: Any, wanted: Range, given: Given) -> str:
     bounds = [(sign, getattr(wanted, bound)) for bound, sign in _BOUNDS if getattr(wanted, bound) is not None]
     is_text = isinstance(bounds[0][1], str)
     named = [(sign, given(bound if is_text else _number(bound))) for sign, bound in bounds]
@@ -183,28 +201,26 @@ def _range(name: str, wanted: Range, given: Given) -> str:
 
     entries = _entries(name, 0, given)
     if not is_text:
-        return f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {entries} AND m.kind = 2 AND {holds('m.value')})"
+        return f"{entries} AND m.kind = 2 AND {holds('m.value')}"
     again = f"""EXISTS (SELECT 1 FROM memory_records AS held, json_each(held.metadata) AS j
         WHERE held.key = m.key AND j.key = {given(name)} AND j.type = 'text' AND {holds("j.atom")})"""
-    texts = f"SELECT m.key FROM memory_metadata AS m WHERE {entries} AND m.kind = 3"
     # Two looks into the index, so that each is a range of it: every BLOB comes after every text.
-    return (
-        f"r.key IN ({texts} AND {holds('m.value')} AND typeof(m.value) = 'text'"
-        f" UNION ALL {texts} AND m.value >= x'' AND {again})"
-    )
+    short = f"{entries} AND m.kind = 3 AND {holds('m.value')} AND typeof(m.value) = 'text'"
+    long = f"{entries} AND m.kind = 3 AND m.value >= x'' AND {again}"
+    return f"SELECT key FROM ({short} UNION ALL {long}) WHERE true"
 
 
 def _narrowed(name: Any, value: Any, given: Given) -> list[str]:
-    """Return conditions that hold wherever `metadata.get(name) == value` may: Python decides on what they leave."""
-    kinds: dict[type, tuple[int, ...]] = {str: (3,), bool: (1, 2), int: (1, 2), float: (1, 2), list: (4,), dict: (4,)}
+    """Return SELECTs of the keys where `metadata.get(name) == value` may hold: Python decides on what they leave."""
+    kinds: dict[type, str] = {bool: "1, 2", int: "1, 2", float: "1, 2", list: "4", dict: "4"}
+    if isinstance(name, str) and type(value) is str:
+        return [_one_of(name, 0, [value], given)]
     if not isinstance(name, str) or type(value) not in kinds:
         return []  # also None, which a lacking key meets
-    wanted = f"m.kind IN ({', '.join(map(str, kinds[type(value)]))})"
-    if isinstance(value, (bool, int, float)):
-        wanted += f" AND m.value = {given(_number(value))}" if value == value else " AND false"  # noqa: PLR0124 - NaN
-    elif isinstance(value, str):
-        return [_one_of(name, 0, [value], given)]
-    return [f"r.key IN (SELECT m.key FROM memory_metadata AS m WHERE {_entries(name, 0, given)} AND {wanted})"]
+    found = f"{_entries(name, 0, given)} AND m.kind IN ({kinds[type(value)]})"
+    if type(value) in (list, dict):
+        return [found]
+    return [f"{found} AND m.value = {given(_number(value))}" if value == value else f"{found} AND false"]  # noqa: PLR0124 - NaN
 
 
 def _number(value: float) -> int | float:

@@ -177,7 +177,7 @@ _TABLES: Final = (
 
 _INDEXES: Final = (
     "CREATE INDEX memory_records_scope ON memory_records (scope, created_at)",
-    "CREATE INDEX memory_records_created ON memory_records (space, created_at, scope)",
+    "CREATE INDEX memory_records_created ON memory_records (space, created_at, key, scope)",
     "CREATE INDEX memory_records_source ON memory_records (space, source) WHERE source IS NOT NULL",
     "CREATE INDEX memory_sketches_space ON memory_sketches (space)",
     "CREATE INDEX memory_sketches_gone ON memory_sketches (space, change) WHERE gone = 1",

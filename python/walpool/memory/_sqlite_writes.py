@@ -97,10 +97,10 @@ def delete(space: Space, query: Query, *more: str, given: Given | None = None) -
     """Return the job that deletes the records that meet `query`, and more conditions; triggers take all else along."""
     given = given or Given(space)
     selection = select(query, given)
-    selection = replace(selection, conditions=(*selection.conditions, *more))
+    selection = replace(selection, rows=(*selection.rows, *more))
     if selection.python:
         return _delete_narrowed(space, given, selection)
-    return Write([(f"DELETE FROM memory_records AS r WHERE {selection.where}", given.values)], _rowcount)
+    return Write([(f"DELETE FROM memory_records AS r WHERE {selection.where()}", given.values)], _rowcount)
 
 
 def expire(
