@@ -53,7 +53,11 @@ class Head:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as it is written."""
-        return {_MARK: "memory", "version": VERSION, "collections": [{name: getattr(each, name) for name in _LISTED} for each in self.collections]}
+        return {
+            _MARK: "memory",
+            "version": VERSION,
+            "collections": [{name: getattr(each, name) for name in _LISTED} for each in self.collections],
+        }
 
     @staticmethod
     def of(written: Any) -> Head | None:
