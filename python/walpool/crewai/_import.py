@@ -99,7 +99,7 @@ def import_crewai(
     url = canonical_url(into)
     target = file_of(url)
     found = [entry for place in wanted for entry in find(place)]
-    if path is not None and any(entry.kind == "sqlite" and is_same_file(entry.path, target) for entry in found[:1]):
+    if path is not None and os.path.isfile(path) and is_same_file(path, target):
         raise ConfigError(f"the target of an import is another file than its source [{target}]")
     found = [entry for entry in found if not is_same_file(entry.path, target)]
     report = CrewReport(target, is_dry=dry_run)
@@ -161,7 +161,7 @@ class _Run:
 
     def _records(self, table: str, path: Path, source: LanceTable | QdrantShards) -> None:
         part = self._part(table, path, source.rows, superseded=source.superseded)
-        tick = self._ticker(table, 2 * (source.rows - source.superseded))
+        tick = self._ticker(table, source.rows - source.superseded)
         copy = RecordCopy(self.store, part, tick, is_dry=self.target.is_dry)
         copy.add(source.records())
         if not self.target.is_dry:
@@ -204,17 +204,19 @@ class _Run:
         copy.add()
         if not self.target.is_dry:
             copy.compare()
+        copy.finish()
 
     def _counted(self, table: str, path: Path, number: int) -> tuple[Part, Ticker]:
-        return self._part(table, path, number), self._ticker(table, 2 * number)
+        return self._part(table, path, number), self._ticker(table, number)
 
     def _part(self, table: str, path: Path, number: int, superseded: int = 0) -> Part:
         part = Part(table, str(path), found=number, superseded=superseded)
         self._report.parts.append(part)
         return part
 
-    def _ticker(self, table: str, total: int) -> Ticker:
-        return Ticker(self._progress, table, total)
+    def _ticker(self, table: str, number: int) -> Ticker:
+        passes = 1 if self.target.is_dry else 2
+        return Ticker(self._progress, table, passes * number)
 
     def _refuse(self, entry: Found, why: str) -> None:
         part = next((part for part in self._report.parts if part.source == str(entry.path)), None)

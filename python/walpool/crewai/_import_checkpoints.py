@@ -121,8 +121,9 @@ class Checkpoints:
             if found != [mine]:
                 self.part.differs(f"checkpoint {key.id}", "the target has it with other content, or not at all")
 
-    def close(self) -> None:
-        """Nothing: a file is its opener's to close."""
+    def finish(self) -> None:
+        """Show that it is done."""
+        self._tick.finish()
 
     def _statements(self, keys: Any, is_newest: bool) -> Iterator[list[Statement]]:
         for key in keys:

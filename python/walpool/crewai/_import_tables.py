@@ -22,7 +22,7 @@ Row: TypeAlias = "tuple[Any, ...]"
 
 
 class _TableCopy:
-    """What copying one of these tables has in common; the file is its opener's to close."""
+    """What copying one of these tables has in common."""
 
     def __init__(self, source: SourceFile, target: Target, part: Part, tick: Ticker) -> None:
         self.part = part
@@ -30,8 +30,9 @@ class _TableCopy:
         self._target = target
         self._tick = tick
 
-    def close(self) -> None:
-        """Nothing: the file may hold other tables too."""
+    def finish(self) -> None:
+        """Show that it is done."""
+        self._tick.finish()
 
 
 class FlowStates(_TableCopy):

@@ -27,8 +27,8 @@ class Copy(Protocol):
     def compare(self) -> None:
         """Read both sides, and note what differs."""
 
-    def close(self) -> None:
-        """Give the source back."""
+    def finish(self) -> None:
+        """Show that it is done."""
 
 
 class Target:
