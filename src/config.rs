@@ -310,6 +310,8 @@ settings! {
         cache_size: u64 = 16 * MIB, Unit::Bytes, Count(64 * KIB), LARGEST;
         /// How many prepared statements one connection keeps; 0 keeps none.
         statement_cache: u32 = 128, Unit::Count, Count(0), Count(65_536);
+        /// The memory that sketches for vector search may take; beyond it, those of the space searched least recently are dropped.
+        sketch_memory: u64 = GIB, Unit::Bytes, Count(0), LARGEST;
         /// The size of the WAL past which checkpoints work harder and a warning is logged.
         wal_limit: u64 = 64 * MIB, Unit::Bytes, Count(64 * KIB), LARGEST;
         /// How long a job, lease or read may take before it is logged with its SQL; 0 logs each.

@@ -9,7 +9,7 @@ use rusqlite::ffi;
 pub const CONSTRAINT_FOREIGNKEY: i32 = ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 
 /// The result of everything in the engine that can fail.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The answer to the question "was it applied?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

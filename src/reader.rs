@@ -15,7 +15,7 @@ use crate::caller::{Call, Lately, WAIT_SLICE};
 use crate::checkpoint::LONGEST_PATIENCE;
 use crate::config::Config;
 use crate::connection::{
-    BUSY_RETRY, Connection, Cursor, Interrupter, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
+    BUSY_RETRY, Common, Connection, Cursor, Interrupter, Limit, Raw, Want, Watch, init_reader, reader_flags, retry_busy,
 };
 use crate::error::{Error, Kind, Result};
 use crate::files::Files;
@@ -91,7 +91,7 @@ struct Reader {
 struct Manager {
     opener: SqliteConnectionManager,
     books: Arc<Books>,
-    lately: Arc<Lately>,
+    common: Common,
     busy_timeout: Duration,
 }
 
@@ -109,7 +109,7 @@ impl Manager {
         }
         // Another process that closes the file last, or recovers it, keeps everybody out for a moment.
         let raw: Raw = retry_busy(self.busy_timeout, || Ok(self.opener.connect()?))?;
-        let conn = Connection::adopt(raw, Arc::clone(&self.books.stats), Arc::clone(&self.lately))?;
+        let conn = Connection::adopt(raw, &self.common)?;
         activity.interrupter.get_or_init(|| conn.interrupter());
         Ok(Reader { conn, activity, _entry: entry })
     }
@@ -186,15 +186,8 @@ impl ReaderPool {
     ///
     /// # Errors
     /// What opening the first reader says.
-    pub fn open(
-        path: &Path,
-        config: &Config,
-        files: Arc<Files>,
-        stats: Arc<Stats>,
-        lately: Arc<Lately>,
-        log: Arc<Log>,
-    ) -> Result<Self> {
-        let books = Arc::new(Books { stats, ..Books::default() });
+    pub fn open(path: &Path, config: &Config, files: Arc<Files>, common: Common, log: Arc<Log>) -> Result<Self> {
+        let books = Arc::new(Books { stats: Arc::clone(&common.stats), ..Books::default() });
         let settings = config.clone();
         let opener = SqliteConnectionManager::file(path)
             .with_flags(reader_flags())
@@ -215,7 +208,7 @@ impl ReaderPool {
             .build_unchecked(Manager {
                 opener,
                 books: Arc::clone(&books),
-                lately: Arc::clone(&lately),
+                common: common.clone(),
                 busy_timeout: config.busy_timeout,
             });
         let rules = Rules {
@@ -224,6 +217,7 @@ impl ReaderPool {
             transaction_timeout: config.transaction_timeout,
             slow_threshold: config.slow_threshold,
         };
+        let lately = common.lately;
         let readers =
             ReaderPool { pool: RwLock::new(Some(pool)), books, lately, size: config.readers, rules, files, log };
         readers.checkout(&Call::internal())?;
@@ -642,10 +636,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.db");
         let config = Config { busy_timeout: Duration::from_millis(30), ..Config::default() };
-        let stats = Arc::<Stats>::default();
-        let _writer = open_writer(&Call::internal(), &path, &config, Arc::clone(&stats), Arc::default()).unwrap();
-        let log = Arc::new(Log::new(Arc::clone(&stats)));
-        let readers = ReaderPool::open(&path, &config, Arc::new(Files::of(&path)), stats, Arc::default(), log).unwrap();
+        let common = Common::new(&config);
+        let _writer = open_writer(&Call::internal(), &path, &config, &common).unwrap();
+        let log = Arc::new(Log::new(Arc::clone(&common.stats)));
+        let readers = ReaderPool::open(&path, &config, Arc::new(Files::of(&path)), common, log).unwrap();
         let mut tries = 0;
         let locked_once = || {
             tries += 1;

@@ -216,6 +216,10 @@ stats! {
         busy_waits: "waits for another process's lock",
         yields_to_wait: "times the GIL was given up because something had to be waited for",
         yields_over_budget: "times the GIL was given up because a statement took longer than its budget",
+        searches: "searches by vec_nearest",
+        searches_from_table: "searches that read every sketch from the table: sketch_memory was too small, or their snapshot too old",
+        sketch_loads: "indexes of sketches loaded: one for each space that is searched, and again after it was changed throughout",
+        embeddings_read: "embeddings that searches read to settle who is among the best",
         slow: "jobs, leases and reads past slow_threshold",
         log_dropped: "log messages lost because nobody called the pool to take them",
     }
@@ -231,6 +235,7 @@ stats! {
         readers_out: "readers checked out",
         reads_waiting: "reads of event loops that wait for a reader or a native thread",
         wal_frames: "frames in the WAL after the last commit",
+        sketch_bytes: "bytes of sketches in memory (sketch_memory)",
     }
     sizes {
         jobs_per_group: "jobs committed together",

@@ -57,6 +57,7 @@ class Settings:
     file_mode: int  # permission bits
     cache_size: int  # bytes
     statement_cache: int
+    sketch_memory: int  # bytes
     wal_limit: int  # bytes
     slow_threshold: float
     url: str | None  # the path or URL as it was given, password and all

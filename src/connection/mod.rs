@@ -20,10 +20,12 @@ pub use self::open::{create_file, init_reader, open_writer, reader_flags};
 pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
 use crate::caller::Lately;
+use crate::config::Config;
 use crate::error::{Error, Kind, Outcome, Result};
 use crate::files::Files;
 use crate::functions;
 use crate::locking::OfThisProcess;
+use crate::sketches::Sketches;
 use crate::stats::Stats;
 use crate::value::{Params, Rows};
 
@@ -100,6 +102,26 @@ impl Checkpointed {
     }
 }
 
+/// What all connections of an engine have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// Where they count.
+    pub stats: Arc<Stats>,
+    /// Which statements were long lately.
+    pub lately: Arc<Lately>,
+    /// What searches keep in memory.
+    pub sketches: Arc<Sketches>,
+}
+
+impl Common {
+    /// Nothing seen, counted or kept yet.
+    pub fn new(config: &Config) -> Self {
+        let stats = Arc::<Stats>::default();
+        let sketches = Arc::new(Sketches::new(config.sketch_memory, Arc::clone(&stats)));
+        Common { stats, lately: Arc::default(), sketches }
+    }
+}
+
 /// A connection in a role, with what watches over it.
 pub struct Connection {
     raw: OfThisProcess<Raw>,
@@ -123,14 +145,15 @@ pub fn retry_busy<T>(patience: Duration, mut work: impl FnMut() -> Result<T>) ->
 
 impl Connection {
     /// Take over a connection that was opened and told its PRAGMAs.
-    pub fn adopt(raw: Raw, stats: Arc<Stats>, lately: Arc<Lately>) -> Result<Connection> {
+    pub fn adopt(raw: Raw, common: &Common) -> Result<Connection> {
         let guard = Guard::install(&raw)?;
-        let watch = Watch::install(&raw, stats)?;
+        let watch = Watch::install(&raw, Arc::clone(&common.stats))?;
+        functions::register_search(&raw, &common.sketches, &common.stats, watch.clone())?;
         Ok(Connection {
             raw: OfThisProcess::new(raw),
             guard,
             watch,
-            lately,
+            lately: Arc::clone(&common.lately),
             wal_frames: Cell::new(0),
             files: OnceCell::new(),
         })
@@ -156,9 +179,11 @@ impl Connection {
     fn explain_run(&self, error: Error, sql: &str) -> Error {
         let message = match error.code {
             Some(ffi::SQLITE_CONSTRAINT_TRIGGER) if !self.is_literal_of_a_trigger(&error.message) => RAISED.to_owned(),
-            Some(ffi::SQLITE_ERROR) if !functions::is_own_message(&error.message) => {
-                redact::without_values(&error.message, sql)
+            Some(ffi::SQLITE_ERROR) if functions::is_own_message(&error.message) => {
+                let kind = functions::kind_of(&error.message).unwrap_or(error.kind);
+                return self.explain(Error { kind, ..error });
             }
+            Some(ffi::SQLITE_ERROR) => redact::without_values(&error.message, sql),
             _ => return self.explain(error),
         };
         self.explain(Error { message, ..error })

@@ -2,18 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{OpenFlags, ffi};
 
-use super::{Connection, FIRST_READ, OWN_STATEMENTS, Raw, WAL_FRAMES, retry_busy};
-use crate::caller::{Call, Lately, WAIT_SLICE};
+use super::{Common, Connection, FIRST_READ, OWN_STATEMENTS, Raw, WAL_FRAMES, retry_busy};
+use crate::caller::{Call, WAIT_SLICE};
 use crate::config::{Config, Synchronous};
 use crate::error::{Error, Kind, Result, from_code};
 use crate::functions;
-use crate::stats::Stats;
 
 /// The flags with which readers are opened.
 pub fn reader_flags() -> OpenFlags {
@@ -57,13 +55,7 @@ fn distrust(raw: &Raw) -> rusqlite::Result<()> {
 ///
 /// # Blocking
 /// Waits for another process's lock for up to `busy_timeout`.
-pub fn open_writer(
-    call: &Call,
-    path: &Path,
-    config: &Config,
-    stats: Arc<Stats>,
-    lately: Arc<Lately>,
-) -> Result<Connection> {
+pub fn open_writer(call: &Call, path: &Path, config: &Config, common: &Common) -> Result<Connection> {
     create_file(path, config.file_mode)?;
     refuse_no_file(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -83,7 +75,7 @@ pub fn open_writer(
     })?;
     retry_busy(config.busy_timeout, || init_writer(&raw, config))?;
     refuse_read_only_wal(&raw)?;
-    let conn = Connection::adopt(raw, stats, lately)?;
+    let conn = Connection::adopt(raw, common)?;
     // SQLite takes the file's shared lock once for all connections of a process, through the descriptor of the first that
     // reads, and keeps it until the last one closes. It must be the writer's, which is closed last: a lock that belongs to a
     // descriptor is not let go by another one.

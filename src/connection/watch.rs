@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::caller::{BUDGET, Call, Caller, Unhurried};
 use crate::error::{Error, Kind, Result};
+use crate::functions::Lookout;
 use crate::stats::Stats;
 use crate::sync::Mutex;
 
@@ -56,6 +57,16 @@ struct State {
     ends_over_budget: bool,
     was_over_budget: bool,
     stopped_by: Option<Error>,
+}
+
+impl Lookout for Watch {
+    fn expect_long(&self) -> bool {
+        self.look_inside(true)
+    }
+
+    fn look(&self) -> bool {
+        self.look_inside(false)
+    }
 }
 
 /// The watch of one connection.
@@ -193,6 +204,26 @@ impl Watch {
                 Some(Error::new(Kind::Interrupted, "the read was interrupted; nothing was changed"));
             return true;
         }
+        false
+    }
+
+    /// Look between two steps of a long function, as SQLite does between those of a statement; true says that it must stop.
+    /// With `is_long` it is known to take longer than the budget from here on.
+    fn look_inside(&self, is_long: bool) -> bool {
+        if !is_long || self.is_shielded.load(Ordering::Relaxed) {
+            return self.look();
+        }
+        {
+            let mut state = self.state.lock();
+            if state.ends_over_budget {
+                state.was_over_budget = true;
+                return true;
+            }
+            if state.has_yielded {
+                return false;
+            }
+        }
+        self.yield_now();
         false
     }
 

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use once_cell::race::OnceBox;
 
 use crate::backup;
-use crate::caller::{Call, Lately};
+use crate::caller::Call;
 use crate::checkpoint::Checkpointer;
 use crate::config::Config;
 use crate::connection::{
-    BUSY_RETRY, CheckpointMode, Checkpointed, Ran, Want, file_system, has_wal_reset_fix, open_writer, retry_busy,
-    sqlite_version,
+    BUSY_RETRY, CheckpointMode, Checkpointed, Common, Ran, Want, file_system, has_wal_reset_fix, open_writer,
+    retry_busy, sqlite_version,
 };
 use crate::error::{Error, Kind, Result};
 use crate::files::Files;
@@ -28,6 +28,7 @@ use crate::locking::{self, OfThisProcess, Still};
 use crate::log::{Level, Log, Message, excerpt};
 use crate::reader::{ReaderPool, Rider, Snapshot, Stream};
 use crate::revocable::Tenure;
+use crate::sketches::Sketches;
 use crate::stats::{Figure, Stats};
 use crate::sync::{Mutex, MutexGuard};
 use crate::value::{Params, Rows};
@@ -77,6 +78,7 @@ struct Shared {
     keeper: Keeper,
     crew: Crew,
     bell: Arc<Bell>,
+    sketches: Arc<Sketches>,
     stats: Arc<Stats>,
     log: Arc<Log>,
 }
@@ -335,11 +337,12 @@ impl Drop for Engine {
 
 impl Shared {
     fn open(call: &Call, path: &Path, config: &Config) -> Result<Arc<Shared>> {
-        let (stats, lately, bell) = (Arc::<Stats>::default(), Arc::<Lately>::default(), Arc::<Bell>::default());
+        let (common, bell) = (Common::new(config), Arc::<Bell>::default());
+        let (stats, sketches) = (Arc::clone(&common.stats), Arc::clone(&common.sketches));
         let log = Arc::new(Log::new(Arc::clone(&stats)));
         let checkpointer = Arc::new(Checkpointer::new(path, config, Arc::clone(&stats)));
         // The writer first: it fails at once on a bad path, and turns WAL on.
-        let conn = open_writer(call, path, config, Arc::clone(&stats), Arc::clone(&lately))?;
+        let conn = open_writer(call, path, config, &common)?;
         let files = Arc::new(Files::of(path));
         conn.keep_to(Arc::clone(&files));
         tell_second_library(&files, &stats, &log);
@@ -354,7 +357,7 @@ impl Shared {
             })
         };
         let writer = Writer::new(conn, config, after_commit, Arc::clone(&stats), Arc::clone(&log));
-        let readers = ReaderPool::open(path, config, Arc::clone(&files), Arc::clone(&stats), lately, Arc::clone(&log));
+        let readers = ReaderPool::open(path, config, Arc::clone(&files), common, Arc::clone(&log));
         let readers = match readers {
             Ok(readers) => Arc::new(readers),
             Err(error) => {
@@ -387,6 +390,7 @@ impl Shared {
             keeper,
             crew,
             bell,
+            sketches,
             stats,
             log,
         }))
@@ -465,6 +469,7 @@ impl Shared {
         let closed = self.writer.close(call);
         self.keeper.close();
         self.crew.close();
+        self.sketches.clear(); // a closed handle may live on
         closed
     }
 }

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::caller::Caller;
-use crate::connection::open_writer;
+use crate::connection::{Common, open_writer};
 use crate::group_commit::Work;
 use crate::value::Params;
 
@@ -32,10 +32,9 @@ impl Caller for Asked {
 fn writer() -> (Arc<Writer>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = Config::default();
-    let (stats, log) = (Arc::<Stats>::default(), Arc::new(Log::new(Arc::default())));
-    let conn =
-        open_writer(&Call::internal(), &folder.path().join("test.db"), &config, Arc::clone(&stats), Arc::default())
-            .unwrap();
+    let (common, log) = (Common::new(&config), Arc::new(Log::new(Arc::default())));
+    let stats = Arc::clone(&common.stats);
+    let conn = open_writer(&Call::internal(), &folder.path().join("test.db"), &config, &common).unwrap();
     (Writer::new(conn, &config, Box::new(|_| ()), stats, log), folder)
 }
 

@@ -74,7 +74,17 @@ def old_file(database: Path, rows: list[dict[str, Any]] = ROWS, dims: int | None
         schema.migrate(pool, "memory", [[sql for sql in VERSION_1 if "TRIGGER" not in sql]])
         for key, row in enumerate(rows, 7):
             metadata = json.dumps(row["metadata"])
-            values = (key, row["id"], row["scope"], row["content"], metadata, key, -key, row.get("source"), row.get("private", 0))
+            values = (
+                key,
+                row["id"],
+                row["scope"],
+                row["content"],
+                metadata,
+                key,
+                -key,
+                row.get("source"),
+                row.get("private", 0),
+            )
             embedding = pack(row["embedding"]) if "embedding" in row else None
             pool.batch([
                 (RECORD, values),

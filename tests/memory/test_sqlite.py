@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 import walpool
 import walpool.memory
 from tests.memory.contract import StoreContract, TestPacking, record
+from tests.memory.contract_conditions import ConditionsContract
+from tests.memory.contract_spaces import SpacesContract
 from walpool import schema
 from walpool.errors import ClosedError, DataError, NotSupportedError
 from walpool.memory import DimsError, MemoryStore, Query, pack
@@ -35,12 +38,17 @@ with memory.open(sys.argv[1]) as store:
 
 
 @pytest.fixture
-def store(database: Path) -> Iterator[MemoryStore]:
-    with walpool.memory.open(database) as opened:
-        yield opened
+def opener(database: Path) -> Iterator[Callable[..., MemoryStore]]:
+    with ExitStack() as opened:
+        yield lambda **names: opened.enter_context(walpool.memory.open(database, **names))
 
 
-class TestSqliteStore(StoreContract):
+@pytest.fixture
+def store(opener: Callable[..., MemoryStore]) -> MemoryStore:
+    return opener()
+
+
+class TestSqliteStore(StoreContract, ConditionsContract, SpacesContract):
     pass
 
 
@@ -122,7 +130,7 @@ def test_every_record_has_the_sketch_of_its_vector_whatever_was_put_before(datab
     with walpool.memory.open(database) as store, walpool.Pool(database) as pool:
         store.save([record("a", [1.0, 2.0]), record("b"), record("c"), record("d", [5.0, 6.0])])
         store.save([record("a", [-3.0, 4.0]), record("b", [7.0, 8.0]), record("d")])
-        rows = pool.fetch("""SELECT embedding IS NULL, sketch IS vec_sketch(embedding)
+        rows = pool.fetch("""SELECT embedding IS NULL, sketch IS vec_sketch(embedding, NULL)
             FROM memory_vectors AS v LEFT JOIN memory_sketches AS s ON s.key = v.key ORDER BY v.key""")
         assert rows == [(0, 1), (0, 1), (1, 1), (0, 1)]
 

@@ -29,7 +29,7 @@ TRIM_TO: Final = 50_000
 
 def sketch(embedding: str, centroid: str) -> str:
     """Return the SQL of the sketch of an embedding around a centroid."""
-    return f"vec_sketch({embedding})"
+    return f"vec_sketch({embedding}, {centroid})"
 
 
 def category_rows(record: str, source: str = "", condition: str = "true") -> str:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,7 +14,19 @@ from walpool.errors import ConfigError, DataError
 from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
 from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
 from walpool.memory.records import (
-    DimsError, EmbeddingError, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights, normalize_scope, pack,
+    DimsError,
+    EmbeddingError,
+    Hit,
+    Hits,
+    Metric,
+    Mode,
+    Query,
+    Record,
+    Records,
+    ScopeSummary,
+    Weights,
+    normalize_scope,
+    pack,
 )  # fmt: skip
 from walpool.types import Row, Value
 
@@ -259,12 +271,12 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
         FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED} ORDER BY best.key"""
 
     def decode(rows: list[Row]) -> Hits:
-        hits = Hits(
-            Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score
-        )
+        hits = Hits(Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score)
         if len(rows) > limit == len(hits):
             last = rows[limit - 1]
-            hits.next = _token((epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound)
+            hits.next = _token(
+                (epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound
+            )
         return hits
 
     return (yield from ask(Read(sql, given.values, decode)))
@@ -302,16 +314,18 @@ def _nearest(
     page: tuple[Any, ...] | None,
 ) -> str:
     """Return the SQL of the JSON list of the keys of the best records, in order."""
-    where = [selection.where()]
+    scopes = keys = "NULL"
+    if selection.scopes:
+        scopes = f"(SELECT vec_key_set(s.scope) FROM memory_scopes AS s WHERE {selection.in_scopes})"
     if narrowed is not None:
-        where.append(f"r.key IN (SELECT value FROM json_each({given(encoded(narrowed))}))")
-    score = _SCORES[metric].format(query=vector)
-    if page is not None:
-        _, change, last_score, last_key = page
-        where.append(_unchanged(given(change)))
-        where.append(f"({score} < {given(last_score)} OR {score} = {given(last_score)} AND r.key > {given(last_key)})")
-    return f"""(SELECT json_group_array(key) FROM (SELECT r.key FROM memory_records AS r {JOINED}
-        WHERE {" AND ".join(where)} ORDER BY {score} DESC, r.key LIMIT {given(limit)}))"""
+        keys = f"(SELECT vec_key_set(value) FROM json_each({given(encoded(narrowed))}))"
+    elif not selection.is_scope:
+        # Where the indexes alone know the keys, the scope is left to the other set.
+        found = selection if selection.ids or selection.rows else replace(selection, scopes="")
+        keys = f"(SELECT vec_key_set(key) FROM ({found.keys}))"
+    _, change, score, key = page or (None,) * 4
+    behind = ", ".join(given(value) for value in (change, score, key))
+    return f"vec_nearest({SPACE}, {vector}, {given(metric)}, {given(limit)}, {scopes}, {keys}, {behind})"
 
 
 def _counted(given: Given, selection: Selection) -> Steps[int]:

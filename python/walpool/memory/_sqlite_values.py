@@ -1,4 +1,6 @@
-"""What the index of metadata holds for a JSON value, as SQL: made, looked up and compared by the same expressions; no I/O.
+"""What the index of metadata holds for a JSON value, as SQL; no I/O.
+
+It is made, looked up and compared by the same expressions, so that they cannot disagree.
 
 A row for each top-level key (element 0), and one for each element of a list there (element 1): its kind, and its value.
 
@@ -6,8 +8,8 @@ A row for each top-level key (element 0), and one for each element of a list the
     kind 2 number   the number           kind 3 text            the text
     kind 4 list or object: a text that two of them share exactly if they are equal
 
-A number is what SQLite makes of it: beyond 64 bits an integer is the float nearest to it, and NaN, which JSON has not, is
-null. Of a text of more than `LONGEST` bytes the index holds the beginning, as a BLOB; whoever finds one compares again.
+A number is what SQLite makes of it: beyond 64 bits an integer is the float nearest to it, and NaN, which JSON lacks, is
+null. Of a text of more than `LONGEST` bytes it holds the beginning, as a BLOB; whoever finds one compares again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ def kind(entry: str) -> str:
 
 def full(entry: str) -> str:
     """Return the SQL of the value of `entry`, whole."""
-    return f"CASE {entry}.type WHEN 'null' THEN 0 WHEN 'array' THEN {_canonical(entry)} WHEN 'object' THEN {_canonical(entry)} ELSE {entry}.atom END"
+    canonical = _canonical(entry)
+    return (
+        f"CASE {entry}.type WHEN 'null' THEN 0 WHEN 'array' THEN {canonical} WHEN 'object' THEN {canonical}"
+        f" ELSE {entry}.atom END"
+    )
 
 
 def value(entry: str) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from walpool.errors import DataError
 from walpool.memory import _sqlite_sql as reads
-from walpool.memory._sqlite_filters import SPACE, Given, Space, encoded, micros, select
-from walpool.memory._sqlite_rows import Statement, Steps, Write, ask
+from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, micros, select
+from walpool.memory._sqlite_rows import Statement, Steps, Write, ask, nothing
 from walpool.memory.records import Changes, DimsError, EmbeddingError, Query, Record
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _SPACE: Final = """INSERT INTO memory_spaces (tenant, collection, words) VALUES 
     ON CONFLICT (tenant, collection) DO UPDATE SET words = excluded.words WHERE words <> excluded.words"""
 _SCOPE: Final = f"INSERT INTO memory_scopes (space, path) VALUES ({SPACE}, ?3) ON CONFLICT (space, path) DO NOTHING"
 _SCOPE_KEY: Final = f"(SELECT scope FROM memory_scopes WHERE space = {SPACE} AND path = ?{{}})"
-_RECORD: Final = f"""INSERT INTO memory_records (space, id, scope, content, categories, metadata, importance, created_at,
-        accessed_at, source, private)
+_RECORD: Final = f"""INSERT INTO memory_records (space, id, scope, content, categories, metadata, importance,
+        created_at, accessed_at, source, private)
     VALUES ({SPACE}, ?3, {_SCOPE_KEY.format(4)}, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
     ON CONFLICT (space, id) DO UPDATE SET scope = excluded.scope, content = excluded.content,
         categories = excluded.categories, metadata = excluded.metadata, importance = excluded.importance,
@@ -52,7 +52,7 @@ def save(space: Space, records: Sequence[Record]) -> Write[None]:
             statements.append((_NO_VECTOR, (*owner, record.id)))
         else:
             statements.append((_VECTOR, (*owner, record.id, record.embedding)))
-    return Write(statements, lambda results: None, reads.refusal(space, embeddings))
+    return Write(statements, nothing, reads.refusal(space, embeddings))
 
 
 def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bool]:
@@ -99,7 +99,7 @@ def delete(space: Space, query: Query, *more: str, given: Given | None = None) -
     selection = select(query, given)
     selection = replace(selection, rows=(*selection.rows, *more))
     if selection.python:
-        return _delete_narrowed(space, given, selection)
+        return _delete_narrowed(given, selection)
     return Write([(f"DELETE FROM memory_records AS r WHERE {selection.where()}", given.values)], _rowcount)
 
 
@@ -135,8 +135,8 @@ def expire(
 def reset(space: Space) -> Write[None]:
     """Return the job that empties the space and forgets its dims.
 
-    Table by table rather than record by record: the triggers stand aside meanwhile. The next epoch says that all that was
-    known of the sketches is void, so no tombstones are left.
+    Table by table rather than record by record: the triggers stand aside meanwhile. The next epoch says that all that
+    was known of the sketches is void, so no tombstones are left.
     """
     scopes = f"SELECT scope FROM memory_scopes WHERE space = {SPACE}"
     keys = f"SELECT key FROM memory_records WHERE space = {SPACE}"
@@ -150,9 +150,10 @@ def reset(space: Space) -> Write[None]:
         f"DELETE FROM memory_scopes WHERE space = {SPACE}",
         f"DELETE FROM memory_sketches WHERE space = {SPACE}",
         f"""UPDATE memory_spaces SET resetting = 0, dims = NULL, centroid = NULL, epoch = epoch + 1,
-            trimmed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_sketches'), 0) WHERE space = {SPACE}""",
+            trimmed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_sketches'), 0)
+            WHERE space = {SPACE}""",
     )
-    return Write([(sql, space[:2]) for sql in statements], lambda results: None)
+    return Write([(sql, space[:2]) for sql in statements], nothing)
 
 
 _COLUMNS: Final = (
@@ -198,7 +199,7 @@ def _refuse_surrogates(metadata: Any) -> None:
         raise DataError("metadata holds a lone surrogate, which UTF-8 has not") from None
 
 
-def _delete_narrowed(space: Space, given: Given, selection: Any) -> Steps[int]:
+def _delete_narrowed(given: Given, selection: Selection) -> Steps[int]:
     keys = yield from reads.keys(given, selection)
     sql = "DELETE FROM memory_records WHERE key IN (SELECT value FROM json_each(?1))"
     return (yield from ask(Write([(sql, (encoded(keys),))], _rowcount)))

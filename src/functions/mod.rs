@@ -1,12 +1,21 @@
 //! The SQL functions that every connection of walpool has.
 //! Owns their names, what arguments they take and what NULL means to them. Must not know pools.
 
+mod key_set;
+mod nearest;
+
+use std::sync::Arc;
+
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ToSql};
 
 use crate::error::{Error, Kind, Result};
-use crate::vector::{self, Probe, Sketch, Vector};
+use crate::sketches::Sketches;
+use crate::stats::Stats;
+use crate::vector::grid::{Probe, Sketch};
+use crate::vector::sketch;
+use crate::vector::{self, Vector};
 
 /// Add walpool's SQL functions to `conn`.
 ///
@@ -15,6 +24,9 @@ use crate::vector::{self, Probe, Sketch, Vector};
 /// | `vec_cosine(a, b)` | the cosine of the angle between the two, -1 to 1; 0.0 if either has length 0 |
 /// | `vec_dot(a, b)` | their dot product |
 /// | `vec_l2sq(a, b)` | the square of their L2 distance |
+/// | `vec_sketch(a, c)` | a sketch of it as seen from the centroid `c` (NULL: from 0), a BLOB of half a byte a value and 20 more, for `vec_nearest`; NULL if `a` holds a NaN or an infinity |
+/// | `vec_key_set(n)` | an aggregate: the set of these integers from 0 on as a BLOB, for `vec_nearest`; NULLs are left out |
+/// | `vec_nearest(...)` | the records nearest to a vector: see `register_search` |
 /// | `vec_sketch(a)` | a sketch of it, a BLOB of a quarter of its bytes; NULL if it holds a NaN or an infinity |
 /// | `vec_sketch_cosine(sketch, b)` | the most that `vec_cosine(a, b)` can be, close above it |
 /// | `vec_sketch_l2sq(sketch, b)` | the least that `vec_l2sq(a, b)` can be, close below it |
@@ -30,9 +42,57 @@ pub fn register(conn: &Connection) -> rusqlite::Result<()> {
     add(conn, "vec_cosine", 2, |ctx| score(ctx, cosine))?;
     add(conn, "vec_dot", 2, |ctx| score(ctx, |_, a, b| vector::dot(a, b)))?;
     add(conn, "vec_l2sq", 2, |ctx| score(ctx, |_, a, b| vector::l2_squared(a, b)))?;
+    key_set::register(conn)?;
+    add(conn, "vec_sketch", 2, |ctx| match vector_argument(ctx, 0)? {
+        Some(vector) => sketch::encode(vector, vector_argument(ctx, 1)?),
+        None => Ok(None),
+    })?;
     add(conn, "vec_sketch", 1, |ctx| Ok(vector_argument(ctx, 0)?.and_then(Sketch::encode)))?;
     add(conn, "vec_sketch_cosine", 2, |ctx| bound(ctx, Probe::cosine_at_most))?;
     add(conn, "vec_sketch_l2sq", 2, |ctx| bound(ctx, Probe::l2_squared_at_least))
+}
+
+/// Who watches over the statement that a function runs in. Both answer whether the function must stop.
+pub trait Lookout: Send + 'static {
+    /// What comes takes longer than a moment: the caller's thread is given up.
+    fn expect_long(&self) -> bool;
+    /// Between two steps of something long.
+    fn look(&self) -> bool;
+}
+
+/// Add `vec_nearest`, which needs more than its arguments.
+///
+/// `vec_nearest(space, query, metric, limit, scopes, keys, change, after_score, after_key)` answers a JSON array of the keys of
+/// exactly the `limit` best records of a space of the memory store, by falling score, then by rising key.
+///
+/// | argument | is |
+/// |---|---|
+/// | `space` | `memory_spaces.space`; of one that is not there, no records are found |
+/// | `query` | a BLOB of little-endian `f32` |
+/// | `metric` | `'cosine'`, `'dot'`, or `'l2'`, whose score is `1 / (1 + d²)` |
+/// | `limit` | how many; none from 0 down |
+/// | `scopes` | a `vec_key_set` of scopes; NULL for all |
+/// | `keys` | a `vec_key_set` of records; NULL for all |
+/// | `change` | only records whose last change is this one or an earlier; NULL for all |
+/// | `after_score`, `after_key` | the last record of the page before: only what comes behind it; both NULL for the first page |
+///
+/// A record without an embedding counts as a vector of zeros, whose cosine is 0. It reads the tables in the snapshot of the
+/// statement that it stands in, what that transaction has written among it, and may stand in no view and no trigger.
+///
+/// # Errors
+/// As `register`.
+pub fn register_search(
+    conn: &Connection,
+    sketches: &Arc<Sketches>,
+    stats: &Arc<Stats>,
+    lookout: impl Lookout,
+) -> rusqlite::Result<()> {
+    nearest::register(conn, Arc::clone(sketches), Arc::clone(stats), lookout)
+}
+
+/// The class of an own message's error, where SQLite's word for it (a statement that is wrong) is not the one.
+pub fn kind_of(message: &str) -> Option<Kind> {
+    nearest::is_about_data(message).then_some(Kind::Data)
 }
 
 /// Whether a message that SQLite passes on is one of these functions' own, which quote no values.

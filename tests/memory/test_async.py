@@ -1,0 +1,190 @@
+"""The awaited memory store: the same contract, behind a face that waits for it; its mirror; and a loop that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from looping import on_asyncio
+
+import walpool
+import walpool.memory
+from tests.memory.contract import StoreContract, record
+from tests.memory.contract_conditions import ConditionsContract
+from tests.memory.contract_spaces import SpacesContract
+from tests.test_mirror import annotation, parameters, public, texts_of_annotations
+from walpool.memory import (
+    AsyncMemoryStore,
+    AsyncSqliteMemoryStore,
+    MemoryStore,
+    Query,
+    SqliteMemoryStore,
+    pack,
+)  # fmt: skip
+
+METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(vars(SqliteMemoryStore)[name])]
+
+
+class Awaited:
+    """An async store for callers that wait: each call is run on a loop that a thread of its own runs."""
+
+    def __init__(self, store: AsyncMemoryStore, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            begun = method(*args, **named)
+            return self._iterate(begun) if inspect.isasyncgen(begun) else self._wait(begun)
+
+        return call
+
+    def _wait(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(50)
+
+    def _iterate(self, begun: Any) -> Iterator[Any]:
+        async def following() -> list[Any]:
+            try:
+                return [await anext(begun)]
+            except StopAsyncIteration:
+                return []
+
+        try:
+            while found := self._wait(following()):
+                yield from found
+        finally:
+            self._wait(begun.aclose())
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    running = asyncio.new_event_loop()
+    thread = threading.Thread(target=running.run_forever)
+    thread.start()
+    yield running
+    running.call_soon_threadsafe(running.stop)
+    thread.join()
+    running.close()
+
+
+@pytest.fixture
+def opener(database: Path, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., MemoryStore]]:
+    opened: list[Any] = []
+
+    def opens(**names: Any) -> MemoryStore:
+        opened.append(Awaited(walpool.memory.open_async(database, **names), loop))
+        return cast("MemoryStore", opened[-1])
+
+    yield opens
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(opener: Callable[..., MemoryStore]) -> MemoryStore:
+    return opener()
+
+
+class TestAsyncSqliteStore(StoreContract, ConditionsContract, SpacesContract):
+    pass
+
+
+# As its mirror
+
+
+def test_store_has_the_same_names_in_the_same_order() -> None:
+    assert public(AsyncSqliteMemoryStore) == public(SqliteMemoryStore)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_takes_the_same_arguments_and_is_awaited(name: str) -> None:
+    plain, mirrored = vars(SqliteMemoryStore)[name], vars(AsyncSqliteMemoryStore)[name]
+    assert parameters(mirrored) == parameters(plain)
+    assert texts_of_annotations(mirrored) == texts_of_annotations(plain)
+    assert inspect.iscoroutinefunction(mirrored) or inspect.isasyncgenfunction(mirrored)
+    given = inspect.signature(mirrored).return_annotation
+    assert annotation(given) == annotation(inspect.signature(plain).return_annotation)
+
+
+@pytest.mark.parametrize(
+    ("store", "contract"), [(SqliteMemoryStore, MemoryStore), (AsyncSqliteMemoryStore, AsyncMemoryStore)]
+)
+def test_store_has_what_the_contract_asks(store: type, contract: type) -> None:
+    for name in public(contract):
+        assert parameters(getattr(store, name))[:1] == parameters(getattr(contract, name))[:1]
+        asked = [(given.name, given.kind) for given in inspect.signature(getattr(contract, name)).parameters.values()]
+        assert [
+            (given.name, given.kind) for given in inspect.signature(getattr(store, name)).parameters.values()
+        ] == asked
+
+
+def test_opening_takes_the_same_arguments() -> None:
+    assert parameters(walpool.memory.open_async) == parameters(walpool.memory.open)
+
+
+# On a loop
+
+
+@on_asyncio
+async def test_tasks_that_begin_at_once_make_the_tables_once(database: Path) -> None:
+    async with walpool.memory.open_async(database) as store:
+        await asyncio.gather(*(store.save([record(str(n), [1.0])]) for n in range(50)))
+        assert await store.count() == 50
+        assert [found.id async for found in store.iterate(Query(ids=("1", "2")))] == ["1", "2"]
+        assert await store.check() == []
+
+
+@on_asyncio
+async def test_store_opens_at_its_first_call_and_both_kinds_share_a_file(database: Path) -> None:
+    store = walpool.memory.open_async(database)
+    assert not database.exists()
+    await store.save([record("a", [1.0])])
+
+    def beside() -> int:
+        with walpool.memory.open(database) as plain:
+            return plain.count()
+
+    assert await asyncio.to_thread(beside) == 1
+    await store.close()
+    await store.close()
+
+
+@on_asyncio
+async def test_iterator_that_is_left_early_gives_its_reader_back(database: Path) -> None:
+    async with walpool.memory.open_async(database, readers=2) as store:
+        await store.save([record(str(n)) for n in range(10)])
+        for _ in range(5):
+            found = cast("Any", store.iterate(chunk=2))
+            assert (await anext(found)).id == "0"
+            await found.aclose()
+        assert len(await store.search(pack([1.0]))) == 10
+
+
+@on_asyncio
+async def test_read_of_a_cancelled_task_leaves_the_store_whole(database: Path) -> None:
+    async with walpool.memory.open_async(database) as store:
+        await store.save([record(str(n), [1.0]) for n in range(100)])
+        for _ in range(20):
+            task = asyncio.ensure_future(store.summary())
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert await store.count() == 100
+
+
+def _typed(store: AsyncSqliteMemoryStore) -> AsyncMemoryStore:
+    return store  # for the type checker
+
+
+def _iterates(store: AsyncSqliteMemoryStore) -> AsyncIterator[walpool.memory.Record]:
+    return store.iterate()  # for the type checker
