@@ -101,7 +101,7 @@ def source(made: Path, tmp_path: Path) -> Path:
 
 def waits_for(flow: str) -> PendingFeedbackContext:
     return PendingFeedbackContext(
-        flow_id=flow, flow_class="some.Flow", method_name="ask", method_output="x", message="go on?"
+        flow_id=flow, flow_class="some.Flow", method_name="ask", method_output="x", message="go on?", requested_at=DAY
     )
 
 
