@@ -35,12 +35,16 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
 """
 
 
-def source_of(project: str) -> Path:
-    """Return the folder with a project's source and tests, the version that is installed; fetched once a checkout.
+def source_of(project: str, wanted: str | None = None) -> Path:
+    """Return the folder with a project's source and tests; fetched once a checkout.
 
     Skips the test where it cannot be fetched.
+
+    Args:
+        project: its name on PyPI.
+        wanted: which version; None is the one that is installed.
     """
-    wanted = version(project)
+    wanted = wanted or version(project)
     found = CACHE / f"{project.replace('-', '_')}-{wanted}"
     if not found.exists():
         CACHE.mkdir(exist_ok=True)

@@ -48,9 +48,11 @@ PYTHON_FLOORS = {
     "__main__": 9,
     "cli": 8,
     "crewai": 7,
+    "interchange": 7,
     "langgraph": 7,
     "openai_agents": 7,
     "doctor": 7,
+    "copying": 6,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
     "memory.sqlite": 5,
@@ -94,16 +96,17 @@ PYTHON_PACKAGES = {
     "agents": {"openai_agents"},
     "crewai": {"crewai"},
     "crewai_core": {"crewai"},
-    "lancedb": set[str](),
+    "lancedb": {"crewai"},  # to read what CrewAI stored in it
     "langchain_core": {"langgraph"},
     "langgraph": {"langgraph"},
     "ormsgpack": {"langgraph"},
+    "pyarrow": {"interchange"},
     "pydantic": {"crewai"},
     "pydantic_core": {"crewai"},
+    "qdrant_edge": {"crewai"},
     "rich": {"cli"},
-    # For the classes that ours derive from; and to read what LangGraph's own SQLite classes wrote. A file of walpool's
-    # is never opened with it.
-    "sqlite3": {"errors", "langgraph"},
+    # For the classes that ours derive from; and to read what others wrote. A file of walpool's is never opened with it.
+    "sqlite3": {"copying", "errors"},
 }
 
 LONGEST_FILE = 700  # lines; a longer one says "Long, because ..." in its first lines

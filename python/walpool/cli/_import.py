@@ -1,13 +1,15 @@
-"""`walpool import WHAT`: what a framework stored, copied into a walpool database. A command for each source."""
+"""`walpool import WHAT`: what a framework or a file holds, copied into a walpool database; a command for each source."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
 
-from walpool.cli._command import Command, Group
-from walpool.cli._screen import print_json, progress
+from walpool.cli._command import Command, Group, add_database
+from walpool.cli._moving import print_report
+from walpool.cli._screen import print_json, progress, progress_of_each
 from walpool.errors import ConfigError, DataError
+from walpool.interchange import import_memory
 
 __all__ = ["COMMANDS"]
 
@@ -41,6 +43,66 @@ def _langgraph(arguments: argparse.Namespace) -> None:
         raise DataError(f"{len(report.differences)} of the threads and items are not in DST as they are in SRC")
 
 
-_SOURCES = (Command("langgraph", "copy what LangGraph's own SQLite classes stored", _langgraph_arguments, _langgraph),)
+# walpool import crewai
 
-COMMANDS = (Group("import", "copy what a framework stored into a walpool database", _SOURCES),)
+
+def _crewai_arguments(parser: argparse.ArgumentParser) -> None:
+    where = "a folder or file of CrewAI's; default: where it keeps the data of the project in this folder"
+    parser.add_argument("source", metavar="PATH", nargs="?", help=f"{where}; it is only read")
+    default = "WALPOOL_URL, or where walpool.crewai.install() stores"
+    parser.add_argument("--into", metavar="DB", help=f"path or URL of the database; default: {default}")
+    _add_dry_run(parser)
+
+
+def _crewai(arguments: argparse.Namespace) -> None:
+    try:
+        from walpool.crewai import import_crewai
+    except ImportError as error:
+        raise ConfigError(f"{error}: pip install 'walpool[crewai]'") from error
+    with progress_of_each(arguments.json) as shown:
+        report = import_crewai(arguments.source, arguments.into, dry_run=arguments.dry_run, progress=shown)
+    print_report(report, as_json=arguments.json)
+
+
+# walpool import FILE DB
+
+
+def _file_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="memories in .jsonl, .jsonl.gz or .parquet; - is standard input")
+    add_database(parser, "the database, made if it is not there; default: WALPOOL_URL")
+    parser.add_argument("--format", choices=["jsonl", "parquet"], help="in place of what the file's name says")
+    parser.add_argument("--tenant", metavar="NAME", action="append", help="only of this tenant; may be repeated")
+    parser.add_argument("--collection", metavar="NAME", action="append", help="only of this name; may be repeated")
+    parser.add_argument("--overwrite", action="store_true", help="replace what differs in DB")
+    _add_dry_run(parser)
+
+
+def _file(arguments: argparse.Namespace) -> None:
+    try:
+        with progress_of_each(arguments.json) as shown:
+            report = import_memory(
+                arguments.source,
+                arguments.path_or_url,
+                format=arguments.format,
+                tenants=arguments.tenant,
+                collections=arguments.collection,
+                overwrite=arguments.overwrite,
+                dry_run=arguments.dry_run,
+                progress=shown,
+            )
+    except (DataError, FileNotFoundError, IsADirectoryError) as error:  # the source's fault, like a wrong argument
+        raise ConfigError(f"{error} [{arguments.source}]") from error
+    print_report(report, as_json=arguments.json)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="write nothing, and say what would be added")
+
+
+_SOURCES = (
+    Command("crewai", "copy what CrewAI's own stores hold", _crewai_arguments, _crewai),
+    Command("langgraph", "copy what LangGraph's own SQLite classes stored", _langgraph_arguments, _langgraph),
+    Command("file", "copy memories from JSON Lines or Parquet; meant where no other is named", _file_arguments, _file),
+)
+
+COMMANDS = (Group("import", "copy what a framework or a file holds into a walpool database", _SOURCES, "file"),)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import walpool
-from walpool.cli import _doctor, _import, _memory, _settings
+from walpool.cli import _doctor, _export, _import, _memory, _settings
 from walpool.cli._command import Command, Failed, Group
 from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, Error
@@ -26,6 +26,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *_settings.COMMANDS,
     *_memory.COMMANDS,
     *_import.COMMANDS,
+    *_export.COMMANDS,
     *_doctor.COMMANDS,
 )
 

@@ -16,7 +16,17 @@ from typing import Any
 from walpool.cli._command import Failed
 from walpool.errors import ConfigError
 
-__all__ = ["ask", "harmless", "has_rich", "print_json", "print_table", "print_tree", "progress", "shortened"]
+__all__ = [
+    "ask",
+    "harmless",
+    "has_rich",
+    "print_json",
+    "print_table",
+    "print_tree",
+    "progress",
+    "progress_of_each",
+    "shortened",
+]
 
 _JOINERS = "\u200c\u200d"  # not printable by Python's account; Persian, Hindi and emoji are spelled with them
 
@@ -138,3 +148,36 @@ def progress(is_silent: bool, said: str) -> Iterator[Callable[[int, int], None] 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(said, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress_of_each(is_silent: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yield what shows how far each of several works is: one bar below the other, or figures without rich.
+
+    Args:
+        is_silent: as for `progress`.
+    """
+    if is_silent or not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        yield _print_figures
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(done: int, total: int, what: str) -> None:
+            if what not in tasks or (done == 0 and bars.tasks[tasks[what]].completed):
+                tasks[what] = bars.add_task(harmless(what), total=None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield show
+
+
+def _print_figures(done: int, total: int, what: str) -> None:
+    of_all = f"/{total}" if total else ""
+    print(f"\r{harmless(what)}: {done}{of_all}", end="\n" if done >= total > 0 else "", file=sys.stderr, flush=True)

@@ -15,14 +15,17 @@ from walpool.crewai._install import COMPONENTS, Installation, Surface, install
 from walpool.crewai._seams import InstallWarning
 
 if TYPE_CHECKING:
+    from walpool.crewai._import import CrewReport, import_crewai
     from walpool.crewai.checkpoint import WalpoolCheckpointProvider
     from walpool.crewai.flow import WalpoolFlowPersistence
     from walpool.crewai.kickoff import WalpoolKickoffStorage
     from walpool.crewai.lock import WalpoolLock
+    from walpool.crewai.long_term import WalpoolLongTermStorage
     from walpool.crewai.memory import WalpoolStorage
 
 __all__ = [
     "COMPONENTS",
+    "CrewReport",
     "InstallWarning",
     "Installation",
     "Surface",
@@ -30,18 +33,23 @@ __all__ = [
     "WalpoolFlowPersistence",
     "WalpoolKickoffStorage",
     "WalpoolLock",
+    "WalpoolLongTermStorage",
     "WalpoolStorage",
+    "import_crewai",
     "install",
 ]
 
 # Imported when they are asked for: each needs another part of CrewAI, and an older CrewAI that lacks one of them still
 # gets the others.
 _HOMES = {
+    "CrewReport": "walpool.crewai._import",
     "WalpoolCheckpointProvider": "walpool.crewai.checkpoint",
     "WalpoolFlowPersistence": "walpool.crewai.flow",
     "WalpoolKickoffStorage": "walpool.crewai.kickoff",
     "WalpoolLock": "walpool.crewai.lock",
+    "WalpoolLongTermStorage": "walpool.crewai.long_term",
     "WalpoolStorage": "walpool.crewai.memory",
+    "import_crewai": "walpool.crewai._import",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import quote
@@ -43,15 +43,22 @@ def canonical_url(url: str | os.PathLike[str] | None) -> str:
     settings = Settings.load(url)
     given = settings.url
     if given is None:
-        from crewai_core.paths import db_storage_path
-
-        return _walpool_url(os.path.join(db_storage_path(), "walpool.db"), "")
+        return _walpool_url(os.path.join(storage_folder(), "walpool.db"), "")
     if settings.path is None:
         raise ConfigError("the CrewAI integration stores in an SQLite file: give a path, walpool://... or sqlite://...")
     if settings.path == ":memory:":
         return settings.path
     _, mark, query = given.partition("?") if "://" in given else ("", "", "")
     return _walpool_url(os.path.abspath(settings.path), mark + query)
+
+
+def storage_folder() -> str:
+    """Return the folder in which CrewAI keeps this project's databases; made if it is not there."""
+    try:
+        from crewai_core.paths import db_storage_path
+    except ImportError:  # before 1.10
+        from crewai.utilities.paths import db_storage_path  # type: ignore[import-not-found, no-redef, unused-ignore]
+    return str(db_storage_path())
 
 
 def file_of(url: str) -> str:
@@ -72,9 +79,25 @@ def open_pool(url: str, settings: dict[str, Any]) -> Pool:
 
 def open_tables(url: str, settings: dict[str, Any]) -> Pool:
     """Return `open_pool` of a file that has the tables of flows and kickoffs."""
+    return _open_migrated(url, settings, "crewai", _sql.MIGRATIONS)
+
+
+def open_long_term(url: str, settings: dict[str, Any]) -> Pool:
+    """Return `open_pool` of a file that has the table of long-term memories."""
+    return _open_migrated(url, settings, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS)
+
+
+def make_tables(pool: Pool) -> None:
+    """Make all tables of the integration but memory's, where they are missing: as an import needs them."""
+    schema.migrate(pool, "crewai", _sql.MIGRATIONS)
+    schema.migrate(pool, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS)
+    pool.execute(_sql.CREATE_CHECKPOINTS)
+
+
+def _open_migrated(url: str, settings: dict[str, Any], name: str, migrations: Sequence[schema.Migration]) -> Pool:
     pool = open_pool(url, settings)
     try:
-        schema.migrate(pool, "crewai", _sql.MIGRATIONS)
+        schema.migrate(pool, name, migrations)
     except BaseException:
         pool.close()
         raise

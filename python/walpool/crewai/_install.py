@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from walpool.crewai._database import canonical_url
-from walpool.crewai._seams import SEAMS, InstallWarning, NotReplacedError, Plan
+from walpool.crewai._seams import OLD_SEAMS, SEAMS, InstallWarning, NotReplacedError, Plan, has_long_term
 from walpool.errors import ConfigError
 from walpool.settings import Settings
 
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from walpool.crewai.memory import Score
 
 COMPONENTS: Final = tuple(SEAMS)
-"""What `install` can replace, in the order in which it does."""
+"""What `install` can replace, in the order in which it does.
+
+A CrewAI up to 1.9.3 has fewer of them, and one more, `long_term`, which is replaced with them.
+"""
+
+_ALL_SEAMS: Final = {**SEAMS, **OLD_SEAMS}
 
 
 class Surface(NamedTuple):
@@ -35,6 +40,8 @@ class Surface(NamedTuple):
     replaced: bool
     detail: str
     """The seam that was used; or why it was not, and what to do about it."""
+    is_absent: bool = False
+    """Whether this version of CrewAI has nothing of the kind."""
 
     def __str__(self) -> str:
         return f"{self.component}: {'replaced' if self.replaced else 'not replaced'} ({self.detail})"
@@ -117,7 +124,7 @@ def install(
     Args:
         url: the database of memory, flows and kickoffs: a path, or a `walpool://` or `sqlite://` URL. None takes
             `WALPOOL_URL`, and without that `walpool.db` where CrewAI keeps its own databases.
-        components: some of `COMPONENTS`.
+        components: some of `COMPONENTS`, or `long_term`, which CrewAI has up to 1.9.3.
         score: how memory scores; `lance`, as CrewAI's default store does, if nothing is given.
         **settings: as `walpool.Pool` takes them.
 
@@ -128,9 +135,11 @@ def install(
         InstallWarning: a component could not be replaced, or something that was built before keeps its old store.
     """
     chosen = tuple(components)
-    unknown = [name for name in chosen if name not in COMPONENTS]
+    unknown = [name for name in chosen if name not in _ALL_SEAMS]
     if unknown:
-        raise ConfigError(f"components={unknown!r} is not accepted: use some of {', '.join(COMPONENTS)}")
+        raise ConfigError(f"components={unknown!r} is not accepted: use some of {', '.join(_ALL_SEAMS)}")
+    if chosen == COMPONENTS and has_long_term():
+        chosen = tuple(_ALL_SEAMS)
     if Settings.load(url, **settings).disable:
         installation = Installation(Plan(""), chosen)
         installation.report = tuple(Surface(name, False, "WALPOOL_DISABLE is set") for name in chosen)
@@ -144,7 +153,7 @@ def install(
         plan = Plan(canonical_url(url), score or "lance", settings)
         installation = Installation(plan, chosen)
         try:
-            installation.report = tuple(_put_in(plan, name) for name in COMPONENTS if name in chosen)
+            installation.report = tuple(_put_in(plan, name) for name in _ALL_SEAMS if name in chosen)
         except BaseException:
             plan.take_out()
             raise
@@ -176,7 +185,8 @@ def _check_the_same(
         differences.append(f"url={os.fspath(url)!r}")
     if score is not None and score != plan.score:
         differences.append(f"score={score!r}")
-    if components != COMPONENTS and (missing := [name for name in components if name not in current.components]):
+    is_default = set(components) - set(OLD_SEAMS) == set(COMPONENTS)
+    if not is_default and (missing := [name for name in components if name not in current.components]):
         differences.append(f"components={missing!r}")
     if differences:
         raise ConfigError(f"walpool is installed at {plan.url} without {', '.join(differences)}: uninstall it first")
@@ -186,18 +196,32 @@ def _put_in(plan: Plan, component: str) -> Surface:
     """Replace one component; all of it or, where this CrewAI lacks a seam, nothing of it."""
     steps = len(plan.undo)
     try:
-        return Surface(component, True, SEAMS[component](plan))
+        return Surface(component, True, _ALL_SEAMS[component](plan))
     except NotReplacedError as error:
         return Surface(component, False, str(error))
     except (ImportError, AttributeError) as error:
         plan.take_out(down_to=steps)
-        version = getattr(sys.modules.get("crewai"), "__version__", "of this environment")
-        return Surface(component, False, f"crewai {version} is not built as walpool expects: {error}")
+        is_old = has_long_term()
+        if isinstance(error, ModuleNotFoundError) and (is_old or component in OLD_SEAMS):
+            age = "older" if is_old else "newer"
+            detail = f"crewai {_version()} is {age} than what walpool replaces here: it has no {error.name}"
+            return Surface(component, False, detail, is_absent=True)
+        return Surface(component, False, f"crewai {_version()} is not built as walpool expects: {error}")
+
+
+def _version() -> str:
+    return getattr(sys.modules.get("crewai"), "__version__", "of this environment")
 
 
 def _not_replaced(installation: Installation) -> Iterator[str]:
     """Yield what stays with CrewAI's own stores: components, and what was built before and keeps what it has."""
-    yield from (f"walpool is not in place of CrewAI's {found}" for found in installation.report if not found.replaced)
+    absent = [found.component for found in installation.report if found.is_absent]
+    for found in installation.report:
+        if not found.replaced and not found.is_absent:
+            yield f"walpool is not in place of CrewAI's {found}"
+    if absent:
+        names = ", ".join(absent)
+        yield f"crewai {_version()} has no {names} that walpool could replace; print the installation for more"
     replaced = {surface.component for surface in installation.report if surface.replaced}
     if "flow" in replaced:
         for name in _flows_with_the_stock_default():

@@ -6,18 +6,20 @@ component for itself, so that one that lacks a seam costs that component and no 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from walpool.crewai._database import canonical_url
+from walpool.crewai._database import canonical_url, storage_folder
 
 if TYPE_CHECKING:
-    from walpool.crewai.memory import Score, WalpoolStorage
+    from walpool.crewai.memory import Score
 
 
 class _Closeable(Protocol):
@@ -25,6 +27,8 @@ class _Closeable(Protocol):
 
 
 C = TypeVar("C", bound=_Closeable)
+
+_LONG_TERM: Final = "crewai.memory.storage.ltm_sqlite_storage"
 
 
 class InstallWarning(UserWarning):
@@ -139,6 +143,34 @@ def put_in_lock(plan: Plan) -> str:
     return "set_lock_backend"
 
 
+def has_long_term() -> bool:
+    """Return whether this CrewAI keeps long-term memories of the old kind: up to 1.9.3 it does."""
+    try:
+        return find_spec(_LONG_TERM) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
+
+
+def put_in_long_term(plan: Plan) -> str:
+    """Replace the store of long-term memories that CrewAI has up to 1.9.3; return the seam."""
+    stock = import_module(_LONG_TERM).LTMSQLiteStorage
+    from walpool.crewai.long_term import WalpoolLongTermStorage
+
+    default = os.path.join(storage_folder(), "long_term_memory_storage.db")
+    storages = _Storages(lambda url: WalpoolLongTermStorage(url, **plan.settings), plan.url)
+    plan.undo.append(storages.close)
+
+    def ours(storage: Any) -> WalpoolLongTermStorage:
+        # A crew that names a file keeps it: the table in it is the same.
+        return storages.at(plan.url if storage.db_path == default else canonical_url(storage.db_path))
+
+    plan.rebind(stock, "_initialize_db", lambda _: None)
+    # The methods rather than the class: whoever holds the class or an object of it already is reached as well.
+    for name in ("save", "load", "reset", "asave", "aload", "areset"):
+        plan.rebind(stock, name, _forward(ours, getattr(WalpoolLongTermStorage, name)))
+    return "rebound LTMSQLiteStorage's methods"
+
+
 SEAMS: Final[dict[str, Callable[[Plan], str]]] = {
     "memory": put_in_memory,
     "flow": put_in_flow,
@@ -148,26 +180,33 @@ SEAMS: Final[dict[str, Callable[[Plan], str]]] = {
 }
 """By component, in the order in which they are put in. Each returns the seam that it used."""
 
+OLD_SEAMS: Final[dict[str, Callable[[Plan], str]]] = {"long_term": put_in_long_term}
+"""Those that only an older CrewAI has."""
 
-class _Storages:
-    """The memory storage factory: one storage for the default, and one for each database that a crew names.
+
+class _Storages(Generic[C]):
+    """One storage for the default, and one for each database that a crew names; called, the memory storage factory.
 
     Another path is left to CrewAI: it names a folder of LanceDB's, with memories in it that would seem lost.
     """
 
-    def __init__(self, make: Callable[[str], WalpoolStorage], default_url: str) -> None:
+    def __init__(self, make: Callable[[str], C], default_url: str) -> None:
         self._make = make
         self._default_url = default_url
         self._lock = threading.Lock()  # guards the table
-        self._by_url: dict[str, WalpoolStorage] = {}
+        self._by_url: dict[str, C] = {}
 
-    def __call__(self, spec: str) -> WalpoolStorage | None:
+    def __call__(self, spec: str) -> C | None:
         if spec == "lancedb":
             url = self._default_url
         elif spec.startswith(("walpool://", "sqlite://")) or spec.endswith((".db", ".sqlite", ".sqlite3")):
             url = canonical_url(spec)
         else:
             return None
+        return self.at(url)
+
+    def at(self, url: str) -> C:
+        """Return the storage of the database with this canonical URL."""
         with self._lock:
             storage = self._by_url.get(url)
             if storage is None:
@@ -200,6 +239,16 @@ class _Once(Generic[C]):
         with self._lock:
             if self._made is not None:
                 self._made.close()
+
+
+def _forward(ours: Callable[[Any], object], method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method for a class of CrewAI's that does what `method` does, on `ours` of the object."""
+
+    @wraps(method)
+    def call(storage: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(ours(storage), *args, **kwargs)
+
+    return call
 
 
 def _delegate(method: Callable[..., Any]) -> Callable[..., Any]:

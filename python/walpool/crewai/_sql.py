@@ -46,6 +46,21 @@ MIGRATIONS: Final = (
     ),
 )
 
+# What CrewAI up to 1.9.3 learned from its tasks; a set of tables of its own, as its file may hold nothing else.
+LONG_TERM_MIGRATIONS: Final = (
+    (
+        """CREATE TABLE IF NOT EXISTS long_term_memories (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            task_description TEXT,
+            metadata TEXT,
+            datetime TEXT,
+            score REAL
+        )""",
+        """CREATE INDEX IF NOT EXISTS idx_long_term_memories_task
+            ON long_term_memories (task_description, datetime DESC, score)""",
+    ),
+)
+
 CREATE_CHECKPOINTS: Final = """CREATE TABLE IF NOT EXISTS checkpoints (
     id TEXT PRIMARY KEY,
     created_at TEXT NOT NULL,
@@ -67,6 +82,8 @@ KICKOFF_COLUMNS: Final = (
 
 DELETE_OUTPUTS: Final = "DELETE FROM latest_kickoff_task_outputs"
 LOAD_OUTPUTS: Final = f"SELECT {', '.join(KICKOFF_COLUMNS)} FROM latest_kickoff_task_outputs ORDER BY task_index"
+
+CLEAR_LONG_TERM: Final = "DELETE FROM long_term_memories"
 
 _ADD_OUTPUT: Final = """INSERT INTO latest_kickoff_task_outputs
     (task_id, task_key, expected_output, output, task_index, inputs, was_replayed) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -146,3 +163,16 @@ def load_checkpoint(checkpoint_id: str) -> Statement:
 def prune_checkpoints(branch: str, max_keep: int) -> Statement:
     """Return the statement that keeps the `max_keep` checkpoints of a branch that were stored last."""
     return _PRUNE_CHECKPOINTS, (branch, max_keep)
+
+
+def save_long_term(task_description: Value, metadata: Value, datetime: Value, score: Value) -> Statement:
+    """Return the statement that adds what a task taught; `metadata` is JSON."""
+    sql = "INSERT INTO long_term_memories (task_description, metadata, datetime, score) VALUES (?, ?, ?, ?)"
+    return sql, (task_description, metadata, datetime, score)
+
+
+def load_long_term(task_description: str, latest_n: int) -> Statement:
+    """Return the query of what a task taught: metadata, datetime and score, the latest first, then the worst first."""
+    sql = """SELECT metadata, datetime, score FROM long_term_memories WHERE task_description = ?
+        ORDER BY datetime DESC, score ASC LIMIT ?"""
+    return sql, (task_description, latest_n)

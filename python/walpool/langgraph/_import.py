@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
 from walpool import schema
-from walpool.errors import ConfigError, DataError, IntegrityError
+from walpool.copying import Difference, jobs
+from walpool.errors import DataError, IntegrityError
 from walpool.langgraph import _codec, _sql, _store_sql, _upkeep_sql
 from walpool.langgraph import _import_sql as sql
 from walpool.langgraph._import_raw import RawSerializer
@@ -28,20 +29,9 @@ from walpool.registry import get_pool
 
 __all__ = ["Difference", "ImportReport", "import_sqlite"]
 
-T = TypeVar("T")
 Progress: TypeAlias = Callable[[int, int], None]
 
-_JOB_BYTES: Final = 4 << 20  # a job is about so long: other writers wait meanwhile
 _CHUNK: Final = 200  # rows to compare at a time
-
-
-class Difference(NamedTuple):
-    """Something that is not in the target as it is in the source."""
-
-    subject: str
-    """Which: `thread 'a'`, or `item a.b 'key'`."""
-    said: str
-    """What about it, in words."""
 
 
 @dataclass(slots=True)
@@ -97,26 +87,30 @@ def import_sqlite(
         DataError: the source has no table of `langgraph-checkpoint-sqlite`.
         WriteTimeout, BusyError: somebody else was writing the target for too long; run it again.
     """
-    with Source(source) as opened, get_pool(_another(opened, target), **settings) as pool:
+    with Source(source) as opened:
+        opened.refuse_target(target)
+        return _import_opened(opened, target, overwrite, progress, settings)
+
+
+def _import_opened(
+    opened: Source,
+    target: str | os.PathLike[str] | None,
+    overwrite: bool,
+    progress: Progress | None,
+    settings: dict[str, Any],
+) -> ImportReport:
+    with get_pool(target, **settings) as pool:
         schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
         if opened.items:
             schema.migrate(pool, "langgraph_store", _store_sql.MIGRATIONS)
         return _Import(opened, pool, overwrite, progress).run()
 
 
-def _another(source: Source, target: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
-    # Two libraries on one file in one process would undo each other's locks: https://www.sqlite.org/howtocorrupt.html
-    if isinstance(target, (str, os.PathLike)) and os.path.exists(target) and os.path.samefile(target, source.path):
-        raise ConfigError(f"the target of an import is another file than its source [{source.path}]")
-    return target
-
-
 class _Import:
     """One run of `import_sqlite`."""
 
     def __init__(self, source: Source, pool: Pool, overwrite: bool, progress: Progress | None) -> None:
-        if os.path.samefile(pool.path, source.path):
-            raise ConfigError(f"the target of an import is another file than its source [{source.path}]")
+        source.refuse_target(pool.path)
         self._source = source
         self._pool = pool
         self._overwrite = overwrite
@@ -142,6 +136,8 @@ class _Import:
         while chunk := list(islice(items, _CHUNK)):
             self._items(chunk)
         self._advance(self._total - self._done)  # what was left out is done too
+        if self._source.was_written:
+            self._differs("the source", "it was written while it was read: run the import again")
         return self._report
 
     # Threads
@@ -177,7 +173,7 @@ class _Import:
     def _add(self, thread_id: str, present: set[tuple[Any, ...]], first: list[Statement]) -> None:
         """Store what is not present of a thread, after the statements `first`; whole checkpoints in each job."""
         rows = self._missing(thread_id, present)
-        for job in _jobs(rows, first):
+        for job in jobs(rows, first):
             self._pool.batch(job)
 
     def _missing(self, thread_id: str, present: set[tuple[Any, ...]]) -> Iterator[list[Statement]]:
@@ -219,7 +215,7 @@ class _Import:
         changed = [item for place, item in wanted.items() if place in found and not _same_item(item, found[place])]
         if self._overwrite:
             missing += changed
-        for job in _jobs(map(sql.put_item, missing), []):
+        for job in jobs(map(sql.put_item, missing)):
             self._pool.batch(job)
         self._report.added += len(missing)
         self._advance(len(rows))
@@ -253,19 +249,6 @@ class _Import:
         self._done = min(self._done + rows, self._total)
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-def _jobs(groups: Iterable[list[Statement]], first: list[Statement]) -> Iterator[list[Statement]]:
-    """Yield jobs of about `_JOB_BYTES`, each of whole groups; the first one begins with the statements `first`."""
-    job, length = list(first), 0
-    for group in groups:
-        job += group
-        length += sum(len(value) for _, params in group for value in params if isinstance(value, (str, bytes)))
-        if length >= _JOB_BYTES:
-            yield job
-            job, length = [], 0
-    if job:
-        yield job
 
 
 def _checkpoint_statements(thread_id: str, row: Any, stored: set[tuple[str, str, Any]]) -> list[Statement]:

@@ -11,14 +11,6 @@ from walpool.langgraph import _store_sql
 from walpool.langgraph._steps import Statement
 from walpool.types import Row, Value
 
-TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-COLUMNS: Final = "SELECT name FROM pragma_table_info(?)"
-CHECK: Final = "PRAGMA quick_check(1)"
-BEGIN: Final = "BEGIN"
-
-COUNT: Final = "SELECT count(*) FROM {table}"
-"""For a table of TABLES: a name of ours, never one that was read."""
-
 THREADS: Final = """SELECT thread_id FROM checkpoints {or_writes} ORDER BY 1"""
 OR_WRITES: Final = "UNION SELECT thread_id FROM writes"
 CHECKPOINTS: Final = """SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata

@@ -1,0 +1,21 @@
+"""Copying what others stored, and comparing it afterwards: what every import of walpool's has in common.
+
+Knows no framework and no file format: they say what is there, and where it goes.
+"""
+
+from walpool.copying._records import RecordCopy, Refused, canonical
+from walpool.copying._report import Checksum, Difference, Part, Progress, Ticker, jobs
+from walpool.copying._source import SourceFile
+
+__all__ = [
+    "Checksum",
+    "Difference",
+    "Part",
+    "Progress",
+    "RecordCopy",
+    "Refused",
+    "SourceFile",
+    "Ticker",
+    "canonical",
+    "jobs",
+]
