@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import BusyError, IntegrityError
+from walpool.errors import BusyError, CorruptError, IntegrityError
+from walpool.memory import _sqlite_search as searches
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_upkeep as upkeep
 from walpool.memory import _sqlite_writes as writes
@@ -139,7 +140,7 @@ class SqliteMemoryStore:
     ) -> Hits:
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
         search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
-        return Hits() if limit <= 0 else self._read(reads.search(self._space, search))
+        return Hits() if limit <= 0 else self._read(searches.search(self._space, search))
 
     def expire(
         self,
@@ -170,7 +171,12 @@ class SqliteMemoryStore:
 
     def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
-        return self._read(upkeep.differences(self._space))
+        found = self._read(upkeep.differences(self._space))
+        try:
+            self._write(upkeep.words_check(self._space))
+        except CorruptError:
+            found.append(upkeep.WORDS_DIFFER)
+        return found
 
     def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
@@ -314,7 +320,7 @@ class AsyncSqliteMemoryStore:
     ) -> Hits:
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
         search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
-        return Hits() if limit <= 0 else await self._read(reads.search(self._space, search))
+        return Hits() if limit <= 0 else await self._read(searches.search(self._space, search))
 
     async def expire(
         self,
@@ -345,7 +351,12 @@ class AsyncSqliteMemoryStore:
 
     async def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
-        return await self._read(upkeep.differences(self._space))
+        found = await self._read(upkeep.differences(self._space))
+        try:
+            await self._write(upkeep.words_check(self._space))
+        except CorruptError:
+            found.append(upkeep.WORDS_DIFFER)
+        return found
 
     async def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
