@@ -175,7 +175,7 @@ def words_check(space: Space) -> Write[None]:
 
     A job, since FTS5 compares at the command of an INSERT; it writes nothing. https://www.sqlite.org/fts5.html
     """
-    return Write([(words.CHECK[space.words], ())], lambda results: None)
+    return Write([(words.CHECK[space.words], ())], nothing)
 
 
 _NEXT_EPOCH: Final = f"""UPDATE memory_spaces SET epoch = epoch + 1, trimmed =

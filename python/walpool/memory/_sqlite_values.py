@@ -54,7 +54,7 @@ def value(entry: str) -> str:
 def rows(record: str, source: str = "", condition: str = "true") -> tuple[str, str]:
     """Return the SELECTs of the rows that belong to the metadata of a record (a row's alias, NEW or OLD).
 
-    The first is that of the keys, the second that of the elements of lists, an element that comes twice among them twice.
+    The first is that of the keys, the second that of the elements of lists; what a list holds twice is there twice.
     """
     columns = "{record}.space, j.key, {element}, {kind}, {value}, {record}.key"
     keys = columns.format(record=record, element=0, kind=kind("j"), value=value("j"))
@@ -74,8 +74,8 @@ def _cut(text: str) -> str:
 def _canonical(entry: str) -> str:
     """Return the SQL of a text of each path, type and value in a list or an object, in order: 1.0 is 1 there too."""
     number = "t.type = 'real' AND t.atom = CAST(t.atom AS INTEGER)"
-    # The order comes from a subquery, not from within the aggregate: triggers hold this, and an SQLite below 3.44, Python's
-    # own perhaps, that cannot parse one trigger of a file can read nothing of it.
+    # The order comes from a subquery, not from within the aggregate: triggers hold this, and an SQLite below 3.44,
+    # Python's own perhaps, that cannot parse one trigger of a file can read nothing of it.
     return (
         "(SELECT json_group_array(json(part)) FROM (SELECT json_array(t.fullkey,"
         f" iif(t.type = 'real', 'integer', t.type), iif({number}, CAST(t.atom AS INTEGER), t.atom)) AS part"
