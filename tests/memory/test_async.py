@@ -17,6 +17,7 @@ import walpool.memory
 from tests.memory.contract import StoreContract, record
 from tests.memory.contract_conditions import ConditionsContract
 from tests.memory.contract_spaces import SpacesContract
+from tests.memory.contract_words import WordsContract
 from tests.test_mirror import annotation, parameters, public, texts_of_annotations
 from walpool.memory import (
     AsyncMemoryStore,
@@ -95,7 +96,7 @@ def store(opener: Callable[..., MemoryStore]) -> MemoryStore:
     return opener()
 
 
-class TestAsyncSqliteStore(StoreContract, ConditionsContract, SpacesContract):
+class TestAsyncSqliteStore(StoreContract, ConditionsContract, SpacesContract, WordsContract):
     pass
 
 

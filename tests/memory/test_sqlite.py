@@ -20,6 +20,7 @@ import walpool.memory
 from tests.memory.contract import StoreContract, TestPacking, record
 from tests.memory.contract_conditions import ConditionsContract
 from tests.memory.contract_spaces import SpacesContract
+from tests.memory.contract_words import WordsContract
 from walpool import schema
 from walpool.errors import ClosedError, DataError, NotSupportedError
 from walpool.memory import DimsError, MemoryStore, Query, pack
@@ -48,7 +49,7 @@ def store(opener: Callable[..., MemoryStore]) -> MemoryStore:
     return opener()
 
 
-class TestSqliteStore(StoreContract, ConditionsContract, SpacesContract):
+class TestSqliteStore(StoreContract, ConditionsContract, SpacesContract, WordsContract):
     pass
 
 

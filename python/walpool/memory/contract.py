@@ -133,7 +133,8 @@ class MemoryStore(Protocol):
             query: which records may be found; all of them by default.
             text: what a person typed. Words are all looked for (in a hybrid search any), "quoted words" as a phrase,
                 word* as a beginning, -word excludes, or between two means either; nothing in it is an error.
-            fts: in place of `text`, a query in the backend's own syntax (FTS5's).
+            fts: in place of `text`, a query in the backend's own syntax (FTS5's). Ranked by FTS5's own `bm25()`, which
+                reads every record that matches and counts the words of all collections in the file.
             mode: by default what was given: `vector`, `words`, or `hybrid` for both.
             metric: how an embedding scores.
             weights: how a hybrid search weighs ranks, age and importance.
