@@ -56,6 +56,7 @@ pub struct Search {
 }
 
 impl Search {
+    #[inline(always)]
     fn bounds(&self, probe: &Probe, block: &Block, slot: usize, codes: Dots) -> Bounds {
         let header = &block.headers[slot];
         match self.metric {

@@ -29,16 +29,13 @@ fn row<'a>(rows: &'a [u8], index: u16, factors: &Factors) -> &'a [u8] {
 }
 
 fn dots_plain(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>) {
-    dots.extend(picked.iter().map(|&index| in_parts(row(rows, index, factors), factors, part_plain)));
-}
-
-#[inline(always)]
-fn in_parts(row: &[u8], factors: &Factors, part: impl Fn(&[u8], [&[i8]; 4]) -> i32) -> i64 {
-    let parts = row.chunks(PART).enumerate().map(|(at, codes)| {
-        let factors = factors.each_ref().map(|factors| &factors[at * PART..][..codes.len()]);
-        i64::from(part(codes, factors))
-    });
-    parts.sum()
+    dots.extend(picked.iter().map(|&index| {
+        let parts = row(rows, index, factors).chunks(PART).enumerate().map(|(at, codes)| {
+            let factors = factors.each_ref().map(|factors| &factors[at * PART..][..codes.len()]);
+            i64::from(part_plain(codes, factors))
+        });
+        parts.sum::<i64>()
+    }));
 }
 
 fn part_plain(row: &[u8], [a, b, c, d]: [&[i8]; 4]) -> i32 {
@@ -55,7 +52,9 @@ fn part_plain(row: &[u8], [a, b, c, d]: [&[i8]; 4]) -> i32 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn dots_avx2(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>) {
-    dots.extend(picked.iter().enumerate().map(|(at, &index)| {
+    let [a, b, c, d] = factors;
+    let registers = [a.as_chunks().0, b.as_chunks().0, c.as_chunks().0, d.as_chunks().0];
+    for (at, &index) in picked.iter().enumerate() {
         if let Some(&later) = picked.get(at + AHEAD) {
             let row = row(rows, later, factors);
             let mut byte = 0;
@@ -64,8 +63,9 @@ fn dots_avx2(rows: &[u8], picked: &[u16], factors: &Factors, dots: &mut Vec<i64>
                 byte += 64; // a line of the cache
             }
         }
-        in_parts(row(rows, index, factors), factors, |codes, factors| part_avx2(codes, factors))
-    }));
+        let row = row(rows, index, factors).as_chunks().0;
+        dots.push(row_avx2(row, registers));
+    }
 }
 
 /// How many rows ahead the memory is asked for the next: by itself the CPU asks for no more than the page it is in.
@@ -83,34 +83,40 @@ fn prefetch(byte: &u8) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn part_avx2(row: &[u8], factors: [&[i8]; 4]) -> i32 {
+fn row_avx2(row: &[[u8; ROW_ALIGN]], [a, b, c, d]: [&[[i8; ROW_ALIGN]]; 4]) -> i64 {
     use std::arch::x86_64::*;
 
     // Eight registers of bytes: sums of 32 products of two, 32 * 2 * 3 * 127, stay below 2^15.
     const STEP: usize = 8;
     let (mask, ones) = (_mm256_set1_epi8(3), _mm256_set1_epi16(1));
-    let [a, b, c, d] = factors.map(|factors| factors.as_chunks::<ROW_ALIGN>().0);
-    let mut sums = _mm256_setzero_si256();
-    for (step, rows) in row.as_chunks::<ROW_ALIGN>().0.chunks(STEP).enumerate() {
-        let mut short = _mm256_setzero_si256();
-        for (at, row) in rows.iter().enumerate() {
-            let (at, row) = (step * STEP + at, load(row));
-            let code = |bits| _mm256_and_si256(bits, mask);
-            let low = _mm256_add_epi16(
-                _mm256_maddubs_epi16(code(row), load(&a[at])),
-                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 2)), load(&b[at])),
-            );
-            let high = _mm256_add_epi16(
-                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 4)), load(&c[at])),
-                _mm256_maddubs_epi16(code(_mm256_srli_epi16(row, 6)), load(&d[at])),
-            );
-            short = _mm256_add_epi16(short, _mm256_add_epi16(low, high));
+    let mut whole = 0;
+    let length = row.len();
+    let (a, b, c, d) = (&a[..length], &b[..length], &c[..length], &d[..length]); // one look at the bounds for all
+    for start in (0..row.len()).step_by(PART / ROW_ALIGN) {
+        let mut sums = _mm256_setzero_si256();
+        let end = row.len().min(start + PART / ROW_ALIGN);
+        for start in (start..end).step_by(STEP) {
+            let mut short = _mm256_setzero_si256();
+            for at in start..end.min(start + STEP) {
+                let row = load(&row[at]);
+                let low = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(_mm256_and_si256(row, mask), load(&a[at])),
+                    _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(row, 2), mask), load(&b[at])),
+                );
+                let high = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(row, 4), mask), load(&c[at])),
+                    _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(row, 6), mask), load(&d[at])),
+                );
+                short = _mm256_add_epi16(short, _mm256_add_epi16(low, high));
+            }
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(short, ones));
         }
-        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(short, ones));
+        let halves = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+        let quarters = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0b01_00_11_10));
+        let all = _mm_add_epi32(quarters, _mm_shuffle_epi32(quarters, 0b10_11_00_01));
+        whole += i64::from(_mm_cvtsi128_si32(all));
     }
-    let halves = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    let quarters = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0b01_00_11_10));
-    _mm_cvtsi128_si32(_mm_add_epi32(quarters, _mm_shuffle_epi32(quarters, 0b10_11_00_01)))
+    whole
 }
 
 #[cfg(target_arch = "x86_64")]
