@@ -39,7 +39,7 @@ def found(pool: walpool.Pool, query: str, table: str = "memory_words") -> list[s
 
 
 def check(pool: walpool.Pool) -> None:
-    for statement in words.CHECKS:
+    for statement in words.CHECK.values():
         pool.execute(statement)
 
 
@@ -93,7 +93,7 @@ def test_check_finds_what_differs_and_rebuild_mends_it(indexed: walpool.Pool) ->
     indexed.execute("UPDATE memory_records SET content = 'changed'")
     with pytest.raises(CorruptError):
         check(indexed)
-    for statement in words.REBUILD:
+    for statement in words.REBUILD.values():
         indexed.execute(statement)
     check(indexed)
     assert found(indexed, "changed") == ["a"]
@@ -102,7 +102,7 @@ def test_check_finds_what_differs_and_rebuild_mends_it(indexed: walpool.Pool) ->
 def test_optimize_keeps_the_answers(indexed: walpool.Pool) -> None:
     for number in range(50):
         indexed.execute(SAVE, (1, str(number), f"words {number}"))
-    for statement in words.OPTIMIZE:
+    for statement in words.OPTIMIZE.values():
         indexed.execute(statement)
     assert len(found(indexed, "words")) == 50
     check(indexed)

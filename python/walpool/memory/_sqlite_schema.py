@@ -314,7 +314,7 @@ _VERSION_2: Final = (
     *_INDEXES,
     *words.TABLES,
     *fill().values(),
-    *words.REBUILD,
+    *words.REBUILD.values(),
     *_TRIGGERS,
     *words.TRIGGERS,
 )

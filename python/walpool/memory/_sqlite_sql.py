@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from walpool.errors import ConfigError, DataError
+from walpool.memory import _pages
+from walpool.memory._pages import ListPage, VectorPage
 from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
 from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
 from walpool.memory.records import (
-    DimsError, EmbeddingError, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights, normalize_scope, pack,
+    DimsError, EmbeddingError, Explanation, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights,
+    normalize_scope, pack,
 )  # fmt: skip
 from walpool.types import Row, Value
 
 __all__ = [
-    "Search", "by_id", "categories", "count", "dims", "every", "keys", "listed", "refusal", "scopes", "search", "space",
-    "summary", "words_of",
+    "MOST", "SCORES", "Search", "by_id", "categories", "count", "dims", "every", "keys", "listed", "nearest",
+    "nearest_keys", "refusal", "scopes", "space", "summary", "unchanged", "void", "words_of",
 ]  # fmt: skip
 
-_MOST: Final = 2**62  # rows; what a limit is cut to, since SQLite takes 64 bits
+MOST: Final = 2**62  # rows; what a limit is cut to, since SQLite takes 64 bits
 _WORDS: Final = ("unicode61", "trigram")
 _FEW: Final = 5_000  # records that are faster sorted than found along the index of all the others
 _NEWEST: Final = "ORDER BY r.created_at DESC, r.key DESC"
 # A record without an embedding counts as a zero vector: its distance is the query's own length.
-_SCORES: Final[dict[Metric, str]] = {
+SCORES: Final[dict[Metric, str]] = {
     "cosine": "coalesce(vec_cosine(v.embedding, {query}), 0.0)",
     "dot": "coalesce(vec_dot(v.embedding, {query}), 0.0)",
     "l2": "1.0 / (1.0 + coalesce(vec_l2sq(v.embedding, {query}), vec_dot({query}, {query})))",
@@ -188,7 +188,12 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
     """Return the reads of one page of the records that meet `query`, newest first."""
     given = Given(space)
     selection = select(query, given)
-    page = _opened(after, 3, space, "list", query)
+    bound = _pages.fingerprint("list", *space, query)
+    page = None if after is None else _pages.decode(after, ListPage, bound)
+    row = yield from ask(space_row(space))
+    epoch = 0 if row is None else row[1]
+    if page is not None and page.epoch != epoch:
+        raise void()
     by_time = False
     if selection.scopes and not selection.keyed and not selection.ids:
         lying = yield from ask(count(space, Query(scope=query.scope)))  # type: ignore[arg-type] # a Read: a scope alone
@@ -199,12 +204,11 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
         given = Given(space)
         where = [f"r.key IN (SELECT value FROM json_each({given(encoded(narrowed))}))"]
     if page is not None:
-        change, created, key = page
-        where.append(f"(r.created_at, r.key) < ({given(created)}, {given(key)})")
-        where.append(_unchanged(given(change)))
-    wanted = min(limit, _MOST)
+        where.append(f"(r.created_at, r.key) < ({given(page.created_at)}, {given(page.key)})")
+        where.append(unchanged(given(page.change)))
+    wanted = min(limit, MOST)
     rows = f"""SELECT r.key FROM memory_records AS r WHERE {" AND ".join(where)}
-        {_NEWEST} LIMIT {given(wanted + 1)} OFFSET {given(min(offset, _MOST))}"""
+        {_NEWEST} LIMIT {given(wanted + 1)} OFFSET {given(min(offset, MOST))}"""
     sql = f"""WITH page (key) AS MATERIALIZED ({rows})
         SELECT {COLUMNS}, r.key, (SELECT max(change) FROM memory_sketches)
         FROM page CROSS JOIN memory_records AS r ON r.key = page.key {JOINED} {_NEWEST}"""
@@ -213,17 +217,11 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
         found = Records(map(record, rows[:wanted]))
         if len(rows) > wanted:
             last = rows[wanted - 1]
-            found.next = _token((page[0] if page else last[-1], last[5], last[-2]), space, "list", query)
+            change = last[-1] if page is None else page.change
+            found.next = _pages.encode(ListPage(change, epoch, last[5], last[-2]), bound)
         return found
 
     return (yield from ask(Read(sql, given.values, decode)))
-
-
-def search(space: Space, asked: Search) -> Steps[Hits]:
-    """Return the reads of a search, by what it goes by."""
-    if asked.embedding is None or asked.text is not None or asked.fts is not None or asked.mode not in (None, "vector"):
-        raise DataError("this search needs an embedding, and goes by that alone")
-    return nearest(space, asked, asked.embedding)
 
 
 def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
@@ -233,18 +231,18 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
     the keys that meet it.
     """
     query, metric, limit, min_score = asked.query, asked.metric, asked.limit, asked.min_score
-    if metric not in _SCORES:
-        raise DataError(f"the metric of a search is one of {', '.join(_SCORES)}")
-    bound = (embedding, metric)
-    page = _opened(asked.after, 4, space, "vector", query, bound)
+    if metric not in SCORES:
+        raise DataError(f"the metric of a search is one of {', '.join(SCORES)}")
+    bound = _pages.fingerprint("vector", *space, query, embedding, metric)
+    page = None if asked.after is None else _pages.decode(asked.after, VectorPage, bound)
     found = yield from ask(space_row(space))
     if found is None:
         return Hits()
     stored, epoch = found
     if stored is not None and stored * 4 != len(embedding):
         raise DimsError(stored=stored, given=len(embedding) // 4)
-    if page is not None and page[0] != epoch:
-        raise DataError("the pages of this search are void: the store was compacted or reset; search anew")
+    if page is not None and page.epoch != epoch:
+        raise void()
     given = Given(space)
     selection = select(query, given)
     narrowed: list[int] | None = None
@@ -253,21 +251,30 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
         given = Given(space)
         selection = Selection()
     vector = given(embedding)
-    score = _SCORES[metric].format(query=vector)
-    best = _nearest(given, selection, narrowed, vector, metric, min(limit, _MOST) + 1, page)
+    score = SCORES[metric].format(query=vector)
+    best = nearest_keys(given, selection, narrowed, vector, metric, min(limit, MOST) + 1, page)
     sql = f"""SELECT {COLUMNS}, {score}, r.key, (SELECT max(change) FROM memory_sketches)
         FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED} ORDER BY best.key"""
 
+    before = 0 if page is None else page.rank
+
     def decode(rows: list[Row]) -> Hits:
-        hits = Hits(
-            Hit(record(row), row[-3]) for row in rows[:limit] if min_score is None or row[-3] >= min_score
-        )
+        hits = Hits()
+        for rank, row in enumerate(rows[:limit], before + 1):
+            if min_score is None or row[-3] >= min_score:
+                hits.append(Hit(record(row), row[-3], Explanation(vector_rank=rank, vector_score=row[-3])))
         if len(rows) > limit == len(hits):
-            last = rows[limit - 1]
-            hits.next = _token((epoch, page[1] if page else last[-1], last[-3], last[-2]), space, "vector", query, bound)
+            *_, score, key, change = rows[limit - 1]
+            at = VectorPage(change if page is None else page.change, epoch, score, key, before + limit)
+            hits.next = _pages.encode(at, bound)
         return hits
 
     return (yield from ask(Read(sql, given.values, decode)))
+
+
+def void() -> DataError:
+    """Return the error of a page whose store has another epoch by now."""
+    return DataError("the pages of this search are void: the store was compacted, rebuilt or reset; search anew")
 
 
 def keys(given: Given, selection: Selection) -> Steps[list[int]]:
@@ -292,14 +299,14 @@ def every(space: Space, query: Query) -> tuple[str, Sequence[Value], Callable[[R
     return sql, given.values, lambda row: record(row) if not python or meets(row[3], python) else None
 
 
-def _nearest(
+def nearest_keys(
     given: Given,
     selection: Selection,
     narrowed: list[int] | None,
     vector: str,
     metric: Metric,
     limit: int,
-    page: tuple[Any, ...] | None,
+    page: VectorPage | None,
 ) -> str:
     """Return the SQL of the JSON list of the keys of the best records, in order."""
     scopes = keys = "NULL"
@@ -311,8 +318,8 @@ def _nearest(
         # Where the indexes alone know the keys, the scope is left to the other set.
         found = selection if selection.ids or selection.rows else replace(selection, scopes="")
         keys = f"(SELECT vec_key_set(key) FROM ({found.keys}))"
-    _, change, score, key = page or (None,) * 4
-    behind = ", ".join(given(value) for value in (change, score, key))
+    after = (None,) * 3 if page is None else (page.change, page.score, page.key)
+    behind = ", ".join(given(value) for value in after)
     return f"vec_nearest({SPACE}, {vector}, {given(metric)}, {given(limit)}, {scopes}, {keys}, {behind})"
 
 
@@ -337,7 +344,8 @@ def _all(operation: Read[Any] | Steps[Any]) -> Steps[Any]:
     return (yield from (ask(operation) if isinstance(operation, Read) else operation))
 
 
-def _unchanged(change: str) -> str:
+def unchanged(change: str) -> str:
+    """Return the condition that the record `r` is as it was at a change."""
     return f"EXISTS (SELECT 1 FROM memory_sketches AS k WHERE k.key = r.key AND k.change <= {change})"
 
 
@@ -357,23 +365,3 @@ def _other_words(space: Space, stored: str) -> ConfigError | None:
         f"words={space.words!r}: the collection {space.collection!r} was begun with {stored!r}; open it with that, or use"
         " another collection"
     )
-
-
-def _token(values: tuple[Any, ...], *bound: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps([_digest(bound), *values]).encode()).decode()
-
-
-def _opened(token: str | None, length: int, *bound: Any) -> tuple[Any, ...] | None:
-    if token is None:
-        return None
-    try:
-        digest, *values = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, TypeError):
-        raise DataError("this is no token of a page") from None
-    if digest != _digest(bound) or len(values) != length:
-        raise DataError("this token belongs to another search or listing")
-    return tuple(values)
-
-
-def _digest(bound: tuple[Any, ...]) -> str:
-    return hashlib.blake2b(repr(bound).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()

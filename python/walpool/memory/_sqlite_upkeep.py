@@ -6,6 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from walpool.memory import _sqlite_values as values
+from walpool.memory import _sqlite_words as words
 from walpool.memory._sqlite_filters import SPACE, Space
 from walpool.memory._sqlite_rows import Read, Steps, Write, ask
 from walpool.memory._sqlite_schema import category_rows, fill, sketch
@@ -14,12 +15,15 @@ from walpool.types import Row, Value
 if TYPE_CHECKING:
     from walpool.memory._sqlite_rows import Statement
 
-__all__ = ["compact", "differences", "rebuild", "sample"]
+__all__ = ["WORDS_DIFFER", "compact", "differences", "rebuild", "sample", "words_check"]
 
 ENOUGH: Final = 256
 """Embeddings that a centroid is taken of at least; fewer say little of those to come."""
 SAMPLE: Final = 2_048
 """Embeddings that it is taken of at most, spread evenly over the records."""
+
+WORDS_DIFFER: Final = "the word index differs from the contents of the records"
+"""What `check` says where `words_check` fails."""
 
 _OURS: Final = f"r.space = {SPACE}"
 _RECORDS: Final = f"SELECT key FROM memory_records WHERE space = {SPACE}"
@@ -128,6 +132,7 @@ def rebuild(space: Space) -> Write[None]:
         f"DELETE FROM memory_metadata WHERE space = {SPACE}",
         f"DELETE FROM memory_sketches WHERE space = {SPACE} OR key IN ({_RECORDS})",
         *fill(_OURS).values(),
+        words.REBUILD[space.words],
         _NEXT_EPOCH,
     ]
     return Write([(sql, _owner(sql, space)) for sql in statements], lambda results: None)
@@ -159,9 +164,18 @@ def compact(space: Space, centroid: bytes | None) -> Write[None]:
         (f"DELETE FROM memory_sketches WHERE space = {SPACE} AND gone = 1", owner),
         (f"DELETE FROM memory_category_counts WHERE records = 0 AND scope IN ({_SCOPES})", owner),
         (f"DELETE FROM memory_scopes WHERE space = {SPACE} AND records = 0", owner),
+        (words.OPTIMIZE[space.words], ()),
         (_NEXT_EPOCH, owner),
     ]
     return Write(statements, lambda results: None)
+
+
+def words_check(space: Space) -> Write[None]:
+    """Return the job that fails with a CorruptError if the word index of the space's kind differs from the records.
+
+    A job, since FTS5 compares at the command of an INSERT; it writes nothing. https://www.sqlite.org/fts5.html
+    """
+    return Write([(words.CHECK[space.words], ())], lambda results: None)
 
 
 _NEXT_EPOCH: Final = f"""UPDATE memory_spaces SET epoch = epoch + 1, trimmed =

@@ -18,21 +18,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from walpool.memory._words import Tokenizer
+__all__ = ["CHECK", "CONFIGURED", "OPTIMIZE", "REBUILD", "TABLES", "TABLE_OF", "TRIGGERS", "forget"]
 
-__all__ = ["CHECKS", "CONFIGURED", "OPTIMIZE", "REBUILD", "TABLES", "TABLE_OF", "TRIGGERS", "forget"]
-
-TABLE_OF: Final[Mapping[Tokenizer, str]] = {"unicode61": "memory_words", "trigram": "memory_trigrams"}
+TABLE_OF: Final[Mapping[str, str]] = {"unicode61": "memory_words", "trigram": "memory_trigrams"}
 """By `memory_spaces.words`."""
 
-CONFIGURED: Final[Mapping[Tokenizer, str]] = {
+CONFIGURED: Final[Mapping[str, str]] = {
     "unicode61": "tokenize = 'unicode61 remove_diacritics 2'",
     "trigram": "tokenize = 'trigram remove_diacritics 1'",
 }
 """What makes each table tokenize as it does."""
 
 
-def _tables(tokenizer: Tokenizer, table: str) -> tuple[str, ...]:
+def _tables(tokenizer: str, table: str) -> tuple[str, ...]:
     # A view, so that `rebuild` and the check see the same records as the triggers: those of the spaces with this index.
     return (
         f"""CREATE VIEW {table}_content AS SELECT r.key, r.content FROM memory_records AS r
@@ -42,7 +40,7 @@ def _tables(tokenizer: Tokenizer, table: str) -> tuple[str, ...]:
     )
 
 
-def _triggers(tokenizer: Tokenizer, table: str) -> tuple[str, ...]:
+def _triggers(tokenizer: str, table: str) -> tuple[str, ...]:
     def is_indexed(row: str, more: str = "") -> str:
         return f"(SELECT words FROM memory_spaces WHERE space = {row}.space{more}) = '{tokenizer}'"
 
@@ -64,20 +62,25 @@ TABLES: Final = tuple(statement for pair in TABLE_OF.items() for statement in _t
 TRIGGERS: Final = tuple(statement for pair in TABLE_OF.items() for statement in _triggers(*pair))
 """The statements that make the triggers; after `REBUILD`, where there are records already."""
 
-REBUILD: Final = tuple(f"INSERT INTO {table} ({table}) VALUES ('rebuild')" for table in TABLE_OF.values())
-"""The statements that make the index anew, of every space in the file."""
+REBUILD: Final = {
+    tokenizer: f"INSERT INTO {table} ({table}) VALUES ('rebuild')" for tokenizer, table in TABLE_OF.items()
+}
+"""The statement that makes each index anew, for every space in the file."""
 
 # The rank asks for a comparison with the contents. https://www.sqlite.org/fts5.html#the_integrity_check_command
-CHECKS: Final = tuple(
-    f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)" for table in TABLE_OF.values()
-)
-"""The statements that fail with a CorruptError where an index differs from the contents; they write nothing."""
+CHECK: Final = {
+    tokenizer: f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)"
+    for tokenizer, table in TABLE_OF.items()
+}
+"""The statement that fails with a CorruptError where an index differs from the contents; it writes nothing."""
 
-OPTIMIZE: Final = tuple(f"INSERT INTO {table} ({table}) VALUES ('optimize')" for table in TABLE_OF.values())
-"""The statements that merge the index into one piece, which reads fastest."""
+OPTIMIZE: Final = {
+    tokenizer: f"INSERT INTO {table} ({table}) VALUES ('optimize')" for tokenizer, table in TABLE_OF.items()
+}
+"""The statement that merges each index into one piece, which reads fastest."""
 
 
-def forget(tokenizer: Tokenizer, space: str) -> str:
+def forget(tokenizer: str, space: str) -> str:
     """Return the statement that takes a whole space out of its index, before its records are deleted.
 
     One statement, since FTS5 writes its changes out at the end of each.

@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import BusyError, Error, IntegrityError
+from walpool.errors import BusyError, CorruptError, Error, IntegrityError
 from walpool.memory import _html
+from walpool.memory import _sqlite_search as searches
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_upkeep as upkeep
 from walpool.memory import _sqlite_writes as writes
-from walpool.memory._sqlite_filters import Space
 from walpool.memory._sqlite_rows import Read, Steps, Write
 from walpool.memory._sqlite_schema import MIGRATIONS
 from walpool.memory.records import (
@@ -134,7 +134,7 @@ class SqliteMemoryStore:
     ) -> Hits:
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
         search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
-        return Hits() if limit <= 0 else self._read(reads.search(self._space, search))
+        return Hits() if limit <= 0 else self._read(searches.search(self._space, search))
 
     def expire(
         self,
@@ -167,7 +167,12 @@ class SqliteMemoryStore:
 
     def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
-        return self._read(upkeep.differences(self._space))
+        found = self._read(upkeep.differences(self._space))
+        try:
+            self._write(upkeep.words_check(self._space))
+        except CorruptError:
+            found.append(upkeep.WORDS_DIFFER)
+        return found
 
     def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
@@ -321,7 +326,7 @@ class AsyncSqliteMemoryStore:
     ) -> Hits:
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
         search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
-        return Hits() if limit <= 0 else await self._read(reads.search(self._space, search))
+        return Hits() if limit <= 0 else await self._read(searches.search(self._space, search))
 
     async def expire(
         self,
@@ -354,7 +359,12 @@ class AsyncSqliteMemoryStore:
 
     async def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
-        return await self._read(upkeep.differences(self._space))
+        found = await self._read(upkeep.differences(self._space))
+        try:
+            await self._write(upkeep.words_check(self._space))
+        except CorruptError:
+            found.append(upkeep.WORDS_DIFFER)
+        return found
 
     async def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
