@@ -28,7 +28,7 @@ RANKS = st.none() | st.integers(1, 10_000)
 
 def scores(found: list[Found], weights: Weights = DEFAULT, facts: Facts = NEW) -> dict[int, float]:
     ranked = _ranking.rank(found, dict.fromkeys((one.key for one in found), facts), weights, NOW)
-    return {hit.key: hit.score for hit in ranked}
+    return {hit.found.key: hit.score for hit in ranked}
 
 
 def test_join_gives_each_record_its_ranks_and_scores() -> None:
@@ -40,8 +40,8 @@ def test_score_is_explained_to_the_last_part() -> None:
     weights = Weights(vector=2, words=1, half_life=timedelta(days=10))
     (hit,) = _ranking.rank(found, {7: Facts(NOW - 20 * DAY, 0.5)}, weights, NOW)
     relevance = (2 / 61 + 1 / 62) / (3 / 61)
-    assert hit.why == Explanation(
-        vector_rank=1, words_rank=2, words_score=2.0, relevance=pytest.approx(relevance),
+    assert hit.explain(0.9) == Explanation(
+        vector_rank=1, vector_score=0.9, words_rank=2, words_score=2.0, relevance=pytest.approx(relevance),
         recency=0.25, importance=0.5,
     )  # fmt: skip
     assert hit.score == pytest.approx(0.5 * relevance + 0.3 * 0.25 + 0.2 * 0.5)
@@ -49,12 +49,12 @@ def test_score_is_explained_to_the_last_part() -> None:
 
 def test_record_that_is_first_in_both_lists_is_wholly_relevant() -> None:
     (hit,) = _ranking.rank([Found(1, 1, 1)], {1: Facts(NOW, 1.0)}, Weights(vector=0.7, words=0.1), NOW)
-    assert (hit.why.relevance, hit.score) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (hit.relevance, hit.score) == (pytest.approx(1.0), pytest.approx(1.0))
 
 
 def test_record_from_the_future_has_no_age() -> None:
     (hit,) = _ranking.rank([Found(1, 1)], {1: Facts(NOW + DAY, 0.0)}, Weights(), NOW)
-    assert hit.why.recency == 1.0
+    assert hit.recency == 1.0
 
 
 def test_record_that_is_gone_is_left_out() -> None:

@@ -42,11 +42,26 @@ class Facts(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """A record with its score and what that is made of."""
+    """A record with its score, and what that is made of; None for what a search did not go by."""
 
-    key: int
+    found: Found
     score: float
-    why: Explanation
+    relevance: float | None = None
+    recency: float | None = None
+    importance: float | None = None
+
+    def explain(self, vector_score: float | None) -> Explanation:
+        """Return the explanation of the score; the nearness is left out where the embedding did not find it."""
+        found = self.found
+        return Explanation(
+            vector_rank=found.vector_rank,
+            vector_score=None if found.vector_rank is None else vector_score,
+            words_rank=found.words_rank,
+            words_score=found.words_score,
+            relevance=self.relevance,
+            recency=self.recency,
+            importance=self.importance,
+        )
 
 
 def join(vector: Iterable[int], words: Iterable[tuple[int, float]]) -> list[Found]:
@@ -75,7 +90,7 @@ def rank(found: Iterable[Found], facts: Mapping[int, Facts], weights: Weights, n
         now: when the search began, microseconds since 1970; a record from the future has no age.
     """
     ranked = [_scored(one, facts[one.key], weights, now) for one in found if one.key in facts]
-    return sorted(ranked, key=lambda hit: (-hit.score, hit.key))
+    return sorted(ranked, key=lambda hit: (-hit.score, hit.found.key))
 
 
 def rarity(records: float, having: float) -> float:
@@ -96,7 +111,11 @@ def bm25(rarities: Sequence[float], counts: Sequence[int], length: float) -> flo
         length: of the content, over that of the usual one.
     """
     damped = _K1 * (1 - _B + _B * length)
-    return sum(worth * count * (_K1 + 1) / (count + damped) for worth, count in zip(rarities, counts, strict=True))
+    score = 0.0
+    for worth, count in zip(rarities, counts, strict=True):
+        if count:
+            score += worth * count / (count + damped)
+    return score * (_K1 + 1)
 
 
 def _scored(found: Found, facts: Facts, weights: Weights, now: int) -> Ranked:
@@ -104,15 +123,7 @@ def _scored(found: Found, facts: Facts, weights: Weights, now: int) -> Ranked:
     age = max(now - facts.created_at, 0)
     recency = 0.5 ** (age / (weights.half_life / _MICROSECOND))
     score = weights.relevance * relevance + weights.recency * recency + weights.importance * facts.importance
-    why = Explanation(
-        vector_rank=found.vector_rank,
-        words_rank=found.words_rank,
-        words_score=found.words_score,
-        relevance=relevance,
-        recency=recency,
-        importance=facts.importance,
-    )
-    return Ranked(found.key, score, why)
+    return Ranked(found, score, relevance, recency, facts.importance)
 
 
 def _relevance(found: Found, weights: Weights) -> float:

@@ -14,9 +14,9 @@ rarest, the terms that are not common find their records, all of them, until tho
 other terms find none of their own, but count where a record has them. That loses nothing in a space of up to `_RARE`
 records. In a larger one, a record is left out only if all that it has of the text are common words, or those that came
 behind `_ROOM` records of rarer ones. Where fewer than a page are found so, as with a text of common words alone, two
-more looks are taken, at the `_LATEST` records saved last each: those with all the terms, and those with one of the two
-rarest others. Counting stops at `_RARE`: how common a common word is, is told from how far back its last `_RARE`
-records reach.
+more looks are taken, at the `_LATEST` records saved last each: those with the three rarest terms, and those with one
+of the two rarest others. Counting stops at `_RARE`: how common a common word is, is told from how far back its last
+`_RARE` records reach.
 
 Measured over 100,000 contents of 250 characters, with questions of 6 to 10 words of which half are common: 4 to 9 ms.
 """
@@ -35,16 +35,18 @@ from walpool.memory._sqlite_rows import Read, Steps, ask
 from walpool.memory._sqlite_words import TABLE_OF
 from walpool.memory._words import Lookup, Tokenizer, Typed
 from walpool.memory.records import Query
+from walpool.types import Row
 
 __all__ = ["Chosen", "Ground", "all_of", "any_of", "ground", "of_query", "snippets"]
 
 _RARE: Final = 2_000  # records
-_ROOM: Final = 4_000  # rows: 1.3 µs each, to look up their records and test the conditions
-_LATEST: Final = 2_000
+_ROOM: Final = 3_000  # rows: 1 to 2 µs each, to look up their lengths and test the conditions
+_LATEST: Final = 1_000
+_TOGETHER: Final = 3  # terms: looking for more that are all common takes longer, and finds less
 _MOST: Final = 4_000
 _READ: Final = 300  # contents: 10 µs each
 _PART: Final = 4_000  # characters of a content in which terms are counted
-_NEWEST: Final = 100  # records whose length is the usual one
+_NEWEST: Final = 100  # records whose mean length is the usual one
 _SHORT: Final = 0.1  # of the records: how many are taken to have a term that is too short for the index
 _SCALE: Final = 1_000  # scores are whole thousandths, so that a page token holds them exactly
 _TOKENS: Final = {"unicode61": 24, "trigram": 64}  # of a snippet: words, and characters
@@ -64,7 +66,7 @@ class Ground(NamedTuple):
     """Key."""
     last: int
     length: float
-    """Bytes of a usual content, at least 1."""
+    """Tokens of a usual content, at least 1."""
 
     @property
     def table(self) -> str:
@@ -87,10 +89,10 @@ class Chosen:
     """The keys, where Python had to compare."""
 
     def where(self, given: Given) -> str:
-        """Return the condition on `memory_records AS r` and add its values; it need not name the space."""
+        """Return the condition on `memory_records AS r` and add its values; empty for all of the space's records."""
         if self.narrowed is not None:
             return f"r.key IN (SELECT value FROM json_each({given(encoded(self.narrowed))}))"
-        return select(self.query, given).where()
+        return "" if self.query == Query() else select(self.query, given).where()
 
 
 class _Arm(NamedTuple):
@@ -109,12 +111,20 @@ def ground(space: Space) -> Read[Ground | None]:
     """Return the read of what a search has to know of the space; None as long as nothing was saved."""
     first, last = f"(s.space - 1 << {KEY_BITS})", f"(s.space << {KEY_BITS})"
     own = f"FROM memory_records AS r WHERE r.key > {first} AND r.key <= {last}"
-    newest = f"SELECT octet_length(r.content) AS length {own} ORDER BY r.key DESC LIMIT {_NEWEST}"
+    newest = f"SELECT sz FROM {TABLE_OF[space.words]}_docsize WHERE id > {first} AND id <= {last} ORDER BY id DESC"
     sql = f"""SELECT s.space, s.words, s.dims, s.epoch, coalesce((SELECT max(change) FROM memory_sketches), 0),
         coalesce((SELECT sum(records) FROM memory_scopes AS c WHERE c.space = s.space), 0),
         coalesce((SELECT min(r.key) {own}), 0), coalesce((SELECT max(r.key) {own}), 0),
-        max(coalesce((SELECT avg(length) FROM ({newest})), 1), 1.0) FROM memory_spaces AS s WHERE s.space = {SPACE}"""
-    return Read(sql, space[:2], lambda rows: Ground(*rows[0]) if rows else None)
+        (SELECT group_concat(hex(sz)) FROM ({newest} LIMIT {_NEWEST}))
+        FROM memory_spaces AS s WHERE s.space = {SPACE}"""
+
+    def decode(rows: list[Row]) -> Ground | None:
+        if not rows:
+            return None
+        lengths = [_length(bytes.fromhex(size)) for size in (rows[0][-1] or "").split(",")]
+        return Ground(*rows[0][:-1], length=max(sum(lengths) / len(lengths), 1.0))
+
+    return Read(sql, space[:2], decode)
 
 
 def of_query(ground: Ground, chosen: Chosen, query: str, *, depth: int) -> Steps[list[tuple[int, int]]]:
@@ -125,7 +135,7 @@ def of_query(ground: Ground, chosen: Chosen, query: str, *, depth: int) -> Steps
     given = Given(chosen.space)
     table, keys = ground.table, " AND ".join(map(given, ground.keys))
     sql = f"""SELECT r.key, -w.rank FROM {table} AS w CROSS JOIN memory_records AS r ON r.key = w.rowid
-        WHERE {table} MATCH {given(query)} AND w.rowid BETWEEN {keys} AND {chosen.where(given)}
+        WHERE {table} MATCH {given(query)} AND w.rowid BETWEEN {keys} AND {chosen.where(given) or "true"}
         ORDER BY w.rank, r.key LIMIT {given(depth)}"""
     rows = yield from ask(Read(sql, given.values, list))
     return _ordered([(key, round(score * _SCALE)) for key, score in rows], depth)
@@ -165,9 +175,11 @@ def any_of(ground: Ground, chosen: Chosen, typed: Typed, *, depth: int, enough: 
         arms = [_Arm(1 << term, lookup, most=_LATEST) for term, lookup in enumerate(lookups)]
     found = yield from _found(ground, chosen, arms)
     if len(found) < enough and others:
-        every = _Arm((1 << len(lookups)) - 1, _words.every(typed), latest=_LATEST)
-        for key, (terms, length) in (yield from _found(ground, chosen, [every, *others[:2]])).items():
-            found[key] = (found.get(key, (0, 0))[0] | terms, length)
+        rarest_ones = Typed(tuple(typed.terms[term] for _, term in rarest[:_TOGETHER]), typed.excluded, typed.tokenizer)
+        bits = sum(1 << term for _, term in rarest[:_TOGETHER])
+        together = _Arm(bits, _words.every(rarest_ones), latest=_LATEST)
+        for key, (terms, length) in (yield from _found(ground, chosen, [together, *others[:2]])).items():
+            found[key] = (found[key][0] | terms if key in found else terms, length)
     return (yield from _ranked(ground, typed, having, found, depth))
 
 
@@ -197,70 +209,72 @@ def _frequencies(ground: Ground, space: Space, typed: Typed) -> Steps[list[float
     return having
 
 
-def _found(ground: Ground, chosen: Chosen, arms: list[_Arm]) -> Steps[dict[int, tuple[int, int]]]:
-    """Return the read of what is found: by key, the terms that it has, as bits, and its length in bytes."""
+def _found(ground: Ground, chosen: Chosen, arms: list[_Arm]) -> Steps[dict[int, tuple[int, bytes]]]:
+    """Return the read of what is found: by key, the terms that it has, as bits, and its length (`_length`)."""
     given = Given(chosen.space)
     where = chosen.where(given)
     keys = " AND ".join(map(given, ground.keys))
     looks = [_look(ground.table, arm, where, keys, given) for arm in arms]
-    sql = " UNION ALL ".join(f"SELECT {number}, key, length FROM ({look})" for number, look in enumerate(looks))
-    found: dict[int, tuple[int, int]] = {}
-    for number, key, length in (yield from ask(Read(sql, given.values, list))):
-        terms = arms[number].terms
-        found[key] = (found[key][0] | terms if key in found else terms, length)
+    sql = " UNION ALL ".join(f"SELECT {number}, key, sz FROM ({look})" for number, look in enumerate(looks))
+    found: dict[int, tuple[int, bytes]] = {}
+    if looks:
+        for number, key, length in (yield from ask(Read(sql, given.values, list))):
+            terms = arms[number].terms
+            found[key] = (found[key][0] | terms if key in found else terms, length)
     return found
 
 
 def _look(table: str, arm: _Arm, where: str, keys: str, given: Given) -> str:
-    """Return the SELECT of one look: key and length."""
+    """Return the SELECT of one look: key and sz."""
     lookup = arm.lookup
-    conditions = [where]
-    conditions += [
-        "(" + " OR ".join(f"r.content LIKE {given(one)} ESCAPE '!'" for one in some) + ")" for some in lookup.like
-    ]
-    conditions += [f"r.content NOT LIKE {given(pattern)} ESCAPE '!'" for pattern in lookup.unlike]
-    order = "r.key"
+    order = "w.key"
     if lookup.match is None:
-        source = "memory_records AS r"
-        conditions.append(f"r.key BETWEEN {keys}")
-    elif arm.latest is None:
-        source, order = f"{table} AS w CROSS JOIN memory_records AS r ON r.key = w.rowid", "w.rowid"
-        conditions.append(f"{table} MATCH {given(lookup.match)} AND w.rowid BETWEEN {keys}")
+        matching = f"SELECT key FROM memory_records WHERE key BETWEEN {keys}"
     else:
         matching = (
             f"SELECT rowid AS key FROM {table} WHERE {table} MATCH {given(lookup.match)} AND rowid BETWEEN {keys}"
         )
-        source = f"""({matching} ORDER BY rowid DESC LIMIT {arm.latest}) AS w
-            CROSS JOIN memory_records AS r ON r.key = w.key"""
+    if arm.latest is not None:
+        matching += f" ORDER BY rowid DESC LIMIT {arm.latest}"
+    patterns = [" OR ".join(f"r.content LIKE {given(one)} ESCAPE '!'" for one in some) for some in lookup.like]
+    patterns += [f"r.content NOT LIKE {given(one)} ESCAPE '!'" for one in lookup.unlike]
+    conditions = [f"({condition})" for condition in (where, *patterns) if condition]
+    source = f"({matching}) AS w" + (" CROSS JOIN memory_records AS r ON r.key = w.key" if conditions else "")
     limited = f" ORDER BY {order} DESC LIMIT {arm.most}" if arm.most is not None else ""
-    columns = "r.key AS key, octet_length(r.content) AS length"
-    return f"SELECT {columns} FROM {source} WHERE {' AND '.join(conditions)}{limited}"
+    return f"""SELECT w.key, d.sz FROM {source} CROSS JOIN {table}_docsize AS d ON d.id = w.key
+        {"WHERE " if conditions else ""}{" AND ".join(conditions)}{limited}"""
 
 
 def _ranked(
-    ground: Ground, typed: Typed, having: list[float], found: dict[int, tuple[int, int]], depth: int
+    ground: Ground, typed: Typed, having: list[float], found: dict[int, tuple[int, bytes]], depth: int
 ) -> Steps[list[tuple[int, int]]]:
     rarities = [rarity(ground.records, number) for number in having]
-    worth = {
-        terms: (sum(worth for term, worth in enumerate(rarities) if terms >> term & 1),)
-        for terms in {terms for terms, _ in found.values()}
+    usual = ground.length
+    # Of the many records most are alike in this: as long, with the same terms.
+    promises = {
+        (terms, sz): -bm25(rarities, [terms >> term & 1 for term in range(len(rarities))], _length(sz) / usual)
+        for terms, sz in set(found.values())
     }
-
-    def promise(key: int) -> tuple[float, int]:
-        terms, length = found[key]
-        return -bm25(worth[terms], (1,), length / ground.length), key
-
-    best = heapq.nsmallest(max(depth, _READ), found, key=promise)
+    promising = [(promises[alike], key) for key, alike in found.items()]
+    best = [key for _, key in heapq.nsmallest(max(depth, _READ), promising)]
     count = _words.counter(typed)
     sql = f"""SELECT r.key, substr(r.content, 1, {_PART}) FROM json_each(?1) AS best
         CROSS JOIN memory_records AS r ON r.key = best.value"""
     scored = []
     for key, content in (yield from ask(Read(sql, (encoded(best),), list))):
-        terms, length = found[key]
+        terms, sz = found[key]
         # The index knows better whether a term is there: the part that was read, or the folding, may not show it.
-        counts = [max(number, terms >> term & 1) for term, number in enumerate(count(content))]
-        scored.append((key, round(bm25(rarities, counts, length / ground.length) * _SCALE)))
+        counts = [number or terms >> term & 1 for term, number in enumerate(count(content))]
+        scored.append((key, round(bm25(rarities, counts, _length(sz) / usual) * _SCALE)))
     return _ordered(scored, depth)
+
+
+def _length(size: bytes) -> int:
+    """Return the tokens of a content of its `sz`, a varint: https://www.sqlite.org/fts5.html#fts5_data_structures."""
+    tokens = 0
+    for byte in size:  # at most 8 of them, the highest first
+        tokens = tokens << 7 | byte & 0x7F
+    return tokens
 
 
 def _ordered(scored: list[tuple[int, int]], depth: int) -> list[tuple[int, int]]:

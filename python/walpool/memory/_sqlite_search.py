@@ -23,7 +23,7 @@ from walpool.memory._sqlite_matches import Chosen, Ground
 from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record
 from walpool.memory._sqlite_sql import SCORES, Search
 from walpool.memory._words import Typed
-from walpool.memory.records import DimsError, Explanation, Hit, Hits, Mode
+from walpool.memory.records import DimsError, Hit, Hits, Mode
 from walpool.types import Row
 
 __all__ = ["search"]
@@ -152,11 +152,7 @@ def _ranked(space: Space, asked: Search, found: list[Found], page: WindowPage) -
         facts = {key: Facts(created, importance) for key, created, importance in rows}
         if asked.embedding is not None:
             return rank(found, facts, asked.weights, page.now)
-        return [
-            Ranked(one.key, one.words_score or 0.0, Explanation(words_rank=one.words_rank, words_score=one.words_score))
-            for one in found
-            if one.key in facts
-        ]
+        return [Ranked(one, one.words_score or 0.0) for one in found if one.key in facts]
 
     return (yield from ask(Read(sql, given, decode)))
 
@@ -172,20 +168,21 @@ def _hits(
 ) -> Steps[Hits]:
     """Return the reads of one page of hits, the first ones of those that are ranked."""
     shown, rest = ranked[: asked.limit], ranked[asked.limit :][:MOST_ENTRIES]
-    rows = yield from _rows(space, asked, [one.key for one in shown])
-    match = asked.fts if typed is None else _words.anything(typed)
-    marked: dict[int, str] = {}
-    if match is not None and shown:
-        marked = yield from ask(_sqlite_matches.snippets(ground, match, list(rows), asked.marks))
+    rows = yield from _rows(space, asked, [one.found.key for one in shown])
     hits = Hits()
     for one in shown:
-        *columns, near = rows[one.key]
+        *columns, near = rows[one.found.key]
         found = record(tuple(columns))
-        why = one.why if one.why.vector_rank is None else replace(one.why, vector_score=near)
-        snippet = marked.get(one.key)
-        if snippet is None and typed is not None:
-            snippet = _words.excerpt(typed, found.content, asked.marks)
-        hits.append(Hit(found, one.score, why, snippet))
+        snippet = None if typed is None else _words.excerpt(typed, found.content, asked.marks)
+        hits.append(Hit(found, one.score, one.explain(near), snippet))
+    # Of a raw query, or where the excerpt did not see what the index did.
+    match = asked.fts if typed is None else _words.anything(typed)
+    unmarked = [number for number, hit in enumerate(hits) if hit.snippet is None and hit.why.words_rank is not None]
+    if match is not None and unmarked:
+        keys = [shown[number].found.key for number in unmarked]
+        marked = yield from ask(_sqlite_matches.snippets(ground, match, keys, asked.marks))
+        for number, key in zip(unmarked, keys, strict=True):
+            hits[number] = replace(hits[number], snippet=marked.get(key))
     if rest:
         hits.next = _pages.encode(page._replace(entries=tuple(map(_entry, rest))), bound)
     return hits
@@ -201,7 +198,6 @@ def _rows(space: Space, asked: Search, keys: Sequence[int]) -> Steps[dict[int, R
 
 
 def _entry(hit: Ranked) -> Entry:
-    score = hit.why.words_score
-    return Entry(
-        hit.key, hit.why.vector_rank, hit.why.words_rank, None if score is None else round(score * _THOUSANDTHS)
-    )
+    found = hit.found
+    score = None if found.words_score is None else round(found.words_score * _THOUSANDTHS)
+    return Entry(found.key, found.vector_rank, found.words_rank, score)
