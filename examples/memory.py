@@ -2,7 +2,7 @@
 
     python examples/memory.py                                            # a demonstration, in a file that is removed
     python examples/memory.py keep "The key hangs behind the door" --scope /home --tag key
-    python examples/memory.py ask "who has hung up my keys?"             # by words and by nearness
+    python examples/memory.py ask "where are the keys hanging?"          # by words and by nearness
     python examples/memory.py forget --scope /home --days 90
     walpool memory notes.db                                              # the same file, looked at
 
@@ -81,7 +81,7 @@ def demonstrate() -> None:
         print(", ".join(f"{scope}: {number}" for scope, number in store.scopes().items()))
         for question in QUESTIONS:
             print(question)
-            show(ask(store, question, limit=2))
+            show(ask(store, question, limit=1))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

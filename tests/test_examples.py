@@ -55,7 +55,7 @@ def test_notes_assistant_finds_what_it_kept_and_forgets_what_it_is_told(tmp_path
         "keep", key, "--scope", "home/", folder=tmp_path
     )
     notes("keep", "The invoice was paid twice", "--scope", "/work", folder=tmp_path)
-    found = notes("ask", "who has hung up my keys?", folder=tmp_path).splitlines()
+    found = notes("ask", "where are the keys hanging?", folder=tmp_path).splitlines()
     assert key in found[0]
     assert len(notes("ask", "key", "--scope", "/home", folder=tmp_path).splitlines()) == 1
     assert notes("forget", "--scope", "/home", "--days", "1", folder=tmp_path) == "0 forgotten\n"
@@ -66,7 +66,8 @@ def test_notes_assistant_finds_what_it_kept_and_forgets_what_it_is_told(tmp_path
 def test_notes_assistant_shows_itself_and_leaves_nothing_behind(tmp_path: Path) -> None:
     lines = notes(folder=tmp_path).splitlines()
     assert lines[0] == "/home: 3, /work: 2"
-    assert [lines[at + 1].split("  ")[-1].strip()[:9] for at in (1, 4, 7)] == ["The spare", "Water the", "Ann prefe"]
+    answers = ("The spare key hangs", "Water the tomatoes", "Ann prefers short")
+    assert [answer in line for answer, line in zip(answers, lines[2::2], strict=True)] == [True] * 3
     assert list(tmp_path.iterdir()) == []
 
 

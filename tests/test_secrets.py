@@ -334,15 +334,19 @@ def test_memory_store_quotes_neither_records_nor_questions(database, caplog):
     vector = memory.pack([0.5, 0.25])
     with memory.open(database, slow_threshold=0) as store:
         record = memory.Record(id=TEXT, content=TEXT, scope=f"/{TEXT}", metadata={KEY: TEXT}, embedding=vector)
-        store.put([record])
+        store.save([record])
         wrong = memory.Record(id=TEXT, content=TEXT, embedding=memory.pack([REAL]))
         calls: list[Callable[[], object]] = [
-            lambda: store.put([wrong]),
-            lambda: store.put([memory.Record(id=KEY, content=TEXT, metadata={KEY: Shown()})]),
+            lambda: store.save([wrong]),
+            lambda: store.save([memory.Record(id=KEY, content=TEXT, metadata={KEY: Shown()})]),
             lambda: store.search(memory.pack([REAL])),
             lambda: store.search(TEXT),  # type: ignore[arg-type]
             lambda: store.search(vector, metric=TEXT),  # type: ignore[arg-type]
             lambda: store.get(Shown()),  # type: ignore[arg-type]
+            lambda: store.search(text=TEXT, after=TEXT),
+            lambda: store.search(fts=f'"{TEXT}'),
+            lambda: store.list(after=TEXT),
+            lambda: store.list(memory.Query(scope=f"/{TEXT}\ud800")),
             lambda: memory.Record(id=TEXT, content=TEXT, importance=REAL),
             lambda: memory.pack([TEXT]),  # type: ignore[list-item]
             lambda: memory.pack([WHOLE**100]),

@@ -67,11 +67,15 @@ def check(path_or_url: str, *, repair: bool = False) -> Iterator[Finding]:
     """
     with walpool.Pool(_existing(path_or_url)) as pool:
         problems = _problems(pool)
-        only_words = all(_INDEX in problem.lower() for problem in problems)
-        if not (repair and problems and only_words):
-            yield _integrity(problems, may_help=only_words)
-        yield from _memory(path_or_url, repair and only_words, problems)
-        if repair and problems and only_words:  # the word indexes of memory stores have been made anew
+    only_words = all(_INDEX in problem.lower() for problem in problems)
+    mends_words = repair and only_words and bool(problems)
+    if not mends_words:
+        yield _integrity(problems, may_help=only_words)
+    yield from _memory(path_or_url, repair and only_words, problems)
+    if mends_words:
+        # Opened anew: FTS5's part of the integrity check goes by what a connection last knew of an index, and one that
+        # saw it damaged would find it damaged still.
+        with walpool.Pool(path_or_url) as pool:
             yield _integrity(_problems(pool))
 
 
