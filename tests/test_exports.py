@@ -41,6 +41,7 @@ EXPORTS = {
     | {"__version__", "errors", "get_pool", "sqlite_version"},
     "walpool.crewai": {
         "COMPONENTS",
+        "CrewReport",
         "InstallWarning",
         "Installation",
         "Surface",
@@ -48,10 +49,13 @@ EXPORTS = {
         "WalpoolFlowPersistence",
         "WalpoolKickoffStorage",
         "WalpoolLock",
+        "WalpoolLongTermStorage",
         "WalpoolStorage",
+        "import_crewai",
         "install",
     },
     "walpool.errors": ERRORS,
+    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory"},
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
         "AsyncWalpoolStore",
@@ -143,7 +147,8 @@ def test_import_of_walpool_imports_no_framework_and_starts_nothing() -> None:
     program = """
 import sys, threading
 import walpool
-OPTIONAL = ("walpool.memory", "walpool.crewai", "walpool.langgraph", "walpool.openai_agents", "walpool.cli")
+OPTIONAL = ("walpool.memory", "walpool.crewai", "walpool.interchange", "walpool.langgraph", "walpool.openai_agents")
+OPTIONAL += ("walpool.cli",)
 roots = {name.split(".")[0] for name in sys.modules}
 FOREIGN = {"agents", "asyncio", "crewai", "langgraph", "numpy", "pydantic", "rich"}
 print(sorted(roots & FOREIGN), threading.active_count())

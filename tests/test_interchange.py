@@ -87,7 +87,7 @@ def skip_without_pyarrow(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=st.lists(records, max_size=8, unique_by=lambda record: record.id))
 def test_every_record_comes_back_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, found: list[Record]
@@ -105,7 +105,7 @@ def test_every_record_comes_back_to_the_bit(
     assert again.checksum == exported.checksum
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(found=st.lists(records, max_size=4, unique_by=lambda record: record.id))
 def test_lists_of_numbers_come_back_to_the_bit_too(
     tmp_path_factory: pytest.TempPathFactory, found: list[Record]
@@ -288,6 +288,17 @@ def test_export_needs_a_database_and_another_file(tmp_path: Path, database: Path
     assert database.read_bytes() == before
 
 
+def test_export_takes_as_long_as_it_takes(
+    tmp_path: Path, large: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WALPOOL_TRANSACTION_TIMEOUT", "0.05")
+    database, number = large
+    assert export_memory(database, tmp_path / "m.jsonl").records == number
+    with walpool.Pool(database, transaction_timeout=0.05), pytest.raises(walpool.errors.TransactionTimeout):
+        export_memory(database, tmp_path / "m.jsonl.gz")
+    assert not (tmp_path / "m.jsonl.gz").exists()
+
+
 # The command line
 
 
@@ -386,19 +397,31 @@ import_memory(sys.argv[1], sys.argv[2], progress=kill)
         assert held(target) == held(database)
 
 
+DIMS = 256
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> tuple[Path, int]:
+    """Return a database of many records, and how many."""
+    database = tmp_path_factory.mktemp("large") / "test.db"
+    number = 100_000 if pytestconfig.getoption("--torture") else 6_000
+    with walpool.memory.open(database, synchronous="normal") as store:
+        for start in range(0, number, 500):
+            store.save(
+                Record(id=str(n), content=f"content {n}", embedding=pack([n % 97 + 1.0] * DIMS))
+                for n in range(start, start + 500)
+            )
+    return database, number
+
+
+@pytest.mark.torture
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_memory_does_not_grow_with_the_number_of_records(
-    tmp_path: Path, database: Path, torture: Any, suffix: str
+    tmp_path: Path, large: tuple[Path, int], torture: Any, suffix: str
 ) -> None:
     skip_without_pyarrow(suffix)
-    dims, number = 256, torture.size(6_000, 100_000)
-    with walpool.memory.open(database) as store:
-        for start in range(0, number, 500):
-            store.save(
-                Record(id=str(n), content=f"content {n}", embedding=pack([n % 97 + 1.0] * dims))
-                for n in range(start, start + 500)
-            )
+    database, number = large
     program = """
 import resource, sys
 from walpool.interchange import export_memory, import_memory
@@ -418,4 +441,4 @@ for work in (lambda: export_memory(one, file, progress=mark), lambda: import_mem
     done = subprocess.run(command, capture_output=True, text=True, timeout=torture.size(55, 3000), check=False)
     assert done.returncode == 0, done.stderr
     grown = [float(line) for line in done.stdout.splitlines()]  # MiB, from a sixth of the work to its end
-    assert max(grown) < number * dims * 4 / 2**20, "as much as all embeddings"
+    assert max(grown) < number * DIMS * 4 / 2**20, "as much as all embeddings"

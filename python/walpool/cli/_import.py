@@ -1,4 +1,4 @@
-"""`walpool import WHAT`: what a framework or a file holds, copied into a walpool database; a command for each source."""
+"""`walpool import WHAT`: what a framework or a file holds, copied into a database of walpool's; a command for each."""
 
 from __future__ import annotations
 

@@ -11,3 +11,6 @@ from walpool.interchange._files import Format
 from walpool.interchange._import import ImportReport, import_memory
 
 __all__ = ["ExportReport", "Format", "ImportReport", "export_memory", "import_memory"]
+
+for _public in (ExportReport, ImportReport, export_memory, import_memory):
+    _public.__module__ = "walpool.interchange"

@@ -14,7 +14,7 @@ from walpool.errors import ConfigError, IntegrityError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Head, Read, Selection
 from walpool.interchange._files import STANDARD, Format, format_of, reading, writing
-from walpool.interchange._stores import name_of, open_collection
+from walpool.interchange._stores import name_of, open_collection, patient
 from walpool.memory import Collection
 from walpool.settings import Settings
 
@@ -62,8 +62,9 @@ def export_memory(
 ) -> ExportReport:
     """Write the memories of a database to a file, and return what it holds.
 
-    Each collection is read as one snapshot. The file appears when it is whole, on the disk, and was read again; a file
-    of the name is replaced. Memory use does not grow with the number of records.
+    Each collection is read as one snapshot, held for as long as it takes: the WAL does not shrink meanwhile. The file
+    appears when it is whole, on the disk, and was read again; a file of the name is replaced. Memory use does not grow
+    with the number of records.
 
     Args:
         url: the database, a path or URL; it must be there. None takes `WALPOOL_URL`.
@@ -79,9 +80,11 @@ def export_memory(
         ConfigError: there is no such database, the file is the database, or Parquet is asked for without pyarrow.
         IntegrityError: the file that was written does not read as what the database holds; there is no file then.
         OSError: the file cannot be written.
+        TransactionTimeout: this process has the database open with a shorter `transaction_timeout`.
     """
     report = ExportReport(os.fspath(path), format_of(path, format))
     _refuse_missing(url, path, settings)
+    settings = patient(url, settings)
     chosen = Selection(_tuple(tenants), _tuple(collections))
     found = walpool.memory.collections(url, upgrade=True, **settings)
     wanted = [each for each in found if chosen.takes(each.tenant, each.collection)]
