@@ -281,7 +281,7 @@ class Million(Memories):
     """A million records, once: all of the above that one store can show."""
 
     most_runs = 1
-    on_request = True  # it takes long, and twenty gigabytes
+    on_request = True  # it takes long, and some ten gigabytes of disk
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         corpus = self.of(scale.rows(self.rows))
