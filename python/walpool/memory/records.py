@@ -360,8 +360,8 @@ def _utc(time: datetime) -> datetime:
 
 
 _PUBLIC = (
-    Changes, Collection, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary, Weights,
-    normalize_scope, pack, unpack,
+    Changes, Collection, DimsError, EmbeddingError, Explanation, Hit, Hits, Query, Record, Records, ScopeSummary,
+    Weights, normalize_scope, pack, unpack,
 )  # fmt: skip
 for _public in _PUBLIC:
     _public.__module__ = "walpool.memory"
