@@ -14,9 +14,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from walpool.memory import DimsError, EmbeddingError, Hit, MemoryStore, PythonEquals, Query, Record, normalize_scope, pack, unpack
+from walpool.memory import (
+    DimsError,
+    EmbeddingError,
+    Hit,
+    MemoryStore,
+    PythonEquals,
+    Query,
+    Record,
+    normalize_scope,
+    pack,
+    unpack,
+)
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+# The store is reset in each example; and each kind of store runs the same test.
+SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 NAMES = [
     "root", "a", "a/b", "a/b/c", "ab", "a-b", "a.b", "a!", "a0", "axb", "a_b", "a%", "ä", "other",
 ]  # fmt: skip
@@ -393,7 +406,7 @@ class StoreContract:
 
     # Any input
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=SUPPRESSED)
     @given(data=st.data())
     def test_selection_agrees_with_python(self, store: MemoryStore, data: st.DataObject) -> None:
         scopes = st.lists(st.sampled_from(["a", "b", "a-", "a/b", "0", "é", ""]), max_size=3).map("/".join)

@@ -10,27 +10,41 @@ from datetime import timedelta
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.memory.contract import NOON, ids, record
+from tests.memory.contract import NOON, SUPPRESSED, ids, record
 from walpool.errors import DataError
 from walpool.memory import (
-    Contains, Equals, Exists, In, MemoryStore, PythonEquals, Query, Range, pack,
+    Contains,
+    Equals,
+    Exists,
+    In,
+    MemoryStore,
+    PythonEquals,
+    Query,
+    Range,
+    pack,
 )  # fmt: skip
 
 LONG: Final = "a" * 600
 VALUES: Final[dict[str, Any]] = {
     "int": 1, "float": 1.0, "half": 1.5, "zero": 0, "minus zero": -0.0, "true": True, "false": False, "null": None,
-    "text": "1", "empty": "", "word": "one", "é": "é", "emoji": "\U0001f600", "NUL": "a\0b", "a": "a", "quoted": '"$.a" \\ \' OR 1=1',
-    "big": 2**53 + 1, "bigger": 2**63 - 1, "huge": 10**30, "tiny": 5e-324, "long": LONG, "longer": LONG + "b", "long é": "é" * 400,
-    "list": [1, "2", None], "same list": [1.0, "2", None], "nested": [[1], {"k": [True]}], "empty list": [], "long list": [LONG],
-    "object": {"a": 1, "b": {"c": [0.5]}}, "same object": {"b": {"c": [0.5]}, "a": 1.0}, "empty object": {}, "keys": {'"': 1, "é": 2},
+    "text": "1", "empty": "", "word": "one", "é": "é", "emoji": "\U0001f600", "NUL": "a\0b", "a": "a",
+    "quoted": '"$.a" \\ \' OR 1=1',
+    "big": 2**53 + 1, "bigger": 2**63 - 1, "huge": 10**30, "tiny": 5e-324, "long": LONG, "longer": LONG + "b",
+    "long é": "é" * 400,
+    "list": [1, "2", None], "same list": [1.0, "2", None], "nested": [[1], {"k": [True]}], "empty list": [],
+    "long list": [LONG],
+    "object": {"a": 1, "b": {"c": [0.5]}}, "same object": {"b": {"c": [0.5]}, "a": 1.0}, "empty object": {},
+    "keys": {'"': 1, "é": 2},
     "infinite": math.inf,
 }  # fmt: skip
 HOSTILE: Final = (
-    "' OR 1=1 --", "'; DROP TABLE memory_records; --", "$.a", '"', "\\", "%", "_", "*", "..", "../..", ".", "~", "null", "0", "-1",
-    "é", "e\u0301", "\U0001f600", "\u202e", "\ufeff", "\uffff", "a\nb", "\t", " ", "x" * 5_000, "[]", "{}", "?1", ":a", "@a", "NaN",
+    "' OR 1=1 --", "'; DROP TABLE memory_records; --", "$.a", '"', "\\", "%", "_", "*", "..", "../..", ".", "~", "null",
+    "0", "-1",
+    "é", "e\u0301", "\U0001f600", "\u202e", "\ufeff", "\uffff", "a\nb", "\t", " ", "x" * 5_000, "[]", "{}", "?1", ":a",
+    "@a", "NaN",
 )  # fmt: skip
 
 
@@ -76,13 +90,21 @@ class ConditionsContract:
 
     @pytest.fixture
     def filled(self, store: MemoryStore) -> MemoryStore:
-        store.save([*(record(name, [1.0], metadata={"k": value}) for name, value in VALUES.items()), record("lacking", [1.0])])
+        store.save(
+            [*(record(name, [1.0], metadata={"k": value}) for name, value in VALUES.items()), record("lacking", [1.0])]
+        )
         return store
 
     @pytest.mark.parametrize("name", VALUES)
     def test_value_is_found_by_type_and_value(self, filled: MemoryStore, name: str) -> None:
         wanted = VALUES[name]
-        for condition in (wanted, Equals(wanted), In([wanted]), In([wanted, "none has this", 77]), PythonEquals(wanted)):
+        for condition in (
+            wanted,
+            Equals(wanted),
+            In([wanted]),
+            In([wanted, "none has this", 77]),
+            PythonEquals(wanted),
+        ):
             expected = {other for other, value in VALUES.items() if meets({"k": value}, "k", condition)}
             if isinstance(condition, PythonEquals) and wanted is None:
                 expected.add("lacking")
@@ -92,12 +114,16 @@ class ConditionsContract:
     @pytest.mark.parametrize(
         "condition",
         [
-            Exists(), Exists(False), In([]), In([1, "1", None, [1, "2", None]]), In([True, False]), Contains(1), Contains("2"),
+            Exists(), Exists(False), In([]), In([1, "1", None, [1, "2", None]]), In([True, False]), Contains(1),
+            Contains("2"),
             Contains(None), Contains([1]), Contains({"k": [True]}), Contains(LONG), Contains(True),
-            Range(at_least=1), Range(above=1), Range(at_most=1, above=0), Range(below=0), Range(at_least=2**53 + 1, below=2**53 + 2),
-            Range(at_least=10**29), Range(below=10**400), Range(at_least=""), Range(at_least="a", below="b"), Range(above=LONG),
+            Range(at_least=1), Range(above=1), Range(at_most=1, above=0), Range(below=0), Range(at_least=2**53 + 1,
+            below=2**53 + 2),
+            Range(at_least=10**29), Range(below=10**400), Range(at_least=""), Range(at_least="a", below="b"),
+            Range(above=LONG),
             Range(at_most=LONG), Range(above=LONG, at_most=LONG + "c"), Range(at_least="é"), Range(below="\U0001f600"),
-            Equals(math.nan), Equals((1, "2", None)), PythonEquals(math.nan), PythonEquals((1, "2", None)), PythonEquals(10**400),
+            Equals(math.nan), Equals((1, "2", None)), PythonEquals(math.nan), PythonEquals((1, "2", None)),
+            PythonEquals(10**400),
         ],
         ids=repr,
     )  # fmt: skip
@@ -159,7 +185,16 @@ class ConditionsContract:
         store.save(
             [
                 record("a", [1.0], source="s", created_at=NOON - day, accessed_at=NOON, importance=0.2),
-                record("b", [1.0], source="s", created_at=NOON, accessed_at=NOON, importance=0.5, private=True, scope="/x/y"),
+                record(
+                    "b",
+                    [1.0],
+                    source="s",
+                    created_at=NOON,
+                    accessed_at=NOON,
+                    importance=0.5,
+                    private=True,
+                    scope="/x/y",
+                ),
                 record("c", created_at=NOON + day, accessed_at=NOON - day, importance=0.9),
             ]
         )
@@ -173,9 +208,17 @@ class ConditionsContract:
     @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
     def test_text_is_never_code(self, store: MemoryStore, text: str) -> None:
         given_record = record(
-            text, [1.0], scope=f"/{text}", categories=(text,), metadata={text: text, "list": [text]}, source=text, created_at=NOON
+            text,
+            [1.0],
+            scope=f"/{text}",
+            categories=(text,),
+            metadata={text: text, "list": [text]},
+            source=text,
+            created_at=NOON,
         )
-        other = record("other", [1.0], scope="/other", categories=("other",), metadata={"other": "other"}, source="other")
+        other = record(
+            "other", [1.0], scope="/other", categories=("other",), metadata={"other": "other"}, source="other"
+        )
         store.save([given_record, other])
         assert store.get(text) == given_record
         for query in (
@@ -238,13 +281,21 @@ class ConditionsContract:
             store.save([record("a", metadata={"k": deep})])
         assert store.count() == 0
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, deadline=None, suppress_health_check=SUPPRESSED)
     @given(data=st.data())
     def test_conditions_agree_with_python_on_any_json(self, store: MemoryStore, data: st.DataObject) -> None:
-        text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4) | st.sampled_from(["a", LONG, LONG + "b"])
-        number = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, -1]) | st.floats(allow_nan=False, allow_infinity=False)
+        text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4) | st.sampled_from(
+            ["a", LONG, LONG + "b"]
+        )
+        number = (
+            st.integers(-(2**63), 2**63 - 1)
+            | st.sampled_from([0, 1, -1])
+            | st.floats(allow_nan=False, allow_infinity=False)
+        )
         leaf = st.none() | st.booleans() | number | text
-        value = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6)
+        value = st.recursive(
+            leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6
+        )
         name = st.sampled_from(["k", "l"])
         kept = data.draw(st.lists(st.dictionaries(name, value), max_size=5))
         pool = [None, 1, "a", *(found for metadata in kept for found in metadata.values())]
@@ -260,6 +311,8 @@ class ConditionsContract:
         key = data.draw(name)
         store.reset()
         store.save([record(str(n), metadata=metadata) for n, metadata in enumerate(kept)])
-        expected = {str(n) for n, metadata in enumerate(kept) if meets(json.loads(json.dumps(metadata)), key, condition)}
+        expected = {
+            str(n) for n, metadata in enumerate(kept) if meets(json.loads(json.dumps(metadata)), key, condition)
+        }
         assert set(ids(store.list(Query(metadata={key: condition})))) == expected
         assert store.check() == []

@@ -25,8 +25,10 @@ class SpacesContract:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"content": "new"}, {"scope": "new/"}, {"categories": ("n", "m")}, {"metadata": {"n": [1]}}, {"importance": 1.0},
-            {"created_at": NOON + DAY}, {"accessed_at": NOON + DAY}, {"embedding": pack([3.0, 4.0])}, {"embedding": None},
+            {"content": "new"}, {"scope": "new/"}, {"categories": ("n", "m")}, {"metadata": {"n": [1]}},
+            {"importance": 1.0},
+            {"created_at": NOON + DAY}, {"accessed_at": NOON + DAY}, {"embedding": pack([3.0, 4.0])},
+            {"embedding": None},
             {"source": "new"}, {"source": None}, {"private": False},
             {"content": "new", "scope": "/x", "embedding": pack([0.0, 1.0]), "categories": ()},
         ],
@@ -34,7 +36,15 @@ class SpacesContract:
     )  # fmt: skip
     def test_update_changes_the_named_fields_alone(self, store: MemoryStore, changes: dict[str, Any]) -> None:
         before = record(
-            "a", [1.0, 2.0], scope="/s", categories=("x",), metadata={"k": 1}, created_at=NOON, accessed_at=NOON, source="s", private=True
+            "a",
+            [1.0, 2.0],
+            scope="/s",
+            categories=("x",),
+            metadata={"k": 1},
+            created_at=NOON,
+            accessed_at=NOON,
+            source="s",
+            private=True,
         )
         neighbour = record("b", [1.0, 2.0], scope="/s", categories=("x",))
         store.save([before, neighbour])
@@ -55,11 +65,14 @@ class SpacesContract:
         ("changes", "error"),
         [
             ({"color": "red"}, TypeError), ({"id": "b"}, TypeError), ({"importance": 2.0}, DataError),
-            ({"embedding": pack([1.0])}, DimsError), ({"embedding": b"123"}, EmbeddingError), ({"metadata": {"k": {1}}}, TypeError),
+            ({"embedding": pack([1.0])}, DimsError), ({"embedding": b"123"}, EmbeddingError), ({"metadata": {"k": {1}}},
+            TypeError),
             ({"embedding": b"\0\0\xc0\x7f\0\0\0\0"}, EmbeddingError),
         ],
     )  # fmt: skip
-    def test_update_that_is_refused_changes_nothing(self, store: MemoryStore, changes: dict[str, Any], error: Any) -> None:
+    def test_update_that_is_refused_changes_nothing(
+        self, store: MemoryStore, changes: dict[str, Any], error: Any
+    ) -> None:
         before = record("a", [1.0, 2.0])
         store.save([before])
         with pytest.raises(error):
@@ -111,7 +124,9 @@ class SpacesContract:
 
     @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
     def test_pages_of_a_search_are_the_search(self, store: MemoryStore, metric: Any) -> None:
-        store.save([record(f"r{n}", [float(n % 4), 1.0, n / 7], scope=f"/s{n % 2}") for n in range(20)] + [record("none")])
+        store.save(
+            [record(f"r{n}", [float(n % 4), 1.0, n / 7], scope=f"/s{n % 2}") for n in range(20)] + [record("none")]
+        )
         for query in (Query(), Query(scope="/s1")):
             whole = store.search(pack([1.0, 0.5, 2.0]), query, metric=metric, limit=100)
             pages, after = [], None
@@ -160,7 +175,9 @@ class SpacesContract:
     # Scopes, expiry, iterating
 
     def test_deep_scopes_are_all_levels_with_what_lies_below(self, store: MemoryStore) -> None:
-        store.save([record(str(n), scope=scope) for n, scope in enumerate(["/", "/a/b/c", "/a/b/c", "/a", "/b/x", "/ab"])])
+        store.save(
+            [record(str(n), scope=scope) for n, scope in enumerate(["/", "/a/b/c", "/a/b/c", "/a", "/b/x", "/ab"])]
+        )
         assert store.scopes() == {"/a": 3, "/ab": 1, "/b": 1}
         assert store.scopes(deep=True) == {"/a": 3, "/a/b": 2, "/a/b/c": 2, "/ab": 1, "/b": 1, "/b/x": 1}
         assert store.scopes("/a", deep=True) == {"/a/b": 2, "/a/b/c": 2}
@@ -190,14 +207,20 @@ class SpacesContract:
             ({"importance_below": 0.5}, {f"{scope}{age}" for scope in "ab" for age in range(0, 8, 2)}),
             ({"older_than": 5 * DAY, "keep": 6}, {f"{scope}{age}" for scope in "ab" for age in range(6)}),
             ({"query": Query(scope="/a"), "keep": 2}, {"a0", "a1"} | {f"b{age}" for age in range(8)}),
-            ({"query": Query(ids=("a0", "a7")), "keep": 1}, {f"a{age}" for age in range(7)} | {f"b{age}" for age in range(8)}),
+            ({"query": Query(ids=("a0", "a7")), "keep": 1},
+            {f"a{age}" for age in range(7)} | {f"b{age}" for age in range(8)}),
             ({"older_than": timedelta.max}, {f"{scope}{age}" for scope in "ab" for age in range(8)}),
         ],
     )  # fmt: skip
     def test_expire_takes_what_meets_every_condition(self, store: MemoryStore, conditions: Any, kept: set[str]) -> None:
         now = datetime.now(timezone.utc)
         every = [
-            record(f"{scope}{age}", scope=f"/{scope}", created_at=now - (2 * age + 0.5) * DAY, importance=0.1 if age % 2 else 0.9)
+            record(
+                f"{scope}{age}",
+                scope=f"/{scope}",
+                created_at=now - (2 * age + 0.5) * DAY,
+                importance=0.1 if age % 2 else 0.9,
+            )
             for scope in "ab"
             for age in range(8)
         ]
@@ -229,12 +252,23 @@ class SpacesContract:
     # What is derived
 
     def test_rebuild_and_compact_change_no_answer(self, store: MemoryStore) -> None:
-        store.save([record(f"r{n}", [n % 7, n % 5, 1.0], scope=f"/{n % 3}", categories=(f"c{n % 2}",), metadata={"n": n}) for n in range(300)])
+        store.save(
+            [
+                record(f"r{n}", [n % 7, n % 5, 1.0], scope=f"/{n % 3}", categories=(f"c{n % 2}",), metadata={"n": n})
+                for n in range(300)
+            ]
+        )
         store.delete(Query(ids=tuple(f"r{n}" for n in range(0, 300, 10))))
 
         def answers() -> list[Any]:
             query = Query(scope="/1", metadata={"n": 31})
-            return [store.search(pack([1.0, 2.0, 3.0]), limit=50), store.list(limit=5), store.scopes(), store.categories(), store.count(query)]
+            return [
+                store.search(pack([1.0, 2.0, 3.0]), limit=50),
+                store.list(limit=5),
+                store.scopes(),
+                store.categories(),
+                store.count(query),
+            ]
 
         before = answers()
         for verb in (store.rebuild, store.compact, store.compact, store.rebuild):
@@ -275,7 +309,15 @@ class SpacesContract:
         for n, other in enumerate([store, *others], 1):
             other.save(
                 [
-                    record("a", [1.0] * n, scope=f"/s{n}", categories=(f"c{n}",), metadata={"k": n}, created_at=NOON, source="s"),
+                    record(
+                        "a",
+                        [1.0] * n,
+                        scope=f"/s{n}",
+                        categories=(f"c{n}",),
+                        metadata={"k": n},
+                        created_at=NOON,
+                        source="s",
+                    ),
                     record(f"own{n}", [0.5] * n, scope="/shared", categories=("shared",), metadata={"shared": True}),
                 ]
             )

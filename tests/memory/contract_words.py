@@ -19,7 +19,8 @@ from walpool.memory import Hits, MemoryStore, PythonEquals, Query, Record, Weigh
 Opener = Callable[..., MemoryStore]
 HOSTILE = [
     "", " ", '"', '""', '"a', "*", "-", "--", "a-", "(", ")", "a:b", "content:a", "^a", "a AND", "NOT", "NEAR(a b)",
-    "{a}", "a OR", "or", "a + b", "' OR 1=1 --", "%", "_", "\\", "\0", "a\0b", "\x01", "😀", "\u0301", "日", "-a", '-"a',
+    "{a}", "a OR", "or", "a + b", "' OR 1=1 --", "%", "_", "\\", "\0", "a\0b", "\x01", "😀", "\u0301", "日", "-a",
+    '-"a',
     "a*b*", "a" * 5_000, "a " * 5_000, '"' * 999, "(" * 999, "\ufeff", "\u2028", "\u0600", "\U0001d518\U0001d52b",
 ]  # fmt: skip
 

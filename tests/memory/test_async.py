@@ -20,7 +20,12 @@ from tests.memory.contract_spaces import SpacesContract
 from tests.memory.contract_words import WordsContract
 from tests.test_mirror import annotation, parameters, public, texts_of_annotations
 from walpool.memory import (
-    AsyncMemoryStore, AsyncSqliteMemoryStore, MemoryStore, Query, SqliteMemoryStore, pack,
+    AsyncMemoryStore,
+    AsyncSqliteMemoryStore,
+    MemoryStore,
+    Query,
+    SqliteMemoryStore,
+    pack,
 )  # fmt: skip
 
 METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(vars(SqliteMemoryStore)[name])]
@@ -119,7 +124,9 @@ def test_store_has_what_the_contract_asks(store: type, contract: type) -> None:
     for name in public(contract):
         assert parameters(getattr(store, name))[:1] == parameters(getattr(contract, name))[:1]
         asked = [(given.name, given.kind) for given in inspect.signature(getattr(contract, name)).parameters.values()]
-        assert [(given.name, given.kind) for given in inspect.signature(getattr(store, name)).parameters.values()] == asked
+        assert [
+            (given.name, given.kind) for given in inspect.signature(getattr(store, name)).parameters.values()
+        ] == asked
 
 
 def test_opening_takes_the_same_arguments() -> None:
@@ -143,8 +150,12 @@ async def test_store_opens_at_its_first_call_and_both_kinds_share_a_file(databas
     store = walpool.memory.open_async(database)
     assert not database.exists()
     await store.save([record("a", [1.0])])
-    with walpool.memory.open(database) as plain:
-        assert await asyncio.to_thread(plain.count) == 1
+
+    def beside() -> int:
+        with walpool.memory.open(database) as plain:
+            return plain.count()
+
+    assert await asyncio.to_thread(beside) == 1
     await store.close()
     await store.close()
 

@@ -14,7 +14,17 @@ from pydantic_core import SchemaSerializer, core_schema
 
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
 from walpool.errors import ConfigError
-from walpool.memory import DimsError, Metric, PythonEquals, Query, Record, SqliteMemoryStore, normalize_scope, pack, unpack
+from walpool.memory import (
+    DimsError,
+    Metric,
+    PythonEquals,
+    Query,
+    Record,
+    SqliteMemoryStore,
+    normalize_scope,
+    pack,
+    unpack,
+)
 
 __all__ = ["Score", "WalpoolStorage"]
 
@@ -97,7 +107,11 @@ class WalpoolStorage:
             ValueError: it is empty, or holds a NaN or an infinity.
         """
         embedding = pack(query_embedding)
-        query = Query(scope=scope_prefix, categories=tuple(categories or ()) or None, metadata=_as_python_compares(metadata_filter or None))
+        query = Query(
+            scope=scope_prefix,
+            categories=tuple(categories or ()) or None,
+            metadata=_as_python_compares(metadata_filter or None),
+        )
         metric = _METRICS[self._score]
         hits = self._run(lambda store: store.search(embedding, query, limit=limit, min_score=min_score, metric=metric))
         return [(_from_record(hit.record), hit.score) for hit in hits]

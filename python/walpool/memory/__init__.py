@@ -1,4 +1,4 @@
-"""A memory store for agents: records in scopes, found by id, by condition, by their words, or by nearness to an embedding.
+"""A memory store for agents: records in scopes, found by id, by condition, by words, or by an embedding.
 
     with walpool.memory.open("agents.db") as store:
         store.save([Record(id="1", content="the sky is blue", scope="/facts", embedding=pack(vector))])
@@ -83,8 +83,8 @@ def open(  # noqa: A001 - as in walpool.memory.open
         url: a path or an URL that `walpool.get_pool` takes; None takes `WALPOOL_URL`.
         tenant: whose records they are; stores of others on the same database see nothing of them.
         collection: which of the tenant's collections; each has dims and a word index of its own.
-        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts of
-            words and for scripts without spaces.
+        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts
+            of words and for scripts without spaces.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
@@ -120,7 +120,7 @@ def open_async(
         **settings: as `walpool.AsyncPool` takes them.
 
     Raises:
-        ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that opens it.
+        ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that does.
     """
     pool = get_async_pool(url, **settings)
     return AsyncSqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)

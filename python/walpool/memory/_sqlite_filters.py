@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from math import isnan
+from math import inf, isnan
 from typing import Any, Final, NamedTuple
 
 from walpool.errors import DataError
@@ -21,7 +21,7 @@ SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collectio
 """The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
 
 KEY_BITS: Final = 40
-"""How many records a space has room for: its keys begin behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
+"""Of the keys of a space, which lie behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -91,8 +91,8 @@ class Selection:
     def where(self, *, by_time: bool = False) -> str:
         """Return the condition on `memory_records AS r`; `by_time`: to be walked newest first, whatever the scope.
 
-        The space is named only where nothing else implies it: SQLite would go through all of it, and look for each key in
-        the sets. A plus keeps it from a term's index for the same reason.
+        The space is named only where nothing else implies it: SQLite would go through all of it, and look for each key
+        in the sets. A plus keeps it from a term's index for the same reason.
         https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
         """
         implied = (self.keyed or self.scopes) and not (self.ids or by_time)
@@ -108,20 +108,11 @@ def select(query: Query, given: Given) -> Selection:
     """Return the selection of `query`; its values are added to the parameters."""
     scopes = "" if query.scope is None else under(query.scope, given)
     ids = "" if query.ids is None else f"r.id IN (SELECT value FROM json_each({given(encoded(query.ids))}))"
-    keyed, rows = [], []
+    rows = _fields(query, given)
+    keyed = []
     if query.categories is not None:
         named = f"category IN (SELECT value FROM json_each({given(encoded(query.categories))}))"
         keyed.append(f"SELECT key FROM memory_categories WHERE space = {SPACE} AND {named}")
-    if query.source is not None:
-        rows.append(f"r.source = {given(query.source)}")
-    if query.private is not None:
-        rows.append(f"r.private = {given(int(query.private))}")
-    for name, comparison in _TIMES:
-        if (time := getattr(query, name)) is not None:
-            rows.append(f"r.{comparison} {given(micros(time))}")
-    for name, comparison in _NUMBERS:
-        if (number := getattr(query, name)) is not None:
-            rows.append(f"r.{comparison} {given(float(number))}")
     python: dict[Any, Any] = {}
     for key, wanted in (query.metadata or {}).items():
         if isinstance(wanted, PythonEquals):
@@ -135,7 +126,7 @@ def select(query: Query, given: Given) -> Selection:
 
 
 def under(scope: str, given: Given) -> str:
-    """Return the condition on the path of `memory_scopes AS s` that holds for `scope` and what lies below it."""
+    """Return the condition on `memory_scopes AS s` that holds for `scope` and what lies below it."""
     # "0" is the character after "/": the range holds what lies below the scope, and no neighbour such as /a-b.
     return f"(s.path = {given(scope)} OR s.path >= {given(scope + '/')} AND s.path < {given(scope + '0')})"
 
@@ -149,8 +140,8 @@ def meets(metadata: str, wanted: Mapping[Any, Any]) -> bool:
 def encoded(texts: Iterable[Any]) -> str:
     """Return a list as the JSON that a statement takes it in.
 
-    One parameter: SQLite takes 32,766 at most, and each length would be a statement of its own to prepare. Not as ASCII:
-    a lone surrogate must reach the binding, which refuses it.
+    One parameter: SQLite takes 32,766 at most, and each length would be a statement of its own to prepare. Not ASCII: a
+    lone surrogate must reach the binding, which refuses it.
     """
     return json.dumps(list(texts), ensure_ascii=False)
 
@@ -159,6 +150,22 @@ def micros(time: datetime) -> int:
     """Return a time as the tables hold it: microseconds since 1970, UTC."""
     aware = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time
     return (aware - _EPOCH) // _MICROSECOND
+
+
+def _fields(query: Query, given: Given) -> list[str]:
+    """Return the conditions on columns of `r` that are neither its scope nor its id."""
+    rows = []
+    if query.source is not None:
+        rows.append(f"r.source = {given(query.source)}")
+    if query.private is not None:
+        rows.append(f"r.private = {given(int(query.private))}")
+    for name, comparison in _TIMES:
+        if (time := getattr(query, name)) is not None:
+            rows.append(f"r.{comparison} {given(micros(time))}")
+    for name, comparison in _NUMBERS:
+        if (number := getattr(query, name)) is not None:
+            rows.append(f"r.{comparison} {given(float(number))}")
+    return rows
 
 
 def _metadata(name: Any, wanted: Any, given: Given) -> str:
@@ -177,14 +184,15 @@ def _metadata(name: Any, wanted: Any, given: Given) -> str:
 def _entries(name: Any, element: int, given: Given) -> str:
     if not isinstance(name, str):
         raise DataError("the keys of metadata are texts")
-    return f"SELECT m.key FROM memory_metadata AS m WHERE m.space = {SPACE} AND m.name = {given(name)} AND m.element = {element}"
+    found = f"m.space = {SPACE} AND m.name = {given(name)} AND m.element = {element}"
+    return f"SELECT m.key FROM memory_metadata AS m WHERE {found}"
 
 
 def _one_of(name: str, element: int, wanted: Sequence[Any], given: Given) -> str:
     """Return the SELECT of the keys whose value, or an element of whose list, is one of these.
 
-    They go in as one JSON list, through the same expressions that made the index. Of long values it holds beginnings: the
-    records that share one are looked into.
+    They go in as one JSON list, through the same expressions that made the index. Of long values it holds beginnings:
+    the records that share one are looked into.
     """
     real = [value for value in wanted if not (isinstance(value, float) and isnan(value))]  # NaN equals nothing
     entries = _entries(name, element, given)
@@ -229,17 +237,17 @@ def _narrowed(name: Any, value: Any, given: Given) -> list[str]:
     found = f"{_entries(name, 0, given)} AND m.kind IN ({kinds[type(value)]})"
     if type(value) in (list, dict):
         return [found]
-    return [f"{found} AND m.value = {given(_number(value))}" if value == value else f"{found} AND false"]  # noqa: PLR0124 - NaN
+    return [f"{found} AND m.value = {given(_number(value))}" if value == value else f"{found} AND false"]
 
 
-def _number(value: float) -> int | float:
+def _number(value: Any) -> int | float:
     """Return a number as SQLite reads it in JSON."""
-    if isinstance(value, bool) or isinstance(value, float) or -(2**63) <= value < 2**63:
-        return value
+    if isinstance(value, float) or -(2**63) <= value < 2**63:
+        return value  # type: ignore[no-any-return]
     try:
         return float(value)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return inf if value > 0 else -inf
 
 
 def _json(wanted: Sequence[Any]) -> str:

@@ -1,7 +1,7 @@
 """How the operations on a memory store are told, and how its rows become records; no I/O.
 
-An operation is a `Read`, a `Write`, or a generator of them that is sent their answers (`Steps`), where a later one depends
-on an earlier one. Whoever drives it gives all its reads one snapshot, or makes one job of it.
+An operation is a `Read`, a `Write`, or, where a later one depends on an earlier one, a generator of them that is sent
+their answers (`Steps`). Whoever drives it gives all its reads one snapshot, or makes one job of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from walpool.types import Row, Value
 if TYPE_CHECKING:
     from walpool._core import Result
 
-__all__ = ["COLUMNS", "JOINED", "Read", "Statement", "Steps", "Write", "ask", "record", "time"]
+__all__ = ["COLUMNS", "JOINED", "Read", "Statement", "Steps", "Write", "ask", "nothing", "record", "time"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -49,6 +49,10 @@ class Write(Generic[T_co]):
 
 
 Steps: TypeAlias = Generator["Read[Any] | Write[Any]", Any, T]
+
+
+def nothing(results: Sequence[Result]) -> None:
+    """The answer of a job that has none."""
 
 
 def ask(step: Read[T] | Write[T]) -> Steps[T]:

@@ -4,17 +4,18 @@
     memory_scopes           the paths of a space, each with how many records lie right there
     memory_records          one row a record; `key` is what the other tables refer to
     memory_vectors          key -> embedding, NULL where there is none; one row a record
-    memory_sketches         the latest state of each record, numbered as it came: what searches keep in memory reads only
-                            what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
+    memory_sketches         the latest state of each record, numbered as it came: what searches keep in memory reads
+                            only what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
     memory_categories       category -> records      memory_category_counts   how many there are in each scope
     memory_metadata         value of a top-level key, or element of a list there -> records
     memory_words            the words of the contents; memory_trigrams their trigrams (`_sqlite_words`)
 
-The keys of a space adjoin, those of space s from (s - 1) * 2^40 + 1 to s * 2^40: in the word index, which is in order of
-key, a space reads its own part alone.
+The keys of a space adjoin, those of space s from (s - 1) * 2^40 + 1 to s * 2^40: in the word index, which is in order
+of key, a space reads its own part alone.
 
-What is derived is made in the transaction of its record by triggers, whoever writes: other programs too. Triggers rather
-than foreign keys: they hold whatever `foreign_keys` is set to, and deferrable keys would cost every job a savepoint.
+What is derived is made in the transaction of its record by triggers, whoever writes: other programs too. Triggers
+rather than foreign keys: they hold whatever `foreign_keys` is set to, and deferrable keys would cost every job a
+savepoint.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def sketch(embedding: str, centroid: str) -> str:
 
 
 def category_rows(record: str, source: str = "", condition: str = "true") -> str:
-    """Return the SELECT of the rows of `memory_categories` that belong to a record (a row's alias, NEW or OLD)."""
+    """Return the SELECT of the rows of `memory_categories` that belong to a record, one that it has twice twice."""
     return (
-        f"SELECT DISTINCT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
+        f"SELECT {record}.space, c.value, {record}.key FROM {source}json_each({record}.categories) AS c"
         f" WHERE {condition}"
     )
 
@@ -63,10 +64,14 @@ def fill(condition: str = "true") -> dict[str, str]:
 
 
 def _inverted(record: str, source: str = "", condition: str = "true") -> dict[str, str]:
-    categories, metadata = category_rows(record, source, condition), values.rows(record, source, condition)
+    keys, elements = values.rows(record, source, condition)
+    # What comes twice is left out by the key of the table: DISTINCT or UNION would cost each record a table in memory.
+    metadata = "INSERT INTO memory_metadata (space, name, element, kind, value, key) {} ON CONFLICT DO NOTHING"
     return {
-        "memory_categories": f"INSERT INTO memory_categories (space, category, key) {categories}",
-        "memory_metadata": f"INSERT INTO memory_metadata (space, name, element, kind, value, key) {metadata}",
+        "memory_categories": f"""INSERT INTO memory_categories (space, category, key)
+        {category_rows(record, source, condition)} ON CONFLICT DO NOTHING""",
+        "memory_metadata": metadata.format(keys),
+        "the elements of lists": metadata.format(elements),
     }
 
 
@@ -201,7 +206,8 @@ _COPY: Final = (
             FROM memory_categories_1 AS c WHERE c.key = r.key), r.metadata, r.importance, r.created_at, r.accessed_at,
             r.source, r.private
         FROM memory_records_1 AS r JOIN memory_scopes AS s ON s.path = r.scope""",
-    "INSERT INTO memory_vectors (key, embedding) SELECT key, NULL FROM memory_records WHERE true ON CONFLICT DO NOTHING",
+    """INSERT INTO memory_vectors (key, embedding) SELECT key, NULL FROM memory_records WHERE true
+        ON CONFLICT DO NOTHING""",
 )
 
 _COUNT_CATEGORIES: Final = """INSERT INTO memory_category_counts (scope, category, records)
@@ -211,24 +217,28 @@ _UNCOUNT_CATEGORIES: Final = """UPDATE memory_category_counts SET records = reco
             WHERE scope = OLD.scope AND category IN (SELECT value FROM json_each(OLD.categories));"""
 _DROP_CATEGORIES: Final = f"""DELETE FROM memory_categories
             WHERE (space, category, key) IN ({category_rows("OLD")});"""
-_DROP_METADATA: Final = f"""DELETE FROM memory_metadata
-            WHERE (space, name, element, kind, value, key) IN ({values.rows("OLD")});"""
+_DROP_METADATA: Final = "".join(
+    f"""
+            DELETE FROM memory_metadata WHERE (space, name, element, kind, value, key) IN ({rows});"""
+    for rows in values.rows("OLD")
+)
 _NEW: Final = _inverted("NEW")
 
-# A state is an upsert that takes the number of the row that it did not insert: an INSERT OR REPLACE would not do, since in
-# a trigger the conflict clause of the outer statement counts. https://www.sqlite.org/lang_createtrigger.html
-# The first embedding fixes the dims: here rather than in Python, since two processes may both be first. The database makes
-# the sketch, whoever writes the vector: one of another vector would hide its record from searches.
+# A state is an upsert that takes the number of the row that it did not insert: an INSERT OR REPLACE would not do, since
+# in a trigger the conflict clause of the outer statement counts. https://www.sqlite.org/lang_createtrigger.html
+# The first embedding fixes the dims: here rather than in Python, since two processes may both be first. The database
+# makes the sketch, whoever writes the vector: one of another vector would hide its record from searches.
 _VECTOR: Final = f"""
             UPDATE memory_spaces SET dims = length(NEW.embedding) / 4 WHERE dims IS NULL AND NEW.embedding IS NOT NULL
                 AND space = (SELECT space FROM memory_records WHERE key = NEW.key);
             SELECT RAISE(ABORT, 'another length than the dims of this store') FROM memory_records AS r
-                JOIN memory_spaces AS s ON s.space = r.space WHERE r.key = NEW.key AND s.dims * 4 <> length(NEW.embedding);
+                JOIN memory_spaces AS s ON s.space = r.space
+                WHERE r.key = NEW.key AND s.dims * 4 <> length(NEW.embedding);
             INSERT INTO memory_sketches (space, key, scope, gone, sketch)
                 SELECT r.space, r.key, r.scope, 0, {sketch("NEW.embedding", "s.centroid")} FROM memory_records AS r
                 JOIN memory_spaces AS s ON s.space = r.space WHERE r.key = NEW.key
-                ON CONFLICT (key) DO UPDATE SET change = excluded.change, space = excluded.space, scope = excluded.scope,
-                gone = 0, sketch = excluded.sketch;
+                ON CONFLICT (key) DO UPDATE SET change = excluded.change, space = excluded.space,
+                scope = excluded.scope, gone = 0, sketch = excluded.sketch;
             SELECT RAISE(ABORT, 'an embedding with a number that is none') FROM memory_sketches
                 WHERE key = NEW.key AND sketch IS NULL AND NEW.embedding IS NOT NULL;"""
 _NOT_RESETTING: Final = "(SELECT resetting FROM memory_spaces WHERE space = OLD.space) = 0"
@@ -246,6 +256,7 @@ _TRIGGERS: Final = (
         END""",
     f"""CREATE TRIGGER memory_records_saved_metadata AFTER INSERT ON memory_records WHEN NEW.metadata <> '{{}}' BEGIN
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     # `touch` sets a column that is not among these, and costs none of it.
     """CREATE TRIGGER memory_records_replaced AFTER UPDATE OF id, scope, content, categories, metadata, importance,
@@ -268,6 +279,7 @@ _TRIGGERS: Final = (
             WHEN NEW.metadata <> OLD.metadata BEGIN
             {_DROP_METADATA}
             {_NEW["memory_metadata"]};
+            {_NEW["the elements of lists"]};
         END""",
     f"""CREATE TRIGGER memory_records_deleted AFTER DELETE ON memory_records WHEN {_NOT_RESETTING} BEGIN
             UPDATE memory_scopes SET records = records - 1 WHERE scope = OLD.scope;
@@ -287,14 +299,15 @@ _TRIGGERS: Final = (
     f"CREATE TRIGGER memory_vectors_saved AFTER INSERT ON memory_vectors BEGIN{_VECTOR}\n        END",
     f"CREATE TRIGGER memory_vectors_replaced AFTER UPDATE OF embedding ON memory_vectors BEGIN{_VECTOR}\n        END",
     f"""CREATE TRIGGER memory_sketches_trimmed AFTER UPDATE OF gone ON memory_sketches WHEN NEW.gone = 1
-            AND NEW.change - {TRIM_AT} > (SELECT min(change) FROM memory_sketches WHERE space = NEW.space AND gone = 1) BEGIN
+            AND NEW.change - {TRIM_AT} >
+            (SELECT min(change) FROM memory_sketches WHERE space = NEW.space AND gone = 1) BEGIN
             UPDATE memory_spaces SET trimmed = NEW.change - {TRIM_TO} WHERE space = NEW.space;
             DELETE FROM memory_sketches WHERE space = NEW.space AND gone = 1 AND change <= NEW.change - {TRIM_TO};
         END""",
 )
 
-# The keys stay, and with them the embeddings, which are most of a file. What is derived is filled before its triggers are
-# made, and the indexes after the rows.
+# The keys stay, and with them the embeddings, which are most of a file. What is derived is filled before its triggers
+# are made, and the indexes after the rows.
 _VERSION_2: Final = (
     "DROP TRIGGER memory_records_deleted",
     "DROP TRIGGER memory_vectors_dims",

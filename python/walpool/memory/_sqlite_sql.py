@@ -13,8 +13,20 @@ from walpool.memory._pages import ListPage, VectorPage
 from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
 from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
 from walpool.memory.records import (
-    DimsError, EmbeddingError, Explanation, Hit, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights,
-    normalize_scope, pack,
+    DimsError,
+    EmbeddingError,
+    Explanation,
+    Hit,
+    Hits,
+    Metric,
+    Mode,
+    Query,
+    Record,
+    Records,
+    ScopeSummary,
+    Weights,
+    normalize_scope,
+    pack,
 )  # fmt: skip
 from walpool.types import Row, Value
 
@@ -227,8 +239,8 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
 def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
     """Return the reads of the `limit` selected records nearest to `embedding`, by falling score.
 
-    The conditions come first: the scope as a set that is tested beside each sketch, whatever else is asked as the set of
-    the keys that meet it.
+    The conditions come first: the scope as a set that is tested beside each sketch, whatever else is asked as the set
+    of the keys that meet it.
     """
     query, metric, limit, min_score = asked.query, asked.metric, asked.limit, asked.min_score
     if metric not in SCORES:
@@ -254,7 +266,8 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
     score = SCORES[metric].format(query=vector)
     best = nearest_keys(given, selection, narrowed, vector, metric, min(limit, MOST) + 1, page)
     sql = f"""SELECT {COLUMNS}, {score}, r.key, (SELECT max(change) FROM memory_sketches)
-        FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED} ORDER BY best.key"""
+        FROM json_each({best}) AS best CROSS JOIN memory_records AS r ON r.key = best.value {JOINED}
+        ORDER BY best.key"""
 
     before = 0 if page is None else page.rank
 
@@ -289,7 +302,7 @@ def keys(given: Given, selection: Selection) -> Steps[list[int]]:
 
 
 def every(space: Space, query: Query) -> tuple[str, Sequence[Value], Callable[[Row], Record | None]]:
-    """Return the statement of all records that meet `query`, oldest first, and what makes a record of a row, or None."""
+    """Return the statement of all records that meet `query`, oldest first, and what makes a record or None of a row."""
     given = Given(space)
     selection = select(query, given)
     # Along the index, so that nothing is sorted and the first row comes at once, however wide the rows are.
@@ -362,6 +375,6 @@ def _other_words(space: Space, stored: str) -> ConfigError | None:
     if stored == space.words:
         return None
     return ConfigError(
-        f"words={space.words!r}: the collection {space.collection!r} was begun with {stored!r}; open it with that, or use"
-        " another collection"
+        f"words={space.words!r}: the collection {space.collection!r} was begun with {stored!r}; open it with that, or"
+        " use another collection"
     )

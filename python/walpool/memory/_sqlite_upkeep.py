@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from walpool.memory import _sqlite_values as values
 from walpool.memory import _sqlite_words as words
 from walpool.memory._sqlite_filters import SPACE, Space
-from walpool.memory._sqlite_rows import Read, Steps, Write, ask
+from walpool.memory._sqlite_rows import Read, Steps, Write, ask, nothing
 from walpool.memory._sqlite_schema import category_rows, fill, sketch
 from walpool.types import Row, Value
 
@@ -33,7 +33,7 @@ _LOST: Final = f"""SELECT r.key FROM memory_records AS r LEFT JOIN memory_scopes
 _FROM: Final = "memory_records AS r, "
 
 
-def _either(table: str, key: str, held: str, derived: str) -> str:
+def _either(key: str, held: str, derived: str) -> str:
     """Return the SQL of how many records two queries of rows disagree on; `key` is their last column."""
     return f"""SELECT count(DISTINCT {key}) FROM (SELECT * FROM ({held} EXCEPT {derived})
         UNION ALL SELECT * FROM ({derived} EXCEPT {held}))"""
@@ -83,14 +83,14 @@ _CHECKS: Final = (
     (
         "memory_categories: {} records have other categories there",
         _either(
-            "memory_categories", "key", f"SELECT space, category, key FROM memory_categories WHERE space = {SPACE}",
+            "key", f"SELECT space, category, key FROM memory_categories WHERE space = {SPACE}",
             category_rows("r", _FROM, _OURS),
         ),
     ),
     (
         "memory_category_counts: {} scopes have other counts there",
         _either(
-            "memory_category_counts", "scope", f"""SELECT category, records, scope FROM memory_category_counts
+            "scope", f"""SELECT category, records, scope FROM memory_category_counts
             WHERE scope IN ({_SCOPES}) AND records <> 0""",
             f"""SELECT c.value, count(DISTINCT r.key), r.scope FROM {_FROM}json_each(r.categories) AS c WHERE {_OURS}
             GROUP BY c.value, r.scope""",
@@ -99,9 +99,9 @@ _CHECKS: Final = (
     (
         "memory_metadata: {} records have other metadata there",
         _either(
-            "memory_metadata", "key",
+            "key",
             f"SELECT space, name, element, kind, value, key FROM memory_metadata WHERE space = {SPACE}",
-            f"SELECT * FROM ({values.rows('r', _FROM, _OURS)})",
+            f"SELECT * FROM ({' UNION '.join(values.rows('r', _FROM, _OURS))})",
         ),
     ),
 )  # fmt: skip
@@ -135,7 +135,7 @@ def rebuild(space: Space) -> Write[None]:
         words.REBUILD[space.words],
         _NEXT_EPOCH,
     ]
-    return Write([(sql, _owner(sql, space)) for sql in statements], lambda results: None)
+    return Write([(sql, _owner(sql, space)) for sql in statements], nothing)
 
 
 def sample(space: Space) -> Read[bytes | None]:
@@ -167,7 +167,7 @@ def compact(space: Space, centroid: bytes | None) -> Write[None]:
         (words.OPTIMIZE[space.words], ()),
         (_NEXT_EPOCH, owner),
     ]
-    return Write(statements, lambda results: None)
+    return Write(statements, nothing)
 
 
 def words_check(space: Space) -> Write[None]:
@@ -175,7 +175,7 @@ def words_check(space: Space) -> Write[None]:
 
     A job, since FTS5 compares at the command of an INSERT; it writes nothing. https://www.sqlite.org/fts5.html
     """
-    return Write([(words.CHECK[space.words], ())], lambda results: None)
+    return Write([(words.CHECK[space.words], ())], nothing)
 
 
 _NEXT_EPOCH: Final = f"""UPDATE memory_spaces SET epoch = epoch + 1, trimmed =
@@ -187,8 +187,8 @@ def _owner(sql: str, space: Space) -> tuple[Value, ...]:
     return space[:2] if SPACE in sql else ()
 
 
-def _first(rows: list[Row]) -> Value:
-    return rows[0][0]
+def _first(rows: list[Row]) -> int:
+    return int(rows[0][0])
 
 
 def _mean(rows: list[Row]) -> bytes | None:

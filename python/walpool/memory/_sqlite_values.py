@@ -1,4 +1,6 @@
-"""What the index of metadata holds for a JSON value, as SQL: made, looked up and compared by the same expressions; no I/O.
+"""What the index of metadata holds for a JSON value, as SQL; no I/O.
+
+It is made, looked up and compared by the same expressions, so that they cannot disagree.
 
 A row for each top-level key (element 0), and one for each element of a list there (element 1): its kind, and its value.
 
@@ -6,8 +8,8 @@ A row for each top-level key (element 0), and one for each element of a list the
     kind 2 number   the number           kind 3 text            the text
     kind 4 list or object: a text that two of them share exactly if they are equal
 
-A number is what SQLite makes of it: beyond 64 bits an integer is the float nearest to it, and NaN, which JSON has not, is
-null. Of a text of more than `LONGEST` bytes the index holds the beginning, as a BLOB; whoever finds one compares again.
+A number is what SQLite makes of it: beyond 64 bits an integer is the float nearest to it, and NaN, which JSON lacks, is
+null. Of a text of more than `LONGEST` bytes it holds the beginning, as a BLOB; whoever finds one compares again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ def kind(entry: str) -> str:
 
 def full(entry: str) -> str:
     """Return the SQL of the value of `entry`, whole."""
-    return f"CASE {entry}.type WHEN 'null' THEN 0 WHEN 'array' THEN {_canonical(entry)} WHEN 'object' THEN {_canonical(entry)} ELSE {entry}.atom END"
+    canonical = _canonical(entry)
+    return (
+        f"CASE {entry}.type WHEN 'null' THEN 0 WHEN 'array' THEN {canonical} WHEN 'object' THEN {canonical}"
+        f" ELSE {entry}.atom END"
+    )
 
 
 def value(entry: str) -> str:
@@ -45,15 +51,18 @@ def value(entry: str) -> str:
     )
 
 
-def rows(record: str, source: str = "", condition: str = "true") -> str:
-    """Return the SELECT of the rows that belong to the metadata of a record (a row's alias, NEW or OLD)."""
+def rows(record: str, source: str = "", condition: str = "true") -> tuple[str, str]:
+    """Return the SELECTs of the rows that belong to the metadata of a record (a row's alias, NEW or OLD).
+
+    The first is that of the keys, the second that of the elements of lists, one that comes twice among them twice.
+    """
     columns = "{record}.space, j.key, {element}, {kind}, {value}, {record}.key"
     keys = columns.format(record=record, element=0, kind=kind("j"), value=value("j"))
     elements = columns.format(record=record, element=1, kind=kind("e"), value=value("e"))
+    found = f"{source}json_each({record}.metadata) AS j"
     return (
-        f"SELECT {keys} FROM {source}json_each({record}.metadata) AS j WHERE {condition} UNION"
-        f" SELECT {elements} FROM {source}json_each({record}.metadata) AS j, json_each(j.value) AS e"
-        f" WHERE j.type = 'array' AND {condition}"
+        f"SELECT {keys} FROM {found} WHERE {condition}",
+        f"SELECT {elements} FROM {found}, json_each(j.value) AS e WHERE j.type = 'array' AND {condition}",
     )
 
 
@@ -65,7 +74,10 @@ def _cut(text: str) -> str:
 def _canonical(entry: str) -> str:
     """Return the SQL of a text of each path, type and value in a list or an object, in order: 1.0 is 1 there too."""
     number = "t.type = 'real' AND t.atom = CAST(t.atom AS INTEGER)"
+    # The order comes from a subquery, not from within the aggregate: triggers hold this, and an SQLite below 3.44,
+    # Python's own perhaps, that cannot parse one trigger of a file can read nothing of it.
     return (
-        "(SELECT json_group_array(json_array(t.fullkey, iif(t.type = 'real', 'integer', t.type),"
-        f" iif({number}, CAST(t.atom AS INTEGER), t.atom)) ORDER BY t.fullkey) FROM json_tree({entry}.value) AS t)"
+        "(SELECT json_group_array(json(part)) FROM (SELECT json_array(t.fullkey,"
+        f" iif(t.type = 'real', 'integer', t.type), iif({number}, CAST(t.atom AS INTEGER), t.atom)) AS part"
+        f" FROM json_tree({entry}.value) AS t ORDER BY t.fullkey))"
     )

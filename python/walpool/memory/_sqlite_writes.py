@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from walpool.errors import DataError
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_words as words
-from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Given, Space, encoded, micros, select
-from walpool.memory._sqlite_rows import Statement, Steps, Write, ask
+from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Given, Selection, Space, encoded, micros, select
+from walpool.memory._sqlite_rows import Statement, Steps, Write, ask, nothing
 from walpool.memory.records import Changes, DimsError, EmbeddingError, Query, Record
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _SCOPE_KEY: Final = f"(SELECT scope FROM memory_scopes WHERE space = {SPACE} AND
 # The next one of the space. Of a record that exists already the conflict comes first, and its key stays.
 _NEXT_KEY: Final = f"""(SELECT coalesce(max(key), {SPACE} - 1 << {KEY_BITS}) + 1 FROM memory_records
         WHERE key > ({SPACE} - 1 << {KEY_BITS}) AND key <= {SPACE} << {KEY_BITS})"""
-_RECORD: Final = f"""INSERT INTO memory_records (key, space, id, scope, content, categories, metadata, importance, created_at,
-        accessed_at, source, private)
+_RECORD: Final = f"""INSERT INTO memory_records (key, space, id, scope, content, categories, metadata, importance,
+        created_at, accessed_at, source, private)
     VALUES ({_NEXT_KEY}, {SPACE}, ?3, {_SCOPE_KEY.format(4)}, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
     ON CONFLICT (space, id) DO UPDATE SET scope = excluded.scope, content = excluded.content,
         categories = excluded.categories, metadata = excluded.metadata, importance = excluded.importance,
@@ -39,6 +39,7 @@ _KEY: Final = f"(SELECT key FROM memory_records WHERE space = {SPACE} AND id = ?
 _VECTOR: Final = f"""INSERT INTO memory_vectors (key, embedding) VALUES ({_KEY}, ?4)
     ON CONFLICT (key) DO UPDATE SET embedding = excluded.embedding WHERE embedding IS NOT excluded.embedding"""
 _NO_VECTOR: Final = f"INSERT INTO memory_vectors (key) VALUES ({_KEY}) ON CONFLICT (key) DO NOTHING"
+_WORDS: Final = f"(SELECT words FROM memory_spaces WHERE space = {SPACE})"
 _TOUCH: Final = f"""UPDATE memory_records SET accessed_at = ?3
     WHERE space = {SPACE} AND id IN (SELECT value FROM json_each(?4))"""
 _FIELDS: Final = frozenset(Changes.__annotations__)
@@ -56,7 +57,7 @@ def save(space: Space, records: Sequence[Record]) -> Write[None]:
             statements.append((_NO_VECTOR, (*owner, record.id)))
         else:
             statements.append((_VECTOR, (*owner, record.id, record.embedding)))
-    return Write(statements, lambda results: None, reads.refusal(space, embeddings))
+    return Write(statements, nothing, reads.refusal(space, embeddings))
 
 
 def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bool]:
@@ -103,7 +104,7 @@ def delete(space: Space, query: Query, *more: str, given: Given | None = None) -
     selection = select(query, given)
     selection = replace(selection, rows=(*selection.rows, *more))
     if selection.python:
-        return _delete_narrowed(space, given, selection)
+        return _delete_narrowed(given, selection)
     return Write([(f"DELETE FROM memory_records AS r WHERE {selection.where()}", given.values)], _rowcount)
 
 
@@ -139,14 +140,15 @@ def expire(
 def reset(space: Space) -> Write[None]:
     """Return the job that empties the space and forgets its dims.
 
-    Table by table rather than record by record: the triggers stand aside meanwhile. The next epoch says that all that was
-    known of the sketches is void, so no tombstones are left.
+    Table by table rather than record by record: the triggers stand aside meanwhile. The next epoch says that all that
+    was known of the sketches is void, so no tombstones are left.
     """
     scopes = f"SELECT scope FROM memory_scopes WHERE space = {SPACE}"
     keys = f"SELECT key FROM memory_records WHERE space = {SPACE}"
     statements = (
         f"UPDATE memory_spaces SET resetting = 1 WHERE space = {SPACE}",
-        words.forget(space.words, SPACE),
+        # Of the index that the space has, which may be another than this store asks for.
+        *(f"{words.forget(name, SPACE)} AND {_WORDS} = '{name}'" for name in words.TABLE_OF),
         f"DELETE FROM memory_vectors WHERE key IN ({keys})",
         f"DELETE FROM memory_category_counts WHERE scope IN ({scopes})",
         f"DELETE FROM memory_categories WHERE space = {SPACE}",
@@ -155,9 +157,10 @@ def reset(space: Space) -> Write[None]:
         f"DELETE FROM memory_scopes WHERE space = {SPACE}",
         f"DELETE FROM memory_sketches WHERE space = {SPACE}",
         f"""UPDATE memory_spaces SET resetting = 0, dims = NULL, centroid = NULL, epoch = epoch + 1,
-            trimmed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_sketches'), 0) WHERE space = {SPACE}""",
+            trimmed = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_sketches'), 0)
+            WHERE space = {SPACE}""",
     )
-    return Write([(sql, space[:2]) for sql in statements], lambda results: None)
+    return Write([(sql, space[:2]) for sql in statements], nothing)
 
 
 _COLUMNS: Final = (
@@ -203,7 +206,7 @@ def _refuse_surrogates(metadata: Any) -> None:
         raise DataError("metadata holds a lone surrogate, which UTF-8 has not") from None
 
 
-def _delete_narrowed(space: Space, given: Given, selection: Any) -> Steps[int]:
+def _delete_narrowed(given: Given, selection: Selection) -> Steps[int]:
     keys = yield from reads.keys(given, selection)
     sql = "DELETE FROM memory_records WHERE key IN (SELECT value FROM json_each(?1))"
     return (yield from ask(Write([(sql, (encoded(keys),))], _rowcount)))

@@ -1,6 +1,6 @@
 """The contract of a memory store; `tests/memory/contract.py` holds every store to it, awaited or not.
 
-Knows no backend. Embeddings go in and come out packed (`records.pack`); a store embeds no text itself. A store serves one
+Knows no backend. Embeddings go in and come out packed (`records.pack`); a store embeds no text. A store serves one
 collection of one tenant; stores of others in the same database see nothing of it.
 """
 
@@ -12,7 +12,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from walpool.memory.records import (
-    Changes, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights,
+    Changes,
+    Hits,
+    Metric,
+    Mode,
+    Query,
+    Record,
+    Records,
+    ScopeSummary,
+    Weights,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -137,8 +145,8 @@ class MemoryStore(Protocol):
                 the first page is not in the later ones.
 
         Returns:
-            Hits by falling score, ties in the order in which the records were first saved. A record without an embedding
-            counts as a zero vector.
+            Hits by falling score, ties in the order in which the records were first saved. A record without an
+            embedding counts as a zero vector.
 
         Raises:
             DimsError: another length than the store's dims.
@@ -188,7 +196,8 @@ class MemoryStore(Protocol):
     def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store.
 
-        Compares words, vectors, sketches, scopes, categories and metadata with the records; `rebuild` mends what it finds.
+        Compares words, vectors, sketches, scopes, categories and metadata with the records; `rebuild` mends what it
+        finds.
         """
         ...
 

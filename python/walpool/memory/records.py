@@ -251,10 +251,10 @@ class Hit:
     record: Record
     score: float
     """Higher is better; the range is the metric's, BM25's, or 0 to the sum of the weights."""
-    why: Explanation = Explanation()  # noqa: RUF009 - frozen
+    why: Explanation = Explanation()
     """What the score is made of."""
     snippet: str | None = None
-    """The words that matched in their surroundings, between the marks that the search was given; None without a text."""
+    """The words that matched in their surroundings, between the marks of the search; None without a text."""
 
 
 class Records(list[Record]):

@@ -6,6 +6,7 @@ A read sees one snapshot, a write is one job. Knows no SQL text.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -19,7 +20,15 @@ from walpool.memory import _sqlite_writes as writes
 from walpool.memory._sqlite_rows import Read, Steps, Write
 from walpool.memory._sqlite_schema import MIGRATIONS
 from walpool.memory.records import (
-    Changes, Hits, Metric, Mode, Query, Record, Records, ScopeSummary, Weights,
+    Changes,
+    Hits,
+    Metric,
+    Mode,
+    Query,
+    Record,
+    Records,
+    ScopeSummary,
+    Weights,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -42,17 +51,15 @@ class SqliteMemoryStore:
         pool: the database; the store closes it, so hand it a handle of its own (`walpool.get_pool`).
         tenant: whose records they are.
         collection: which of the tenant's collections; each has dims and a word index of its own.
-        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts of
-            words and for scripts without spaces.
+        words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts
+            of words and for scripts without spaces.
 
     Raises:
         ConfigError: the collection was begun with another word index.
         NotSupportedError: the file's memory tables come from a newer walpool.
     """
 
-    def __init__(
-        self, pool: Pool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61"
-    ) -> None:
+    def __init__(self, pool: Pool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61") -> None:
         """Take over `pool` and bring its memory tables up to date."""
         self._pool = pool
         self._space = reads.space(tenant, collection, words)
@@ -155,10 +162,8 @@ class SqliteMemoryStore:
     def compact(self) -> None:
         """Centre the sketches, merge the word index, and move the WAL into the file; never needed."""
         self._write(upkeep.compact(self._space, self._read(upkeep.sample(self._space))))
-        try:
+        with suppress(BusyError):  # another process is at it: what it leaves, the next checkpoint moves
             self._pool.checkpoint("truncate")
-        except BusyError:
-            pass  # another process is at it, or holds the file: what it leaves, the next checkpoint moves
 
     def rebuild(self) -> None:
         """Make all that is derived anew from the records; one job."""
@@ -337,10 +342,8 @@ class AsyncSqliteMemoryStore:
     async def compact(self) -> None:
         """Centre the sketches, merge the word index, and move the WAL into the file; never needed."""
         await self._write(upkeep.compact(self._space, await self._read(upkeep.sample(self._space))))
-        try:
+        with suppress(BusyError):  # another process is at it: what it leaves, the next checkpoint moves
             await self._pool.checkpoint("truncate")
-        except BusyError:
-            pass  # another process is at it, or holds the file: what it leaves, the next checkpoint moves
 
     async def rebuild(self) -> None:
         """Make all that is derived anew from the records; one job."""
