@@ -135,8 +135,8 @@ def test_counts_have_no_cap(storage: WalpoolStorage, database: Path) -> None:
         pool.execute(
             """WITH RECURSIVE n (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 50039)
             INSERT INTO memory_records (space, id, scope, content, importance, created_at, accessed_at, private)
-            SELECT 1, 'r' || value, (SELECT scope FROM memory_scopes WHERE path = '/a/s' || (value % 30)), '', 0.5, value,
-                value, 0 FROM n"""
+            SELECT 1, 'r' || value, (SELECT scope FROM memory_scopes WHERE path = '/a/s' || (value % 30)), '', 0.5,
+                value, value, 0 FROM n"""
         )
     assert storage.count("/a") == storage.get_scope_info("/").record_count == 50_040
     assert len(storage.list_scopes("/a")) == 30

@@ -25,27 +25,77 @@ from walpool.memory import (
     Query,
     Range,
     pack,
-)  # fmt: skip
+)
 
 LONG: Final = "a" * 600
 VALUES: Final[dict[str, Any]] = {
-    "int": 1, "float": 1.0, "half": 1.5, "zero": 0, "minus zero": -0.0, "true": True, "false": False, "null": None,
-    "text": "1", "empty": "", "word": "one", "é": "é", "emoji": "\U0001f600", "NUL": "a\0b", "a": "a",
+    "int": 1,
+    "float": 1.0,
+    "half": 1.5,
+    "zero": 0,
+    "minus zero": -0.0,
+    "true": True,
+    "false": False,
+    "null": None,
+    "text": "1",
+    "empty": "",
+    "word": "one",
+    "é": "é",
+    "emoji": "\U0001f600",
+    "NUL": "a\0b",
+    "a": "a",
     "quoted": '"$.a" \\ \' OR 1=1',
-    "big": 2**53 + 1, "bigger": 2**63 - 1, "huge": 10**30, "tiny": 5e-324, "long": LONG, "longer": LONG + "b",
+    "big": 2**53 + 1,
+    "bigger": 2**63 - 1,
+    "huge": 10**30,
+    "tiny": 5e-324,
+    "long": LONG,
+    "longer": LONG + "b",
     "long é": "é" * 400,
-    "list": [1, "2", None], "same list": [1.0, "2", None], "nested": [[1], {"k": [True]}], "empty list": [],
+    "list": [1, "2", None],
+    "same list": [1.0, "2", None],
+    "nested": [[1], {"k": [True]}],
+    "empty list": [],
     "long list": [LONG],
-    "object": {"a": 1, "b": {"c": [0.5]}}, "same object": {"b": {"c": [0.5]}, "a": 1.0}, "empty object": {},
+    "object": {"a": 1, "b": {"c": [0.5]}},
+    "same object": {"b": {"c": [0.5]}, "a": 1.0},
+    "empty object": {},
     "keys": {'"': 1, "é": 2},
     "infinite": math.inf,
-}  # fmt: skip
+}
 HOSTILE: Final = (
-    "' OR 1=1 --", "'; DROP TABLE memory_records; --", "$.a", '"', "\\", "%", "_", "*", "..", "../..", ".", "~", "null",
-    "0", "-1",
-    "é", "e\u0301", "\U0001f600", "\u202e", "\ufeff", "\uffff", "a\nb", "\t", " ", "x" * 5_000, "[]", "{}", "?1", ":a",
-    "@a", "NaN",
-)  # fmt: skip
+    "' OR 1=1 --",
+    "'; DROP TABLE memory_records; --",
+    "$.a",
+    '"',
+    "\\",
+    "%",
+    "_",
+    "*",
+    "..",
+    "../..",
+    ".",
+    "~",
+    "null",
+    "0",
+    "-1",
+    "é",
+    "e\u0301",
+    "\U0001f600",
+    "\u202e",
+    "\ufeff",
+    "\uffff",
+    "a\nb",
+    "\t",
+    " ",
+    "x" * 5_000,
+    "[]",
+    "{}",
+    "?1",
+    ":a",
+    "@a",
+    "NaN",
+)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -79,9 +129,11 @@ def meets(metadata: Mapping[str, Any], name: str, wanted: Any) -> bool:
             return False
         low, above, high, below = bounds
         return (
-            (low is None or value >= low) and (above is None or value > above)
-            and (high is None or value <= high) and (below is None or value < below)
-        )  # fmt: skip
+            (low is None or value >= low)
+            and (above is None or value > above)
+            and (high is None or value <= high)
+            and (below is None or value < below)
+        )
     return there and same(value, wanted.value if isinstance(wanted, Equals) else wanted)
 
 
@@ -114,19 +166,40 @@ class ConditionsContract:
     @pytest.mark.parametrize(
         "condition",
         [
-            Exists(), Exists(False), In([]), In([1, "1", None, [1, "2", None]]), In([True, False]), Contains(1),
+            Exists(),
+            Exists(False),
+            In([]),
+            In([1, "1", None, [1, "2", None]]),
+            In([True, False]),
+            Contains(1),
             Contains("2"),
-            Contains(None), Contains([1]), Contains({"k": [True]}), Contains(LONG), Contains(True),
-            Range(at_least=1), Range(above=1), Range(at_most=1, above=0), Range(below=0), Range(at_least=2**53 + 1,
-            below=2**53 + 2),
-            Range(at_least=10**29), Range(below=10**400), Range(at_least=""), Range(at_least="a", below="b"),
+            Contains(None),
+            Contains([1]),
+            Contains({"k": [True]}),
+            Contains(LONG),
+            Contains(True),
+            Range(at_least=1),
+            Range(above=1),
+            Range(at_most=1, above=0),
+            Range(below=0),
+            Range(at_least=2**53 + 1, below=2**53 + 2),
+            Range(at_least=10**29),
+            Range(below=10**400),
+            Range(at_least=""),
+            Range(at_least="a", below="b"),
             Range(above=LONG),
-            Range(at_most=LONG), Range(above=LONG, at_most=LONG + "c"), Range(at_least="é"), Range(below="\U0001f600"),
-            Equals(math.nan), Equals((1, "2", None)), PythonEquals(math.nan), PythonEquals((1, "2", None)),
+            Range(at_most=LONG),
+            Range(above=LONG, at_most=LONG + "c"),
+            Range(at_least="é"),
+            Range(below="\U0001f600"),
+            Equals(math.nan),
+            Equals((1, "2", None)),
+            PythonEquals(math.nan),
+            PythonEquals((1, "2", None)),
             PythonEquals(10**400),
         ],
         ids=repr,
-    )  # fmt: skip
+    )
     def test_condition_means_what_its_documentation_says(self, filled: MemoryStore, condition: Any) -> None:
         expected = {name for name, value in VALUES.items() if meets({"k": value}, "k", condition)}
         if meets({}, "k", condition):
@@ -303,11 +376,15 @@ class ConditionsContract:
         wanted = st.sampled_from(pool) | value
         condition = data.draw(
             st.one_of(
-                wanted.map(Equals), wanted.map(Contains), wanted.map(PythonEquals), st.booleans().map(Exists),
-                st.lists(wanted, max_size=3).map(In), st.builds(Range, at_least=number, below=st.none() | number),
+                wanted.map(Equals),
+                wanted.map(Contains),
+                wanted.map(PythonEquals),
+                st.booleans().map(Exists),
+                st.lists(wanted, max_size=3).map(In),
+                st.builds(Range, at_least=number, below=st.none() | number),
                 st.builds(Range, above=text, at_most=st.none() | text),
             )
-        )  # fmt: skip
+        )
         key = data.draw(name)
         store.reset()
         store.save([record(str(n), metadata=metadata) for n, metadata in enumerate(kept)])

@@ -25,15 +25,22 @@ class SpacesContract:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"content": "new"}, {"scope": "new/"}, {"categories": ("n", "m")}, {"metadata": {"n": [1]}},
+            {"content": "new"},
+            {"scope": "new/"},
+            {"categories": ("n", "m")},
+            {"metadata": {"n": [1]}},
             {"importance": 1.0},
-            {"created_at": NOON + DAY}, {"accessed_at": NOON + DAY}, {"embedding": pack([3.0, 4.0])},
+            {"created_at": NOON + DAY},
+            {"accessed_at": NOON + DAY},
+            {"embedding": pack([3.0, 4.0])},
             {"embedding": None},
-            {"source": "new"}, {"source": None}, {"private": False},
+            {"source": "new"},
+            {"source": None},
+            {"private": False},
             {"content": "new", "scope": "/x", "embedding": pack([0.0, 1.0]), "categories": ()},
         ],
         ids=lambda changes: "+".join(changes),
-    )  # fmt: skip
+    )
     def test_update_changes_the_named_fields_alone(self, store: MemoryStore, changes: dict[str, Any]) -> None:
         before = record(
             "a",
@@ -64,12 +71,15 @@ class SpacesContract:
     @pytest.mark.parametrize(
         ("changes", "error"),
         [
-            ({"color": "red"}, TypeError), ({"id": "b"}, TypeError), ({"importance": 2.0}, DataError),
-            ({"embedding": pack([1.0])}, DimsError), ({"embedding": b"123"}, EmbeddingError), ({"metadata": {"k": {1}}},
-            TypeError),
+            ({"color": "red"}, TypeError),
+            ({"id": "b"}, TypeError),
+            ({"importance": 2.0}, DataError),
+            ({"embedding": pack([1.0])}, DimsError),
+            ({"embedding": b"123"}, EmbeddingError),
+            ({"metadata": {"k": {1}}}, TypeError),
             ({"embedding": b"\0\0\xc0\x7f\0\0\0\0"}, EmbeddingError),
         ],
-    )  # fmt: skip
+    )
     def test_update_that_is_refused_changes_nothing(
         self, store: MemoryStore, changes: dict[str, Any], error: Any
     ) -> None:
@@ -207,11 +217,13 @@ class SpacesContract:
             ({"importance_below": 0.5}, {f"{scope}{age}" for scope in "ab" for age in range(0, 8, 2)}),
             ({"older_than": 5 * DAY, "keep": 6}, {f"{scope}{age}" for scope in "ab" for age in range(6)}),
             ({"query": Query(scope="/a"), "keep": 2}, {"a0", "a1"} | {f"b{age}" for age in range(8)}),
-            ({"query": Query(ids=("a0", "a7")), "keep": 1},
-            {f"a{age}" for age in range(7)} | {f"b{age}" for age in range(8)}),
+            (
+                {"query": Query(ids=("a0", "a7")), "keep": 1},
+                {f"a{age}" for age in range(7)} | {f"b{age}" for age in range(8)},
+            ),
             ({"older_than": timedelta.max}, {f"{scope}{age}" for scope in "ab" for age in range(8)}),
         ],
-    )  # fmt: skip
+    )
     def test_expire_takes_what_meets_every_condition(self, store: MemoryStore, conditions: Any, kept: set[str]) -> None:
         now = datetime.now(timezone.utc)
         every = [

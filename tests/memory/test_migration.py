@@ -62,13 +62,25 @@ RECORD: Final = """INSERT INTO memory_records
     VALUES (?, ?, ?, ?, ?, 0.5, ?, ?, ?, ?)"""
 # The triggers of version 1 call `vec_sketch` with one argument, as it was then: the rows are written without them.
 ROWS: Final[list[dict[str, Any]]] = [
-    {"id": "a", "scope": "/", "content": "the sky is blue", "categories": ("x", "y", "x"), "metadata": {"n": 1,
-    "t": ["é", 2.0]}},
+    {
+        "id": "a",
+        "scope": "/",
+        "content": "the sky is blue",
+        "categories": ("x", "y", "x"),
+        "metadata": {"n": 1, "t": ["é", 2.0]},
+    },
     {"id": "b", "scope": "/a", "content": "", "categories": (), "metadata": {}, "embedding": [1.0, 2.0]},
-    {"id": "c", "scope": "/a/b", "content": "é \U0001f600", "categories": ("y",), "metadata": {"n": 1.5,
-    "deep": {"k": [None]}},
-     "embedding": [-1.0, 0.5], "source": "user", "private": True},
-]  # fmt: skip
+    {
+        "id": "c",
+        "scope": "/a/b",
+        "content": "é \U0001f600",
+        "categories": ("y",),
+        "metadata": {"n": 1.5, "deep": {"k": [None]}},
+        "embedding": [-1.0, 0.5],
+        "source": "user",
+        "private": True,
+    },
+]
 
 
 def old_file(database: Path, rows: list[dict[str, Any]] = ROWS, dims: int | None = 2) -> None:
@@ -88,13 +100,17 @@ def old_file(database: Path, rows: list[dict[str, Any]] = ROWS, dims: int | None
                 row.get("private", 0),
             )
             embedding = pack(row["embedding"]) if "embedding" in row else None
-            pool.batch([
-                (RECORD, values),
-                ("INSERT INTO memory_vectors VALUES (?, ?)", (key, embedding)),
-                ("INSERT INTO memory_sketches VALUES (?, NULL)", (key,)),
-                *(("INSERT INTO memory_categories VALUES (?, ?, ?)", (key, n, c)) for n,
-                c in enumerate(row["categories"])),
-            ])  # fmt: skip
+            pool.batch(
+                [
+                    (RECORD, values),
+                    ("INSERT INTO memory_vectors VALUES (?, ?)", (key, embedding)),
+                    ("INSERT INTO memory_sketches VALUES (?, NULL)", (key,)),
+                    *(
+                        ("INSERT INTO memory_categories VALUES (?, ?, ?)", (key, n, c))
+                        for n, c in enumerate(row["categories"])
+                    ),
+                ]
+            )
         if dims is not None:
             pool.execute("INSERT INTO memory_space VALUES (1, ?)", (dims,))
         for sql in VERSION_1:

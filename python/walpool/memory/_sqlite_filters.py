@@ -21,7 +21,7 @@ SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collectio
 """The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
 
 KEY_BITS: Final = 40
-"""Of the keys of a space, which lie behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
+"""Room for the records of a space: its keys begin behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -4,8 +4,8 @@
     memory_scopes           the paths of a space, each with how many records lie right there
     memory_records          one row a record; `key` is what the other tables refer to
     memory_vectors          key -> embedding, NULL where there is none; one row a record
-    memory_sketches         the latest state of each record, numbered as it came: what searches keep in memory reads
-                            only what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
+    memory_sketches         the latest state of each record, numbered as it came, so that what searches keep in memory
+                            reads only what is new; of a deleted record a tombstone (gone = 1), until it is trimmed
     memory_categories       category -> records      memory_category_counts   how many there are in each scope
     memory_metadata         value of a top-level key, or element of a list there -> records
     memory_words            the words of the contents; memory_trigrams their trigrams (`_sqlite_words`)
@@ -206,8 +206,7 @@ _COPY: Final = (
             FROM memory_categories_1 AS c WHERE c.key = r.key), r.metadata, r.importance, r.created_at, r.accessed_at,
             r.source, r.private
         FROM memory_records_1 AS r JOIN memory_scopes AS s ON s.path = r.scope""",
-    """INSERT INTO memory_vectors (key, embedding) SELECT key, NULL FROM memory_records WHERE true
-        ON CONFLICT DO NOTHING""",
+    "INSERT INTO memory_vectors (key) SELECT key FROM memory_records WHERE true ON CONFLICT DO NOTHING",
 )
 
 _COUNT_CATEGORIES: Final = """INSERT INTO memory_category_counts (scope, category, records)
@@ -299,8 +298,8 @@ _TRIGGERS: Final = (
     f"CREATE TRIGGER memory_vectors_saved AFTER INSERT ON memory_vectors BEGIN{_VECTOR}\n        END",
     f"CREATE TRIGGER memory_vectors_replaced AFTER UPDATE OF embedding ON memory_vectors BEGIN{_VECTOR}\n        END",
     f"""CREATE TRIGGER memory_sketches_trimmed AFTER UPDATE OF gone ON memory_sketches WHEN NEW.gone = 1
-            AND NEW.change - {TRIM_AT} >
-            (SELECT min(change) FROM memory_sketches WHERE space = NEW.space AND gone = 1) BEGIN
+            AND (SELECT min(change) FROM memory_sketches WHERE space = NEW.space AND gone = 1) < NEW.change - {TRIM_AT}
+            BEGIN
             UPDATE memory_spaces SET trimmed = NEW.change - {TRIM_TO} WHERE space = NEW.space;
             DELETE FROM memory_sketches WHERE space = NEW.space AND gone = 1 AND change <= NEW.change - {TRIM_TO};
         END""",

@@ -54,7 +54,7 @@ def value(entry: str) -> str:
 def rows(record: str, source: str = "", condition: str = "true") -> tuple[str, str]:
     """Return the SELECTs of the rows that belong to the metadata of a record (a row's alias, NEW or OLD).
 
-    The first is that of the keys, the second that of the elements of lists, one that comes twice among them twice.
+    The first is that of the keys, the second that of the elements of lists; what a list holds twice is there twice.
     """
     columns = "{record}.space, j.key, {element}, {kind}, {value}, {record}.key"
     keys = columns.format(record=record, element=0, kind=kind("j"), value=value("j"))
