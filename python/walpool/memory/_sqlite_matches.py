@@ -122,7 +122,7 @@ def ground(space: Space) -> Read[Ground | None]:
         if not rows:
             return None
         lengths = [_length(bytes.fromhex(size)) for size in (rows[0][-1] or "").split(",")]
-        return Ground(*rows[0][:-1], length=max(sum(lengths) / len(lengths), 1.0))
+        return Ground(*(*rows[0][:-1], max(sum(lengths) / len(lengths), 1.0)))
 
     return Read(sql, space[:2], decode)
 

@@ -83,7 +83,8 @@ class MemoryStore(Protocol):
                 the first page was read is not in the later ones.
 
         Raises:
-            DataError: `after` is no such token, or was given for another query.
+            DataError: `after` is no such token, was given for another query, or was made void by `compact`, `rebuild` or
+                `reset` (list anew).
         """
         ...
 
@@ -151,7 +152,7 @@ class MemoryStore(Protocol):
         Raises:
             DimsError: another length than the store's dims.
             DataError: neither an embedding nor a text; not what `mode` needs; a token that is none, that belongs to
-                another search, or that `compact` or `reset` has made void (search anew).
+                another search, or that `compact`, `rebuild` or `reset` has made void (search anew).
             ProgrammingError: `fts` is not FTS5's syntax.
         """
         ...
