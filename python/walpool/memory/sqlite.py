@@ -176,7 +176,7 @@ class SqliteMemoryStore:
         try:
             self._write(upkeep.words_check(self._space))
         except CorruptError:
-            found.append(upkeep.WORDS_DIFFER)
+            found.append(upkeep.words_differ(self._space))
         return found
 
     def dims(self) -> int | None:
@@ -366,7 +366,7 @@ class AsyncSqliteMemoryStore:
         try:
             await self._write(upkeep.words_check(self._space))
         except CorruptError:
-            found.append(upkeep.WORDS_DIFFER)
+            found.append(upkeep.words_differ(self._space))
         return found
 
     async def dims(self) -> int | None:
