@@ -71,7 +71,7 @@ fn transform(values: &mut [f32], stream: u64) {
         }
     }
     let mut half = values.len() / 2;
-    while half >= 8 {
+    while half >= EIGHT {
         for pair in values.chunks_exact_mut(2 * half) {
             let (front, back) = pair.split_at_mut(half);
             for (x, y) in front.iter_mut().zip(back) {
@@ -80,21 +80,33 @@ fn transform(values: &mut [f32], stream: u64) {
         }
         half /= 2;
     }
-    transform_eights(values, half);
+    let (eights, few) = values.as_chunks_mut::<EIGHT>();
+    for eight in eights {
+        *eight = transform_within::<2, EIGHT>(*eight);
+        *eight = transform_within::<1, EIGHT>(*eight);
+        *eight = transform_within::<0, EIGHT>(*eight);
+    }
+    // Fewer than eight are all there is.
+    for level in (0..few.len().max(1).ilog2()).rev() {
+        for index in (0..few.len()).filter(|index| index >> level & 1 == 0) {
+            let (x, y) = (few[index], few[index + (1 << level)]);
+            (few[index], few[index + (1 << level)]) = (x + y, x - y);
+        }
+    }
 }
 
-/// The last three levels, whose pairs lie within one register.
+/// The values of a register: the levels within it need no memory.
+const EIGHT: usize = 8;
+
+/// One level: values whose index differs in this bit become their sum and their difference.
 #[inline(always)]
-fn transform_eights(values: &mut [f32], mut half: usize) {
-    while half >= 1 {
-        for pair in values.chunks_exact_mut(2 * half) {
-            for index in 0..half {
-                let (x, y) = (pair[index], pair[index + half]);
-                (pair[index], pair[index + half]) = (x + y, x - y);
-            }
-        }
-        half /= 2;
+fn transform_within<const BIT: usize, const N: usize>(values: [f32; N]) -> [f32; N] {
+    let mut next = [0.0; N];
+    for (index, next) in next.iter_mut().enumerate() {
+        let other = values[index ^ (1 << BIT)];
+        *next = if index >> BIT & 1 == 0 { values[index] + other } else { other - values[index] };
     }
+    next
 }
 
 /// 32 random bits (splitmix64, Steele and others 2014).

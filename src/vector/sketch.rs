@@ -100,7 +100,8 @@ pub fn parse(blob: &[u8], dims: usize) -> Result<(Header, [&[u8]; 2])> {
 pub fn encode(vector: Vector<'_>, centroid: Option<Vector<'_>>) -> Result<Option<Vec<u8>>> {
     let Some(mut centred) = Centred::new(vector, centroid)? else { return Ok(None) };
     rotate(&mut centred.direction);
-    let (header, codes) = choose(&centred);
+    let codes = on_best_grid(&centred.direction);
+    let header = centred.header(&codes);
     let fields = [header.norm, header.distance, header.factor, header.error, header.along];
     let mut blob: Vec<u8> = Vec::with_capacity(HEADER + 2 * width(codes.len()));
     blob.extend(fields.into_iter().flat_map(f32::to_le_bytes));
@@ -151,11 +152,9 @@ impl Centred {
         if let Some(centroid) = centroid {
             check_dims(vector.dims(), centroid.dims())?;
             centroid_norm = centroid.norm_squared().sqrt();
-            for (value, c) in values.iter_mut().zip(centroid.values()) {
-                *value -= c;
-            }
-            squared = sum(values.iter().map(|value| value * value));
-            dot = sum(values.iter().zip(centroid.values()).map(|(value, c)| value * c));
+            let centroid: Vec<f64> = centroid.values().collect();
+            values.iter_mut().zip(&centroid).for_each(|(value, c)| *value -= c);
+            [squared, dot] = sums(&values, &centroid, |value, c| [value * value, value * c]);
         }
         let distance = squared.sqrt();
         let scale = if distance == 0.0 { 0.0 } else { 1.0 / distance };
@@ -165,63 +164,74 @@ impl Centred {
     }
 }
 
-/// In lanes, so that the sum is vectorised, and its rounding grows with a sixteenth of the terms.
-#[inline(always)]
-fn sum(terms: impl Iterator<Item = f64>) -> f64 {
-    let mut lanes = [0.0; LANES];
-    for (index, term) in terms.enumerate() {
-        lanes[index % LANES] += term;
-    }
-    lanes.iter().sum()
-}
-
-/// The codes whose direction is nearest to that of the vector, of those on a few grids, and what they leave over.
-fn choose(centred: &Centred) -> (Header, Vec<u8>) {
-    let values = &centred.direction;
-    let codes = on_best_grid(values);
-    let mut header = Header { norm: centred.norm as f32, along: centred.along as f32, ..Header::default() };
-    if centred.distance > 0.0 {
-        let fine = Fit::of(values, codes.iter().map(|&code| f64::from(code) - MIDDLE));
-        header.distance = centred.distance as f32;
-        header.factor = (centred.distance * fine.factor) as f32;
-        header.error = (centred.distance * fine.tangent * (1.0 + ROUNDING_F32)) as f32;
-        let coarse = Fit::of(values, codes.iter().map(|&code| f64::from(code >> 2) - COARSE_MIDDLE));
-        header.coarse_factor = cut((centred.distance * coarse.factor) as f32);
-        // The estimate is smaller by this part, which a bound that is `spread` times the error must cover.
-        let short = 1.0 - f64::from(header.coarse_factor) / (centred.distance * coarse.factor);
-        let error = centred.distance * (coarse.tangent + short.abs() / spread(values.len()));
-        header.coarse_error = cut((error * (1.0 + 1.0 / 64.0)) as f32); // cutting takes less than a 128th
-    }
-    let holds = |field: f32, of: f64| of == 0.0 || (field.abs() >= f32::MIN_POSITIVE && field.is_finite());
-    let distances = [header.distance, header.factor, header.coarse_factor];
-    let are_bounds = header.error.is_finite() && header.coarse_error.is_finite();
-    let holds_all = distances.iter().all(|&field| holds(field, centred.distance)) && holds(header.norm, centred.norm);
-    if !holds_all || !are_bounds {
+impl Centred {
+    /// What a sketch says beside these codes.
+    fn header(&self, codes: &[u8]) -> Header {
+        let mut header = Header { norm: self.norm as f32, along: self.along as f32, ..Header::default() };
+        if self.distance > 0.0 {
+            let fine = Fit::of(&self.direction, codes, |code| f64::from(code) - MIDDLE);
+            header.distance = self.distance as f32;
+            header.factor = (self.distance * fine.factor) as f32;
+            header.error = (self.distance * fine.tangent * (1.0 + ROUNDING_F32)) as f32;
+            let coarse = Fit::of(&self.direction, codes, |code| f64::from(code >> 2) - COARSE_MIDDLE);
+            header.coarse_factor = cut((self.distance * coarse.factor) as f32);
+            // The estimate is smaller by this part, which a bound that is `spread` times the error must cover.
+            let short = 1.0 - f64::from(header.coarse_factor) / (self.distance * coarse.factor);
+            let error = self.distance * (coarse.tangent + short.abs() / spread(codes.len()));
+            header.coarse_error = cut((error * (1.0 + 1.0 / 64.0)) as f32); // cutting takes less than a 128th
+        }
+        let holds = |field: f32, of: f64| of == 0.0 || (field.abs() >= f32::MIN_POSITIVE && field.is_finite());
+        let distances = [header.distance, header.factor, header.coarse_factor];
+        let are_bounds = header.error.is_finite() && header.coarse_error.is_finite();
+        if are_bounds && holds(header.norm, self.norm) && distances.iter().all(|&field| holds(field, self.distance)) {
+            return header;
+        }
         let norm = header.norm.max(f32::MIN_POSITIVE); // not 0: that means a vector without length
-        header = Header { norm, error: f32::INFINITY, coarse_error: f32::INFINITY, ..Header::default() };
+        Header { norm, error: f32::INFINITY, coarse_error: f32::INFINITY, ..Header::default() }
     }
-    (header, codes)
 }
 
 /// How codes `x` stand to a direction `u`.
 struct Fit {
     /// `|u|² / <x, u>`.
     factor: f64,
-    /// Of the angle between them.
+    /// At least that of the angle between them.
     tangent: f64,
 }
 
 impl Fit {
     #[inline(always)]
-    fn of(values: &[f32], codes: impl Iterator<Item = f64> + Clone) -> Fit {
-        let pairs = || values.iter().map(|&value| f64::from(value)).zip(codes.clone());
-        let own = sum(pairs().map(|(value, _)| value * value));
-        let met = sum(pairs().map(|(value, x)| value * x));
-        let squares = sum(pairs().map(|(_, x)| x * x));
-        let share = met / squares; // of x in the vector; the rest stands upright on it
-        let rest = sum(pairs().map(|(value, x)| value - share * x).map(|rest| rest * rest));
-        Fit { factor: own / met, tangent: rest.sqrt() / (share * squares.sqrt()) }
+    fn of(values: &[f32], codes: &[u8], x: impl Fn(u8) -> f64) -> Fit {
+        let [own, met, squares] = sums(values, codes, |value, code| {
+            let (value, x) = (f64::from(value), x(code));
+            [value * value, value * x, x * x]
+        });
+        // Three sums of terms that come to 1 are wrong by 1e-13 at most, and so is what is left of them.
+        let rest = (own - met * met / squares).max(0.0) + 1e-12;
+        Fit { factor: own / met, tangent: (rest * squares).sqrt() / met * own.sqrt() }
     }
+}
+
+/// Several sums over two rows at once, in lanes: so they are vectorised, and their rounding grows with a sixteenth of the terms.
+#[inline(always)]
+fn sums<X: Copy, Y: Copy, const N: usize>(xs: &[X], ys: &[Y], terms: impl Fn(X, Y) -> [f64; N]) -> [f64; N] {
+    let mut lanes = [[0.0; LANES]; N];
+    let (x_chunks, x_rest) = xs.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = ys.as_chunks::<LANES>();
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for lane in 0..LANES {
+            let terms = terms(x[lane], y[lane]);
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[lane] += term;
+            }
+        }
+    }
+    for (lane, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
+        for (lanes, term) in lanes.iter_mut().zip(terms(x, y)) {
+            lanes[lane] += term;
+        }
+    }
+    lanes.map(|lanes| lanes.iter().sum())
 }
 
 /// How far `<e, q>` may go, in parts of `|q|`.
@@ -265,11 +275,12 @@ fn on_best_grid_plain(values: &[f32]) -> Vec<u8> {
     values.iter().map(|&value| code(value, best) as u8).collect()
 }
 
-/// The code of a value as a whole number from 0 to 15.
+/// The code of a value: a whole number from 0 to 15.
 #[inline(always)]
-fn code(value: f32, inverse: f32) -> i32 {
-    // A cast cuts towards 0, which from 0 on is down.
-    ((value * inverse + 8.0).clamp(0.0, 15.0)) as i32
+fn code(value: f32, inverse: f32) -> f32 {
+    // Of this size floats are whole numbers: adding it rounds, in fewer instructions than a cast there and back.
+    const WHOLE: f32 = (1 << 23) as f32;
+    (value * inverse + 7.5).max(0.0).min(15.0) + WHOLE - WHOLE
 }
 
 /// The square of the cosine between the values and their codes, times the values' length.
@@ -279,13 +290,13 @@ fn fit(values: &[f32], inverse: f32) -> f32 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for lane in 0..LANES {
-            let x = code(chunk[lane], inverse) as f32 - 7.5;
+            let x = code(chunk[lane], inverse) - 7.5;
             met[lane] += chunk[lane] * x;
             squares[lane] += x * x;
         }
     }
     for (lane, &value) in rest.iter().enumerate() {
-        let x = code(value, inverse) as f32 - 7.5;
+        let x = code(value, inverse) - 7.5;
         met[lane] += value * x;
         squares[lane] += x * x;
     }
