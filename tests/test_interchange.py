@@ -441,4 +441,5 @@ for work in (lambda: export_memory(one, file, progress=mark), lambda: import_mem
     done = subprocess.run(command, capture_output=True, text=True, timeout=torture.size(55, 3000), check=False)
     assert done.returncode == 0, done.stderr
     grown = [float(line) for line in done.stdout.splitlines()]  # MiB, from a sixth of the work to its end
-    assert max(grown) < number * DIMS * 4 / 2**20, "as much as all embeddings"
+    # A few batches, and what allocators keep; all embeddings of the full size are 98 MiB.
+    assert max(grown) < 48
