@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from walpool.errors import NotSupportedError
+from walpool.errors import IntegrityError, NotSupportedError
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
@@ -23,6 +23,9 @@ Migration: TypeAlias = Sequence[str]
 _CREATE = "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT"
 _EXISTS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_schema'"
 _VERSION = "SELECT version FROM walpool_schema WHERE name = ?"
+# Fails, by a NULL, where another process has migrated between the look at the version and the job.
+_STILL = """INSERT INTO walpool_schema (name, version)
+    SELECT ?1, NULL WHERE coalesce((SELECT version FROM walpool_schema WHERE name = ?1), 0) <> ?2"""
 _SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
 
@@ -37,8 +40,9 @@ def version(pool: Pool, name: str) -> int:
 def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
     """Bring the tables called `name` up to date; where they are, only look.
 
-    The migrations that are missing run in one transaction with the new version: a file is never left half-way, and of
-    two processes that start at once one waits and then finds nothing to do.
+    The migrations that are missing run in one job with the new version: a file is never left half-way, and of two
+    processes that start at once one waits and then finds nothing to do. A job rather than a transaction, which would be
+    taken back after `transaction_timeout`, and so no large file could ever be brought up to date.
 
     Args:
         pool: the database; anything else in the file is left alone.
@@ -49,14 +53,16 @@ def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
         NotSupportedError: the file was written by a newer walpool; upgrade walpool, or use another file.
         WriteTimeout: another transaction held the writer for too long (retryable).
     """
-    if not _missing(pool.path, name, version(pool, name), migrations):
-        return
-    with pool.transaction() as tx:
-        tx.execute(_CREATE)
-        # Read again: another process may have migrated between the look above and this transaction.
-        for sql in _missing(pool.path, name, int(tx.fetchval(_VERSION, (name,)) or 0), migrations):
-            tx.execute(sql)
-        tx.execute(_SET_VERSION, (name, len(migrations)))
+    found = version(pool, name)
+    while job := _job(pool.path, name, found, migrations):
+        try:
+            pool.batch(job)
+        except IntegrityError:
+            before, found = found, version(pool, name)
+            if found == before:
+                raise
+        else:
+            return
 
 
 async def version_async(pool: AsyncPool, name: str) -> int:
@@ -68,20 +74,26 @@ async def version_async(pool: AsyncPool, name: str) -> int:
 
 async def migrate_async(pool: AsyncPool, name: str, migrations: Sequence[Migration]) -> None:
     """Do what `migrate` does, through an `AsyncPool`."""
-    if not _missing(pool.path, name, await version_async(pool, name), migrations):
-        return
-    async with pool.transaction() as tx:
-        await tx.execute(_CREATE)
-        for sql in _missing(pool.path, name, int(await tx.fetchval(_VERSION, (name,)) or 0), migrations):
-            await tx.execute(sql)
-        await tx.execute(_SET_VERSION, (name, len(migrations)))
+    found = await version_async(pool, name)
+    while job := _job(pool.path, name, found, migrations):
+        try:
+            await pool.batch(job)
+        except IntegrityError:
+            before, found = found, await version_async(pool, name)
+            if found == before:
+                raise
+        else:
+            return
 
 
-def _missing(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[str]:
-    """Return the statements that lead from version `found` to the newest."""
+def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[tuple[str, tuple[object, ...]]]:
+    """Return the job that leads from version `found` to the newest; empty if it is that."""
     if found > len(migrations):
         raise NotSupportedError(
             f"the {name!r} tables of {path} have version {found}, and this walpool knows versions up to "
             f"{len(migrations)}: upgrade walpool, or use another file"
         )
-    return [sql for migration in migrations[found:] for sql in migration]
+    if found == len(migrations):
+        return []
+    statements = [(sql, ()) for migration in migrations[found:] for sql in migration]
+    return [(_CREATE, ()), (_STILL, (name, found)), *statements, (_SET_VERSION, (name, len(migrations)))]

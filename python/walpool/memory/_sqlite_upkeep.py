@@ -15,14 +15,13 @@ from walpool.types import Row, Value
 if TYPE_CHECKING:
     from walpool.memory._sqlite_rows import Statement
 
-__all__ = ["WORDS_DIFFER", "compact", "differences", "rebuild", "sample", "words_check"]
+__all__ = ["compact", "differences", "rebuild", "sample", "words_check", "words_differ"]
 
 ENOUGH: Final = 256
 """Embeddings that a centroid is taken of at least; fewer say little of those to come."""
 SAMPLE: Final = 2_048
 """Embeddings that it is taken of at most, spread evenly over the records."""
 
-WORDS_DIFFER: Final = "the word index differs from the contents of the records"
 """What `check` says where `words_check` fails."""
 
 _OURS: Final = f"r.space = {SPACE}"
@@ -176,6 +175,11 @@ def words_check(space: Space) -> Write[None]:
     A job, since FTS5 compares at the command of an INSERT; it writes nothing. https://www.sqlite.org/fts5.html
     """
     return Write([(words.CHECK[space.words], ())], nothing)
+
+
+def words_differ(space: Space) -> str:
+    """Return the sentence for a word index that failed its check; FTS5 does not say how many records it is about."""
+    return f"{words.TABLE_OF[space.words]}: the word index differs from the contents of the records"
 
 
 _NEXT_EPOCH: Final = f"""UPDATE memory_spaces SET epoch = epoch + 1, trimmed =

@@ -175,7 +175,7 @@ class SqliteMemoryStore:
         try:
             self._write(upkeep.words_check(self._space))
         except CorruptError:
-            found.append(upkeep.WORDS_DIFFER)
+            found.append(upkeep.words_differ(self._space))
         return found
 
     def dims(self) -> int | None:
@@ -355,7 +355,7 @@ class AsyncSqliteMemoryStore:
         try:
             await self._write(upkeep.words_check(self._space))
         except CorruptError:
-            found.append(upkeep.WORDS_DIFFER)
+            found.append(upkeep.words_differ(self._space))
         return found
 
     async def dims(self) -> int | None:
