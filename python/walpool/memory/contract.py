@@ -83,8 +83,8 @@ class MemoryStore(Protocol):
                 the first page was read is not in the later ones.
 
         Raises:
-            DataError: `after` is no such token, was given for another query, or was made void by `compact`, `rebuild` or
-                `reset` (list anew).
+            DataError: `after` is no such token, was given for another query, or was made void by `compact`, `rebuild`
+                or `reset` (list anew).
         """
         ...
 
@@ -127,7 +127,9 @@ class MemoryStore(Protocol):
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`.
 
         A search by embedding is exact: the conditions come first, and no record that meets them is left out for being
-        far from where an index looked.
+        far from where an index looked. A search with a text ranks the best records once, with its first page, ten times
+        `limit` of them, at least 100, and at most 1,000 for all its pages; with both, as many from each side. What a
+        common word finds in a large collection is bounded in a search by both; each backend says how.
 
         Args:
             embedding: packed float32, shape (dims,); need not be normalized.

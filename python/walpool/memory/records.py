@@ -267,7 +267,7 @@ class Hit:
     why: Explanation = Explanation()
     """What the score is made of."""
     snippet: str | None = None
-    """The words that matched in their surroundings, between the marks of the search; None without a text."""
+    """The words that matched in their surroundings, between the marks of the search; None where none did."""
 
 
 class Records(list[Record]):
