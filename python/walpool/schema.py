@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from walpool.errors import IntegrityError, NotSupportedError
+from walpool.types import Params
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
@@ -86,7 +87,7 @@ async def migrate_async(pool: AsyncPool, name: str, migrations: Sequence[Migrati
             return
 
 
-def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[tuple[str, tuple[object, ...]]]:
+def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[tuple[str, Params]]:
     """Return the job that leads from version `found` to the newest; empty if it is that."""
     if found > len(migrations):
         raise NotSupportedError(
@@ -95,5 +96,5 @@ def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> l
         )
     if found == len(migrations):
         return []
-    statements = [(sql, ()) for migration in migrations[found:] for sql in migration]
+    statements: list[tuple[str, Params]] = [(sql, ()) for migration in migrations[found:] for sql in migration]
     return [(_CREATE, ()), (_STILL, (name, found)), *statements, (_SET_VERSION, (name, len(migrations)))]

@@ -25,7 +25,8 @@ from walpool.memory import _sqlite_schema as schema
 
 DAMAGE = {
     "a sketch is lost": "DELETE FROM memory_sketches WHERE key = 2",
-    "a sketch is another's": "UPDATE memory_sketches SET sketch = (SELECT sketch FROM memory_sketches WHERE key = 3) WHERE key = 2",
+    "a sketch is another's": """UPDATE memory_sketches SET sketch = (SELECT sketch FROM memory_sketches WHERE key = 3)
+        WHERE key = 2""",
     "a record counts as deleted": "UPDATE memory_sketches SET gone = 1 WHERE key = 2",
     "a state has another scope": "UPDATE memory_sketches SET scope = 77 WHERE key = 2",
     "a state has no record": "INSERT INTO memory_sketches (space, key, scope, gone) VALUES (1, 77, 1, 0)",
@@ -37,7 +38,7 @@ DAMAGE = {
     "a category too many": "INSERT INTO memory_categories (space, category, key) VALUES (1, 'other', 2)",
     "a count of a category": "UPDATE memory_category_counts SET records = 9 WHERE category = 'c1'",
     "a value is lost": "DELETE FROM memory_metadata WHERE key = 2 AND name = 'n'",
-    "a value too many": "INSERT INTO memory_metadata (space, name, element, kind, value, key) VALUES (1, 'n', 0, 2, 77, 2)",
+    "a value too many": "INSERT INTO memory_metadata VALUES (1, 'n', 0, 2, 77, 2)",
     "words are lost": "INSERT INTO memory_words (memory_words, rowid, content) VALUES ('delete', 2, 'about r1')",
     "words too many": "INSERT INTO memory_words (rowid, content) VALUES (2, 'secret')",
 }
@@ -101,8 +102,13 @@ with m.open(sys.argv[1]) as store:
     rng = random.Random(int(sys.argv[2]))
     while True:
         n = rng.randrange(50)
-        batch = [Record(id=f"{sys.argv[2]}-{n}-{k}", content=f"words {n}", scope=f"/{rng.randrange(4)}", embedding=pack([n, k, 1.0]),
-                 categories=(f"c{n % 3}",), metadata={"n": n, "l": [k, n]}) for k in range(rng.randrange(1, 4))]
+        batch = [
+            Record(
+                id=f"{sys.argv[2]}-{n}-{k}", content=f"words {n}", scope=f"/{rng.randrange(4)}",
+                embedding=pack([n, k, 1.0]), categories=(f"c{n % 3}",), metadata={"n": n, "l": [k, n]},
+            )
+            for k in range(rng.randrange(1, 4))
+        ]
         store.save(batch)
         verb = rng.randrange(5)
         if verb == 0:
