@@ -83,7 +83,11 @@ class WordsContract:
         store.search(pack([1.0, 0.0]), text=text)
         assert store.check() == []
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=25,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(text=st.text(max_size=30))
     def test_any_text_is_a_search(self, store: MemoryStore, text: str) -> None:
         if store.count() == 0:

@@ -242,5 +242,5 @@ def test_excerpt_marks_what_it_finds_in_its_surroundings() -> None:
     typed = _words.parse("日本 tea", "trigram")
     assert typed is not None
     assert _words.excerpt(typed, "東京は日本の首都", ("<", ">")) == "東京は<日本>の首都"
-    assert _words.excerpt(typed, "x" * 100 + "TEA" + "y" * 100, ("[", "]")) == "…" + "x" * 60 + "[TEA]" + "y" * 60 + "…"
+    assert _words.excerpt(typed, "x" * 100 + "TEA" + "y" * 100, ("[", "]")) == "…" + "x" * 78 + "[TEA]" + "y" * 78 + "…"
     assert _words.excerpt(typed, "京都", ("[", "]")) is None
