@@ -108,7 +108,7 @@ def test_damaged_word_index_is_found_and_mended(database: Path) -> None:
         filled(store, 20)
         assert store.check() == []
         store.pool.execute("INSERT INTO memory_words (memory_words) VALUES ('delete-all')")  # type: ignore[attr-defined]
-        assert store.check() == ["the word index differs from the contents of the records"]
+        assert store.check() == ["memory_words: the word index differs from the contents of the records"]
         assert store.search(text="word0") == []
         store.rebuild()
         assert store.check() == []
