@@ -295,13 +295,13 @@ class WordsContract:
         #     page 1
         #                               replaces some, deletes some, saves new ones, touches some
         #     page 2, with the token of page 1 ...
-        store.save([note(f"r{n}", f"tea {n}", [1.0, n / 50]) for n in range(60)])
+        store.save([note(f"r{n}", f"tea {n}", [1.0, n / 50]) for n in range(50)])
         arguments: dict[str, Any] = {"embedding": pack([1.0, 1.0]), "text": "tea", "mode": mode, "limit": 7}
-        expected = ids(store.search(**{**arguments, "limit": 60}))
+        expected = ids(store.search(**{**arguments, "limit": 50}))
         gate, done, changed = threading.Barrier(2), threading.Event(), set()
 
         def write() -> None:
-            for n in range(0, 60, 10):
+            for n in range(0, 50, 10):
                 gate.wait(30)
                 store.save([note(f"r{n}", "tea, and more tea", [1.0, 1.0]), note(f"new{n}", "tea", [1.0, 1.0])])
                 store.delete(Query(ids=(f"r{n + 1}",)))

@@ -23,7 +23,6 @@ Measured over 100,000 contents of 250 characters, with questions of 6 to 10 word
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -44,7 +43,7 @@ _ROOM: Final = 3_000  # rows: 1 to 2 µs each, to look up their lengths and test
 _LATEST: Final = 1_000
 _TOGETHER: Final = 3  # terms: looking for more that are all common takes longer, and finds less
 _MOST: Final = 4_000
-_READ: Final = 300  # contents: 10 µs each
+_READ: Final = 100  # contents: 10 to 20 µs each
 _PART: Final = 4_000  # characters of a content in which terms are counted
 _NEWEST: Final = 100  # records whose mean length is the usual one
 _SHORT: Final = 0.1  # of the records: how many are taken to have a term that is too short for the index
@@ -251,12 +250,14 @@ def _ranked(
     rarities = [rarity(ground.records, number) for number in having]
     usual = ground.length
     # Of the many records most are alike in this: as long, with the same terms.
-    promises = {
-        (terms, sz): -bm25(rarities, [terms >> term & 1 for term in range(len(rarities))], _length(sz) / usual)
-        for terms, sz in set(found.values())
+    alike = set(found.values())
+    worth = {
+        terms: (sum(value for term, value in enumerate(rarities) if terms >> term & 1),)
+        for terms in {terms for terms, _ in alike}
     }
-    promising = [(promises[alike], key) for key, alike in found.items()]
-    best = [key for _, key in heapq.nsmallest(max(depth, _READ), promising)]
+    promises = {(terms, sz): -bm25(worth[terms], (1,), _length(sz) / usual) for terms, sz in alike}
+    promising = [(promises[kind], key) for key, kind in found.items()]
+    best = [key for _, key in sorted(promising)[: max(depth, _READ)]]
     count = _words.counter(typed)
     sql = f"""SELECT r.key, substr(r.content, 1, {_PART}) FROM json_each(?1) AS best
         CROSS JOIN memory_records AS r ON r.key = best.value"""

@@ -1,7 +1,7 @@
 """Searching by an embedding, by words or by both, as operations (`_sqlite_rows`); no I/O.
 
 A search with words ranks a window with its first page: the best `_pages.MOST_ENTRIES` hits at most, in a hybrid search
-of lists that go ten times as deep as a page, at least 100 records each. The token carries the rest of the window, so
+of lists that go five times as deep as a page, at least 50 records each. The token carries the rest of the window, so
 the later pages keep the order of the first one, whatever is written meanwhile; a record that was changed since is left
 out.
 """
@@ -28,8 +28,8 @@ from walpool.types import Row
 
 __all__ = ["search"]
 
-_DEEPER: Final = 10  # times a page
-_LEAST: Final = 100  # records
+_DEEPER: Final = 5  # times a page
+_LEAST: Final = 50  # records
 _THOUSANDTHS: Final = 1_000
 
 

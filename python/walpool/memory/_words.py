@@ -41,6 +41,8 @@ _WIDTH: Final = 160  # characters of an excerpt, about
 _WORD_LENGTH: Final = 20  # characters that an excerpt is longer for the sake of a whole word
 _LOOKED_AT: Final = 20_000  # characters of a content that excerpts are taken from
 _WORD: Final = re.compile(r"[^\W_]+")
+_BETWEEN: Final = re.compile(r"[\W_]+")
+_TO_SPACE: Final = {code: " " for code in range(128) if not chr(code).isalnum()}
 _MARKS: Final = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")  # combining
 _QUOTES: Final = str.maketrans("“”„‟«»", '""""""')
 # A phrase, a word up to the next quote, or a quote without a partner. Right behind a phrase a new word begins.
@@ -147,21 +149,14 @@ def counter(typed: Typed) -> Callable[[str], list[int]]:
     if typed.tokenizer == "trigram":
         parts = [[_folded(option.text) for option in term.options] for term in typed.terms]
         return lambda content: _count_parts(parts, _folded(content))
-    options = [(option, number) for number, term in enumerate(typed.terms) for option in term.options]
-    words: dict[str, list[int]] = {}
-    for option, number in options:
-        if _is_word(option):
-            words.setdefault(_folded(option.text), []).append(number)
-    phrases = [(_phrase(option), number) for option, number in options if not _is_word(option)]
+    words = [[f" {_folded(o.text)} " for o in term.options if _is_word(o)] for term in typed.terms]
+    phrases = [(number, _phrase(o)) for number, term in enumerate(typed.terms) for o in term.options if not _is_word(o)]
 
     def count(content: str) -> list[int]:
         folded = _folded(content)
-        counts = [0] * len(typed.terms)
-        for word in _WORD.findall(folded):
-            if word in words:
-                for number in words[word]:
-                    counts[number] += 1
-        for phrase, number in phrases:
+        spaced = _spaced(folded)
+        counts = [sum(map(spaced.count, options)) for options in words]
+        for number, phrase in phrases:
             counts[number] += len(phrase.findall(folded))
         return counts
 
@@ -337,6 +332,13 @@ def _patterns(text: str) -> list[str]:
     text = text[:_LONGEST_PATTERN]
     forms = dict.fromkeys((text,) if text.isascii() else (text, text.lower(), text.upper()))
     return ["%" + re.sub("[!%_]", r"!\g<0>", form) + "%" for form in forms]
+
+
+def _spaced(folded: str) -> str:
+    """Return a folded text with two spaces between its words, so that each has its own two."""
+    if folded.isascii():
+        return f" {folded.translate(_TO_SPACE).replace(' ', '  ')} "
+    return f" {_BETWEEN.sub('  ', folded)} "
 
 
 def _folded(text: str) -> str:

@@ -127,9 +127,9 @@ class MemoryStore(Protocol):
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`.
 
         A search by embedding is exact: the conditions come first, and no record that meets them is left out for being
-        far from where an index looked. A search with a text ranks the best records once, with its first page, ten times
-        `limit` of them, at least 100, and at most 1,000 for all its pages; with both, as many from each side. What a
-        common word finds in a large collection is bounded in a search by both; each backend says how.
+        far from where an index looked. A search with a text ranks the best records once, with its first page: five
+        times `limit` of them, at least 50, and at most 1,000 for all its pages; with both, as many from each side. What
+        a common word finds in a large collection is bounded in a search by both; each backend says how.
 
         Args:
             embedding: packed float32, shape (dims,); need not be normalized.
