@@ -280,7 +280,7 @@ fn on_best_grid_plain(values: &[f32]) -> Vec<u8> {
 fn code(value: f32, inverse: f32) -> f32 {
     // Of this size floats are whole numbers: adding it rounds, in fewer instructions than a cast there and back.
     const WHOLE: f32 = (1 << 23) as f32;
-    (value * inverse + 7.5).max(0.0).min(15.0) + WHOLE - WHOLE
+    (value * inverse + 7.5).clamp(0.0, 15.0) + WHOLE - WHOLE
 }
 
 /// The square of the cosine between the values and their codes, times the values' length.
