@@ -144,7 +144,7 @@ def _collection(path_or_url: str, each: Collection, repair: bool, known: list[st
     from walpool import memory
 
     name = f"{each.records:,} records of {each.collection!r}" + (f", tenant {each.tenant!r}" if each.tenant else "")
-    with memory.open(path_or_url, tenant=each.tenant, collection=each.collection, words=each.words) as store:
+    with memory.open(path_or_url, tenant=each.tenant, collection=each.collection) as store:
         problems = list(store.check())
         if not (problems or (repair and known)):
             return Finding("memory", "ok", f"{name}, and what is derived from them agrees")

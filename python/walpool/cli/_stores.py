@@ -110,7 +110,7 @@ def label(each: Collection) -> str:
 def _open(database: Database, each: Collection) -> MemoryStore:
     from walpool import memory
 
-    return memory.open(database.target, tenant=each.tenant, collection=each.collection, words=each.words)
+    return memory.open(database.target, tenant=each.tenant, collection=each.collection)
 
 
 def _collections(database: Database, arguments: argparse.Namespace) -> list[Collection]:

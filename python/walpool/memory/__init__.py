@@ -78,7 +78,7 @@ def open(  # noqa: A001 - as in walpool.memory.open
     *,
     tenant: str = "",
     collection: str = "memory",
-    words: str = "unicode61",
+    words: str | None = None,
     **settings: Any,
 ) -> MemoryStore:
     """Return the memory store of a database, on the process's shared pool for it.
@@ -88,7 +88,7 @@ def open(  # noqa: A001 - as in walpool.memory.open
         tenant: whose records they are; stores of others on the same database see nothing of them.
         collection: which of the tenant's collections; each has dims and a word index of its own.
         words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts
-            of words and for scripts without spaces.
+            of words and for scripts without spaces. None takes what the collection has, `unicode61` for a new one.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
@@ -111,7 +111,7 @@ def open_async(
     *,
     tenant: str = "",
     collection: str = "memory",
-    words: str = "unicode61",
+    words: str | None = None,
     **settings: Any,
 ) -> AsyncMemoryStore:
     """Return the memory store of a database for asyncio; its first call, or `async with`, opens the file.

@@ -64,15 +64,15 @@ class Search:
     after: str | None
 
 
-def space(tenant: str, collection: str, words: str) -> Space:
-    """Return the space of a store.
+def space(tenant: str, collection: str, words: str | None) -> Space:
+    """Return the space of a store, with the word index that it will have if there is none yet.
 
     Raises:
         ConfigError: there is no such word index.
     """
-    if words not in _WORDS:
+    if words is not None and words not in _WORDS:
         raise ConfigError(f"words={words!r} is not accepted: use {' or '.join(map(repr, _WORDS))}")
-    return Space(tenant, collection, words)
+    return Space(tenant, collection, _WORDS[0] if words is None else words)
 
 
 def by_id(space: Space, record_id: str) -> Read[Record | None]:
@@ -95,10 +95,17 @@ def dims(space: Space) -> Read[int | None]:
     return Read(f"SELECT dims FROM memory_spaces WHERE space = {SPACE}", space[:2], _first)
 
 
-def words_of(space: Space) -> Read[ConfigError | None]:
-    """Return the read of what to tell whoever opens the space with another word index than it has."""
+def opened(space: Space, words: str | None) -> Read[Space | ConfigError]:
+    """Return the read of the space with the word index that it has, or of what to tell whoever asked for another one."""
     sql = f"SELECT words FROM memory_spaces WHERE space = {SPACE}"
-    return Read(sql, space[:2], lambda rows: _other_words(space, rows[0][0]) if rows else None)
+
+    def decode(rows: list[Row]) -> Space | ConfigError:
+        stored = rows[0][0] if rows else space.words
+        if words is None:
+            return space._replace(words=stored)
+        return _other_words(space, stored) or space
+
+    return Read(sql, space[:2], decode)
 
 
 def refusal(space: Space, embeddings: Sequence[bytes]) -> Read[Exception | None]:

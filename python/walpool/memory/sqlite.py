@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import BusyError, CorruptError, Error, IntegrityError
+from walpool.errors import BusyError, ConfigError, CorruptError, Error, IntegrityError
 from walpool.memory import _html
 from walpool.memory import _sqlite_search as searches
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_upkeep as upkeep
 from walpool.memory import _sqlite_writes as writes
+from walpool.memory._sqlite_filters import Space
 from walpool.memory._sqlite_rows import Read, Steps, Write
 from walpool.memory._sqlite_schema import MIGRATIONS
 from walpool.memory.records import (
@@ -53,19 +54,19 @@ class SqliteMemoryStore:
         tenant: whose records they are.
         collection: which of the tenant's collections; each has dims and a word index of its own.
         words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts
-            of words and for scripts without spaces.
+            of words and for scripts without spaces. None takes what the collection has, `unicode61` for a new one.
 
     Raises:
         ConfigError: the collection was begun with another word index.
         NotSupportedError: the file's memory tables come from a newer walpool.
     """
 
-    def __init__(self, pool: Pool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61") -> None:
+    def __init__(self, pool: Pool, *, tenant: str = "", collection: str = "memory", words: str | None = None) -> None:
         """Take over `pool` and bring its memory tables up to date."""
         self._pool = pool
-        self._space = reads.space(tenant, collection, words)
+        space = reads.space(tenant, collection, words)
         schema.migrate(pool, "memory", MIGRATIONS)
-        _raise(self._read(reads.words_of(self._space)))
+        self._space = _opened(self._read(reads.opened(space, words)))
 
     @property
     def pool(self) -> Pool:
@@ -248,11 +249,12 @@ class AsyncSqliteMemoryStore:
     """
 
     def __init__(
-        self, pool: AsyncPool, *, tenant: str = "", collection: str = "memory", words: str = "unicode61"
+        self, pool: AsyncPool, *, tenant: str = "", collection: str = "memory", words: str | None = None
     ) -> None:
         """Take over `pool`."""
         self._pool = pool
         self._space = reads.space(tenant, collection, words)
+        self._words = words
         self._is_ready = False
 
     @property
@@ -272,23 +274,23 @@ class AsyncSqliteMemoryStore:
 
     async def save(self, records: Iterable[Record]) -> None:
         """Insert the records, or replace those whose ids exist; one job."""
-        await self._write(writes.save(self._space, list(records)))
+        await self._write(writes.save(await self._ready(), list(records)))
 
     async def get(self, record_id: str) -> Record | None:
         """Return one record, or None if no record has this id."""
-        return await self._read(reads.by_id(self._space, record_id))
+        return await self._read(reads.by_id(await self._ready(), record_id))
 
     async def update(self, record_id: str, /, **changes: Unpack[Changes]) -> bool:
         """Change the named fields of one record; return whether there is such a record."""
-        return await self._write(writes.update(self._space, record_id, changes))
+        return await self._write(writes.update(await self._ready(), record_id, changes))
 
     async def touch(self, record_ids: Iterable[str], at: datetime | None = None) -> int:
         """Set `accessed_at` of the records with these ids, to now by default; return how many there were."""
-        return await self._write(writes.touch(self._space, record_ids, at or _now()))
+        return await self._write(writes.touch(await self._ready(), record_ids, at or _now()))
 
     async def delete(self, query: Query) -> int:
         """Delete the records that meet `query`; return how many there were."""
-        return await self._write(writes.delete(self._space, query))
+        return await self._write(writes.delete(await self._ready(), query))
 
     async def list(
         self, query: Query = _ALL, *, limit: int = 200, offset: int = 0, after: str | None = None
@@ -296,23 +298,23 @@ class AsyncSqliteMemoryStore:
         """Return the records that meet `query`, newest first."""
         if limit <= 0 or offset < 0:
             return Records()
-        return await self._read(reads.listed(self._space, query, limit=limit, offset=offset, after=after))
+        return await self._read(reads.listed(await self._ready(), query, limit=limit, offset=offset, after=after))
 
     async def count(self, query: Query = _ALL) -> int:
         """Return how many records meet `query`."""
-        return await self._read(reads.count(self._space, query))
+        return await self._read(reads.count(await self._ready(), query))
 
     async def scopes(self, parent: str = "/", *, deep: bool = False) -> dict[str, int]:
         """Return the scopes one level below `parent`, or all below it, each with its number of records."""
-        return await self._read(reads.scopes(self._space, parent, deep=deep))
+        return await self._read(reads.scopes(await self._ready(), parent, deep=deep))
 
     async def categories(self, query: Query = _ALL) -> dict[str, int]:
         """Return the categories of the records that meet `query`, each with its number of records."""
-        return await self._read(reads.categories(self._space, query))
+        return await self._read(reads.categories(await self._ready(), query))
 
     async def summary(self, scope: str = "/") -> ScopeSummary:
         """Return what lies in `scope` and below it, all of one snapshot."""
-        return await self._read(reads.summary(self._space, scope))
+        return await self._read(reads.summary(await self._ready(), scope))
 
     async def search(
         self,
@@ -331,7 +333,7 @@ class AsyncSqliteMemoryStore:
     ) -> Hits:
         """Return the records that go best with `embedding`, with `text` or with both, among those that meet `query`."""
         search = reads.Search(embedding, query, text, fts, mode, metric, weights, limit, min_score, marks, after)
-        return Hits() if limit <= 0 else await self._read(searches.search(self._space, search))
+        return Hits() if limit <= 0 else await self._read(searches.search(await self._ready(), search))
 
     async def expire(
         self,
@@ -343,35 +345,39 @@ class AsyncSqliteMemoryStore:
     ) -> int:
         """Delete the records that meet `query` and each condition given; return how many there were."""
         return await self._write(
-            writes.expire(self._space, query, older_than=older_than, keep=keep, importance_below=importance_below)
+            writes.expire(
+                await self._ready(), query, older_than=older_than, keep=keep, importance_below=importance_below
+            )
         )
 
     async def reset(self) -> None:
         """Delete every record and forget the dims."""
-        await self._write(writes.reset(self._space))
+        await self._write(writes.reset(await self._ready()))
 
     async def compact(self) -> None:
         """Centre the sketches, merge the word index, and move the WAL into the file; never needed."""
-        await self._write(upkeep.compact(self._space, await self._read(upkeep.sample(self._space))))
+        space = await self._ready()
+        await self._write(upkeep.compact(space, await self._read(upkeep.sample(space))))
         with suppress(BusyError):  # another process is at it: what it leaves, the next checkpoint moves
             await self._pool.checkpoint("truncate")
 
     async def rebuild(self) -> None:
         """Make all that is derived anew from the records; one job."""
-        await self._write(upkeep.rebuild(self._space))
+        await self._write(upkeep.rebuild(await self._ready()))
 
     async def check(self) -> Sequence[str]:
         """Return what is derived and differs from the records, one sentence each; nothing for a sound store."""
-        found = await self._read(upkeep.differences(self._space))
+        space = await self._ready()
+        found = await self._read(upkeep.differences(space))
         try:
-            await self._write(upkeep.words_check(self._space))
+            await self._write(upkeep.words_check(space))
         except CorruptError:
-            found.append(upkeep.words_differ(self._space))
+            found.append(upkeep.words_differ(space))
         return found
 
     async def dims(self) -> int | None:
         """Return the length of the store's embeddings; None before the first one."""
-        return await self._read(reads.dims(self._space))
+        return await self._read(reads.dims(await self._ready()))
 
     async def close(self) -> None:
         """Give the database back; safe to call twice."""
@@ -382,8 +388,7 @@ class AsyncSqliteMemoryStore:
 
         It is taken back after `transaction_timeout`: give the pool a longer one for long exports.
         """
-        await self._ready()
-        sql, params, decode = reads.every(self._space, query)
+        sql, params, decode = reads.every(await self._ready(), query)
         rows = self._pool.stream(sql, params, chunk=chunk)
         try:
             async for row in rows:
@@ -392,23 +397,22 @@ class AsyncSqliteMemoryStore:
         finally:
             await rows.aclose()
 
-    async def _ready(self) -> None:
+    async def _ready(self) -> Space:
         """Bring the tables up to date; tasks that begin at once may all do so, and all but one find nothing to do."""
         if not self._is_ready:
             await schema.migrate_async(self._pool, "memory", MIGRATIONS)
-            words = reads.words_of(self._space)
-            _raise(words.decode(await self._pool.fetch(words.sql, words.params)))
+            opened = reads.opened(self._space, self._words)
+            self._space = _opened(opened.decode(await self._pool.fetch(opened.sql, opened.params)))
             self._is_ready = True
+        return self._space
 
     async def _read(self, operation: Read[T] | Steps[T]) -> T:
-        await self._ready()
         if isinstance(operation, Read):
             return operation.decode(await self._pool.fetch(operation.sql, operation.params))
         async with self._pool.read() as snapshot:
             return await _drive_async(operation, snapshot)
 
     async def _write(self, operation: Write[T] | Steps[T]) -> T:
-        await self._ready()
         if not isinstance(operation, Write):
             return await self._pool.run(lambda tx: _drive_async(operation, tx))
         if not operation.statements:
@@ -472,9 +476,10 @@ def _described(store: SqliteMemoryStore | AsyncSqliteMemoryStore) -> str:
     return f"<walpool.memory.{type(store).__name__} {store.collection!r}{tenant} on {store.pool!r}>"
 
 
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
+def _opened(found: Space | ConfigError) -> Space:
+    if isinstance(found, ConfigError):
+        raise found
+    return found
 
 
 def _now() -> datetime:
