@@ -317,7 +317,7 @@ class SpacesContract:
         assert store.count() == 1
         as_it_is = opener(collection="other")  # who does not say takes what there is
         as_it_is.save([record("c")])
-        assert ids(as_it_is.search(text="out b")) == ["b"], "parts of words are found"
+        assert ids(as_it_is.search(text='"out b"')) == ["b"], "parts of words are found"
 
     def test_stores_of_others_see_nothing_of_each_other(self, store: MemoryStore, opener: Opener) -> None:
         others = [opener(tenant="t"), opener(collection="c"), opener(tenant="t", collection="c")]

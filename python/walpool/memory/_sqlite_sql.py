@@ -32,7 +32,7 @@ from walpool.types import Row, Value
 
 __all__ = [
     "MOST", "SCORES", "Search", "by_id", "categories", "count", "dims", "every", "keys", "listed", "nearest",
-    "nearest_keys", "refusal", "scopes", "space", "summary", "unchanged", "void", "words_of",
+    "nearest_keys", "opened", "refusal", "scopes", "space", "summary", "unchanged", "void",
 ]  # fmt: skip
 
 MOST: Final = 2**62  # rows; what a limit is cut to, since SQLite takes 64 bits
@@ -96,7 +96,7 @@ def dims(space: Space) -> Read[int | None]:
 
 
 def opened(space: Space, words: str | None) -> Read[Space | ConfigError]:
-    """Return the read of the space with the word index that it has, or of what to tell whoever asked for another one."""
+    """Return the read of the space with the word index that it has, or of what to tell who asked for another one."""
     sql = f"SELECT words FROM memory_spaces WHERE space = {SPACE}"
 
     def decode(rows: list[Row]) -> Space | ConfigError:
