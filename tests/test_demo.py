@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+import walpool
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Parts = Callable[[str], ModuleType]
 SURFACES = ("memory save", "memory search", "flow save", "flow load", "kickoff add")
@@ -131,9 +133,8 @@ def test_audit_counts_rows_that_are_missing(
 ) -> None:
     storage = tmp_path / "storage"
     shutil.copytree(results / "walpool", storage)
-    with closing(sqlite3.connect(storage / "walpool.db")) as connection:
-        deleted = connection.execute(deletion).rowcount
-        connection.commit()
+    with walpool.Pool(storage / "walpool.db") as pool:
+        deleted = pool.execute(deletion).rowcount
     rows = audit(storage, results)
     assert 0 < rows[surface]["lost"] <= deleted
     assert all(count["lost"] == 0 for name, count in rows.items() if name != surface)

@@ -350,11 +350,11 @@ def test_verbs_of_a_memory_store_refuse_whatever_they_cannot_use(database, tortu
             )
             paging = given_some(draw, limit=st.integers() | anything, offset=st.integers() | anything)
             calls: list[Callable[[], object]] = [
-                lambda: store.put([record]),
-                lambda: store.put(value),
+                lambda: store.save([record]),
+                lambda: store.save(value),
                 lambda: store.get(value),
                 lambda: store.search(vector, query, **searching),
-                lambda: store.records(query, **paging),
+                lambda: store.list(query, **paging),
                 lambda: store.count(query),
                 lambda: store.categories(query),
                 lambda: store.scopes(value),
@@ -369,9 +369,9 @@ def test_verbs_of_a_memory_store_refuse_whatever_they_cannot_use(database, tortu
             ]
             attempt(calls, STORE_REFUSALS)
             tried += len(calls)
-            store.clear()
+            store.reset()
             good = memory.Record(id="good", content="a", embedding=memory.pack([1.0]))
-            store.put([good])
+            store.save([good])
             assert [hit.record.id for hit in store.search(memory.pack([1.0]))] == ["good"]
 
         fuzz()
@@ -600,7 +600,7 @@ with memory.open(path) as store:
     for levels in (500, 50_000):
         nested = deep(levels, lambda inner: {"a": inner})
         record = memory.Record(id="a", content="a", metadata={"a": nested})
-        outcome(f"metadata {levels} deep", lambda: store.put([record]))
+        outcome(f"metadata {levels} deep", lambda: store.save([record]))
         outcome(f"a question {levels} deep", lambda: store.count(memory.Query(metadata={"a": nested})))
         outcome(f"metadata {levels} deep, read", lambda: store.get("a"))
 

@@ -18,7 +18,6 @@ from helpers import run_python, run_queued
 import walpool
 from walpool import errors, memory
 from walpool.crewai import _sql as crewai_sql
-from walpool.memory import _sqlite_sql as memory_sql
 
 Verb = tuple[str, Callable[[], Any]]
 
@@ -518,37 +517,88 @@ HOSTILE = [
 ]
 
 
-def texts_of(name: str) -> list[str]:
+class Overheard:
+    """A pool, a snapshot or a transaction, and the SQL that it was given."""
+
+    def __init__(self, of, texts):
+        self._of, self._texts = of, texts
+
+    def __getattr__(self, name):
+        return getattr(self._of, name)
+
+    def fetch(self, sql, params=()):
+        self._texts.append(sql)
+        return self._of.fetch(sql, params)
+
+    def execute(self, sql, params=()):
+        self._texts.append(sql)
+        return self._of.execute(sql, params)
+
+    def batch(self, statements):
+        self._texts += [sql for sql, _ in statements]
+        return self._of.batch(statements)
+
+    def run(self, work):
+        return self._of.run(lambda tx: work(Overheard(tx, self._texts)))
+
+    @contextmanager
+    def read(self):
+        with self._of.read() as snapshot:
+            yield Overheard(snapshot, self._texts)
+
+
+def texts_of(database, name):
     """Return the SQL of every operation that takes names and values of a caller's, with this one in all places."""
-    condition = memory.Query(scope=f"/a{name}", ids=(name,), categories=(name,), metadata={name: name, "a": 1})
-    record = memory.Record(id=name, content=name, scope=name, categories=(name,), metadata={name: name}, source=name)
-    selection = memory_sql.select(condition)
-    reads = [memory_sql.matching(condition), memory_sql.by_id(name), memory_sql.children(name)]
-    reads += [memory_sql.newest(selection, limit=1, offset=1), memory_sql.count(selection), memory_sql.age(selection)]
-    reads += [memory_sql.categories(selection), memory_sql.nearest(b"\0" * 4, selection, limit=1, metric="l2")]
-    statements = [*memory_sql.put(record), memory_sql.touch([name], record.created_at), memory_sql.delete(selection)]
-    statements += [crewai_sql.save_state(name, name, name, name), crewai_sql.load_state(name)]
+    texts = []
+    name = name.replace("\0", "")  # which a memory's names may not hold
+    with memory.SqliteMemoryStore(Overheard(walpool.Pool(database), texts), tenant=name, collection=name) as store:
+        del texts[:]
+        condition = memory.Query(
+            scope=f"/a{name}", ids=(name,), categories=(name,), metadata={name: name, "a": 1}, source=name
+        )
+        embedding = memory.pack([1.0])
+        record = memory.Record(
+            id=name,
+            content=name,
+            scope=name,
+            categories=(name,),
+            metadata={name: name},
+            source=name,
+            embedding=embedding,
+        )
+        store.save([record])
+        store.update(name, content=name, scope=name, metadata={name: name})
+        store.get(name), store.list(condition), store.count(condition), store.categories(condition)
+        store.scopes(name), store.summary(name), store.search(embedding, condition), store.touch([name])
+        store.count(memory.Query(metadata={name: memory.PythonEquals(name)}))
+        store.expire(condition, keep=1), store.delete(condition)
+        store.reset()
+    statements = [crewai_sql.save_state(name, name, name, name), crewai_sql.load_state(name)]
     statements += [crewai_sql.save_feedback(name, name, name, name), crewai_sql.load_feedback(name)]
     statements += [crewai_sql.clear_feedback(name), crewai_sql.add_output(name, name, name, name, 1, name, False)]
     statements += [crewai_sql.update_outputs(1, {"output": name, name: name})]
     statements += [crewai_sql.put_checkpoint(name, name, name, name, name), crewai_sql.load_checkpoint(name)]
     statements += [crewai_sql.prune_checkpoints(name, 1)]
-    return [read.sql for read in reads] + [sql for sql, _ in statements]
+    return texts + [sql for sql, _ in statements]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_name_or_value_of_a_caller_never_becomes_sql(name):
-    assert texts_of(name) == texts_of("harmless")
+def test_name_or_value_of_a_caller_never_becomes_sql(database, name):
+    assert texts_of(database, name) == texts_of(database, "harmless")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_that_are_sql_are_kept_and_found_as_they_are(database, name):
     with memory.open(database) as store:
-        store.put([memory.Record(id="other", content="other", categories=("other",), metadata={"a": "other"})])
+        store.save([memory.Record(id="other", content="other", categories=("other",), metadata={"a": "other"})])
         record = memory.Record(id=name, content=name, scope=f"/{name}", categories=(name,), metadata={name: name})
-        store.put([record])
+        if "\0" in name:
+            with pytest.raises(errors.DataError, match="no NUL"):
+                store.save([record])
+            return
+        store.save([record])
         for query in (memory.Query(ids=(name,)), memory.Query(categories=(name,)), memory.Query(metadata={name: name})):
-            assert [found.content for found in store.records(query)] == [name]
+            assert [found.content for found in store.list(query)] == [name]
         found = store.get(name)
         assert found is not None
         assert (found.id, found.categories, found.metadata) == (name, (name,), {name: name})

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from helpers import COUNT_TO, run_python
-from leftovers import engine_threads, open_descriptors
+from leftovers import engine_threads, open_descriptors, threads_left_since
 
 import walpool
 from walpool.openai_agents import WalpoolSession, _database
@@ -140,6 +140,8 @@ def test_pool_that_was_given_stays_open(database: Path) -> None:
 
 
 def test_session_that_was_dropped_keeps_no_pool_open(database: Path) -> None:
+    before = engine_threads()  # of pools that earlier tests left
+
     async def main() -> None:
         dropped, kept = WalpoolSession("a", database), WalpoolSession("b", database)
         await use([dropped, kept])
@@ -147,7 +149,7 @@ def test_session_that_was_dropped_keeps_no_pool_open(database: Path) -> None:
         gc.collect()
         await kept.close()
         assert open_descriptors(database) == []
-        assert engine_threads() == {}
+        assert threads_left_since(before) == {}
 
     asyncio.run(main())
 

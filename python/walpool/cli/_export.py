@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from walpool.cli._command import Command, add_database
 from walpool.cli._screen import harmless, print_json, progress_of_each
-from walpool.interchange import ExportReport, export_memory
+
+if TYPE_CHECKING:
+    from walpool.interchange import ExportReport
 
 __all__ = ["COMMANDS"]
 
@@ -24,6 +27,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from walpool.interchange import export_memory
+
     with progress_of_each(arguments.json) as shown:
         report = export_memory(
             arguments.path_or_url,

@@ -9,7 +9,6 @@ from walpool.cli._command import Command, Group, add_database
 from walpool.cli._moving import print_report
 from walpool.cli._screen import print_json, progress, progress_of_each
 from walpool.errors import ConfigError, DataError
-from walpool.interchange import import_memory
 
 __all__ = ["COMMANDS"]
 
@@ -78,6 +77,8 @@ def _file_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _file(arguments: argparse.Namespace) -> None:
+    from walpool.interchange import import_memory
+
     try:
         with progress_of_each(arguments.json) as shown:
             report = import_memory(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from walpool.cli._command import Failed
 from walpool.cli._screen import harmless, print_json
-from walpool.copying import Part
+
+if TYPE_CHECKING:
+    from walpool.copying import Part
 
 __all__ = ["Report", "print_report"]
 
