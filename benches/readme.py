@@ -1,6 +1,8 @@
-"""`python -m benches.readme RUN.json`: puts a run's table into the README. No figure stands there that no run printed.
+"""`python -m benches.readme RUN.json [NAME]`: puts a run's table into the README.
 
-A run is what `python -m benches.run --json RUN.json` wrote.
+No figure stands there that no run printed: a run is what `python -m benches.run --json RUN.json` wrote. Without a name
+the table of the engine is replaced, which shows walpool beside the fastest other contender; with one (`memory`,
+`million`) the section of that name, which shows every figure of every contender.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parents[1] / "README.md"
-MARKERS = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
+SKIPPED = ("range", "walpool ×", "errors")  # columns of the printed tables that the page does without
 OURS = "walpool"
 
 
@@ -57,11 +59,34 @@ def _milliseconds(figures: Mapping[str, Any]) -> str:
     return "–" if value is None else f"{value:.3g} ms"
 
 
+def tables(run: Mapping[str, Any]) -> str:
+    """Return a table for each workload of a run: every contender with all its figures."""
+    facts = "; ".join(f"{name} {value}" for name, value in run["facts"].items() if name != "file system")
+    return f"Measured with {facts}. Medians.\n\n" + "\n".join(map(_table, run["results"]))
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    summary: Mapping[str, Mapping[str, Any]] = result["summary"]
+    columns = list(dict.fromkeys(name for figures in summary.values() for name in figures if name not in SKIPPED))
+    head = [result["title"], *columns]
+    rows = [head, ["---"] * len(head)]
+    rows += [[who, *(_figure(figures.get(name)) for name in columns)] for who, figures in summary.items()]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _figure(value: object) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+
+
 def main() -> None:
-    """Rewrite the section of the README."""
+    """Rewrite a section of the README."""
     run = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    page = README.read_text(encoding="utf-8")
-    README.write_text(MARKERS.sub(lambda _: section(run), page), encoding="utf-8")
+    name = "".join(f" {name}" for name in sys.argv[2:3])
+    markers = re.compile(f"(?<=<!-- benchmarks{name} -->\n).*?(?=<!-- /benchmarks{name} -->)", re.DOTALL)
+    made = tables(run) if name else section(run)
+    README.write_text(markers.sub(lambda _: made, README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
