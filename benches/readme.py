@@ -1,8 +1,8 @@
 """`python -m benches.readme RUN.json [NAME]`: puts a run's table into the README.
 
 No figure stands there that no run printed: a run is what `python -m benches.run --json RUN.json` wrote. Without a name
-the table of the engine is replaced, which shows walpool beside the fastest other contender; with one (`memory`,
-`million`) the section of that name, which shows every figure of every contender.
+the table of the engine is replaced, which shows walpool beside the fastest other contender; with one (`memory`) the
+section of that name, which shows every figure of every contender.
 """
 
 from __future__ import annotations
