@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from walpool.cli._command import Failed
 from walpool.cli._screen import harmless, print_json
 
 if TYPE_CHECKING:
-    from walpool.copying import Part
+    from walpool.copying import Part, Report
 
-__all__ = ["Report", "print_report"]
+__all__ = ["print_report"]
 
 _SHOWN = 20  # differences of a part that are printed; --json has all of them
 _DIGITS = 12  # of a checksum
-
-
-class Report(Protocol):
-    """What a copy into a database returns."""
-
-    target: str
-    is_dry: bool
-    parts: list[Part]
-
-    @property
-    def added(self) -> int: ...
-
-    @property
-    def is_verified(self) -> bool: ...
-
-    def as_dict(self) -> dict[str, Any]: ...
 
 
 def print_report(report: Report, *, as_json: bool) -> None:

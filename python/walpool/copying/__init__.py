@@ -4,7 +4,7 @@ Knows no framework and no file format: they say what is there, and where it goes
 """
 
 from walpool.copying._records import RecordCopy, Refused, canonical
-from walpool.copying._report import Checksum, Difference, Part, Progress, Ticker, jobs
+from walpool.copying._report import Checksum, Difference, Part, Progress, Report, Ticker, jobs
 from walpool.copying._source import SourceFile
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Progress",
     "RecordCopy",
     "Refused",
+    "Report",
     "SourceFile",
     "Ticker",
     "canonical",

@@ -128,6 +128,41 @@ class Part:
         }
 
 
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What came of a copy into a database.
+
+    Attributes:
+        target: the path or URL of the database.
+        is_dry: whether nothing was written, and `added` says what would be.
+        parts: what came of each table or collection, in the order in which they were copied.
+    """
+
+    target: str
+    is_dry: bool = False
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def added(self) -> int:
+        """How many rows and records this run stored."""
+        return sum(part.added for part in self.parts)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether all that was found is in the target as it is in the source; of a dry run, whether it could be."""
+        return all(part.is_verified for part in self.parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        return {
+            "target": self.target,
+            "dry_run": self.is_dry,
+            "added": self.added,
+            "verified": self.is_verified,
+            "parts": [part.as_dict() for part in self.parts],
+        }
+
+
 def jobs(groups: Iterable[list[Statement]], first: list[Statement] | None = None) -> Iterator[list[Statement]]:
     """Yield jobs of about 4 MiB, each of whole groups; the first one begins with the statements `first`."""
     job, length = list(first or ()), 0

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import walpool.memory
-from walpool.copying import Part, Progress, RecordCopy, SourceFile, Ticker
+from walpool.copying import Part, Progress, RecordCopy, Report, SourceFile, Ticker
 from walpool.crewai import _import_sql as sql
 from walpool.crewai._database import canonical_url, file_of, open_pool
 from walpool.crewai._import_checkpoints import Checkpoints, FolderOfCheckpoints, TableOfCheckpoints
@@ -30,39 +29,10 @@ __all__ = ["CrewReport", "import_crewai"]
 _WRITTEN: Final = "it was written while it was read: run the import again"
 
 
-@dataclass(slots=True)
-class CrewReport:
-    """What an import found, did, and could not do.
+class CrewReport(Report):
+    """What an import found, did, and could not do, table by table."""
 
-    Attributes:
-        target: the path of the database that was written.
-        is_dry: whether nothing was written, and `added` says what would be.
-        parts: what came of each table, in the order in which they were copied.
-    """
-
-    target: str
-    is_dry: bool = False
-    parts: list[Part] = field(default_factory=list)
-
-    @property
-    def added(self) -> int:
-        """How many rows and records this run stored."""
-        return sum(part.added for part in self.parts)
-
-    @property
-    def is_verified(self) -> bool:
-        """Whether all that was found is in the target as it is in the source; of a dry run, whether it could be."""
-        return all(part.is_verified for part in self.parts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
-        return {
-            "target": self.target,
-            "dry_run": self.is_dry,
-            "added": self.added,
-            "verified": self.is_verified,
-            "parts": [part.as_dict() for part in self.parts],
-        }
+    __slots__ = ()
 
 
 def import_crewai(
@@ -102,7 +72,7 @@ def import_crewai(
     if path is not None and os.path.isfile(path) and is_same_file(path, target):
         raise ConfigError(f"the target of an import is another file than its source [{target}]")
     found = [entry for entry in found if not is_same_file(entry.path, target)]
-    report = CrewReport(target, is_dry=dry_run)
+    report = CrewReport(target=target, is_dry=dry_run)
     with ExitStack() as stack:
         pool = None
         if not dry_run or os.path.exists(target):

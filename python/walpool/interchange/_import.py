@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import IO, Any
 
-from walpool.copying import Part, Progress, RecordCopy
+from walpool.copying import Part, Progress, RecordCopy, Report
 from walpool.errors import ConfigError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Read, Selection
@@ -21,45 +21,22 @@ from walpool.settings import Settings
 __all__ = ["ImportReport", "import_memory"]
 
 
-@dataclass(slots=True)
-class ImportReport:
-    """What an import of a file found, did, and could not do.
+@dataclass(slots=True, kw_only=True)
+class ImportReport(Report):
+    """What an import of a file found, did, and could not do, collection by collection.
 
     Attributes:
         path: the file; `-` for standard input.
-        target: the path or URL of the database.
-        is_dry: whether nothing was written, and `added` says what would be.
         has_end: whether the file says how many records it holds, so that its being whole was checked.
-        parts: what came of each collection.
     """
 
     path: str
-    target: str
-    is_dry: bool = False
     has_end: bool = False
-    parts: list[Part] = field(default_factory=list)
-
-    @property
-    def added(self) -> int:
-        """How many records this run stored."""
-        return sum(part.added for part in self.parts)
-
-    @property
-    def is_verified(self) -> bool:
-        """Whether all that was found is in the database as it is in the file; of a dry run, whether it could be."""
-        return all(part.is_verified for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
-        return {
-            "path": self.path,
-            "target": self.target,
-            "dry_run": self.is_dry,
-            "has_end": self.has_end,
-            "added": self.added,
-            "verified": self.is_verified,
-            "parts": [part.as_dict() for part in self.parts],
-        }
+        # Named: `super()` knows only the class that `slots` has replaced.
+        return {"path": self.path, "has_end": self.has_end, **Report.as_dict(self)}
 
 
 def import_memory(
@@ -105,7 +82,7 @@ def import_memory(
         raise ConfigError(f"the file of an import is another one than its database [{database}]")
     is_absent = database is not None and database != ":memory:" and not os.path.exists(database)
     target = database if database is not None else str(Settings.load(url, **settings).url)
-    report = ImportReport(os.fspath(path), target, is_dry=dry_run)
+    report = ImportReport(path=os.fspath(path), target=target, is_dry=dry_run)
     chosen = Selection(None if tenants is None else tuple(tenants), None if collections is None else tuple(collections))
     with reading(path) as file, ExitStack() as stack:
         run = _Run(file, format_, chosen, report, progress)
