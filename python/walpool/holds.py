@@ -10,12 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from walpool.errors import ReentrantError
-
-if TYPE_CHECKING:
-    from walpool._core import Engine
 
 __all__ = ["Hold", "hold_open", "is_on_event_loop", "open_here", "refuse_reentry"]
 
@@ -28,7 +24,7 @@ class Hold:
 
     __slots__ = ("engine", "held", "is_open", "path", "process", "use")
 
-    def __init__(self, engine: Engine, path: str, held: str, use: str | None) -> None:
+    def __init__(self, engine: object, path: str, held: str, use: str | None) -> None:
         self.engine = engine
         self.path = path
         self.held = held
@@ -36,7 +32,7 @@ class Hold:
         self.is_open = True
         self.process = os.getpid()
 
-    def blocks(self, verb: str, engine: Engine | None, path: str) -> bool:
+    def blocks(self, verb: str, engine: object, path: str) -> bool:
         """Return whether the verb would wait for this block."""
         if not self.is_open or self.process != os.getpid():
             return False  # what a child inherited holds nothing of its own
@@ -45,7 +41,7 @@ class Hold:
         return self.use is not None and self.path == path
 
 
-def refuse_reentry(verb: str, engine: Engine | None, path: str) -> None:
+def refuse_reentry(verb: str, engine: object, path: str) -> None:
     """Raise `ReentrantError` if the verb, of a pool on this file, would wait for a block that is open here."""
     for hold in open_here.get():
         if hold.blocks(verb, engine, path):

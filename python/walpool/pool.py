@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from walpool import _core
 from walpool.errors import ConfigError, Error
@@ -75,6 +75,11 @@ class Pool:
     def path(self) -> str:
         """The real path of the file."""
         return self._path
+
+    @property
+    def backend(self) -> Literal["sqlite", "postgres"]:
+        """Which SQL it takes: `sqlite`."""
+        return "sqlite"
 
     @property
     def closed(self) -> bool:

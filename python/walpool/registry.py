@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
-from walpool.errors import ConfigError, NotSupportedError
+from walpool.errors import ConfigError
 from walpool.pool import Pool
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 __all__ = ["get_async_pool", "get_pool"]
 
 
-def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> Pool:
+def get_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> Pool | PostgresPool:
     """Return a pool on a path or URL; None takes it from `WALPOOL_URL`.
 
-    Each call returns a handle of its own, to be closed by whoever asked for it; those of one file share one engine.
+    Each call returns a handle of its own, to be closed by whoever asked for it; those of one file, or of one URL, share
+    one engine. For `postgresql://` it is a `walpool.postgres.PostgresPool`.
 
     Raises:
-        ConfigError: neither a path nor `WALPOOL_URL` was given, or a setting is wrong.
-        NotSupportedError: a `postgresql://` URL; this version serves SQLite files.
+        ConfigError: neither a path nor `WALPOOL_URL` was given, a setting is wrong, or psycopg is not installed.
     """
-    return Pool(_target(path_or_url, settings), **settings)
+    target, is_file = _target(path_or_url, settings)
+    if is_file:
+        return Pool(target, **settings)
+    _require_psycopg()
+    from walpool.postgres import PostgresPool  # here: an extra, and only for those who have a server
+
+    return PostgresPool(target, **settings)
 
 
-def get_async_pool(path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any) -> AsyncPool:
+def get_async_pool(
+    path_or_url: str | os.PathLike[str] | None = None, /, **settings: Any
+) -> AsyncPool | AsyncPostgresPool:
     """Return a pool for asyncio on a path or URL; None takes it from `WALPOOL_URL`. Its first call opens it.
 
     Raises:
         As `get_pool`.
     """
-    from walpool.aio import AsyncPool  # here: asyncio takes as long to import as all of walpool
+    target, is_file = _target(path_or_url, settings)
+    if is_file:
+        from walpool.aio import AsyncPool  # here: asyncio takes as long to import as all of walpool
 
-    return AsyncPool(_target(path_or_url, settings), **settings)
+        return AsyncPool(target, **settings)
+    _require_psycopg()
+    from walpool.postgres import AsyncPostgresPool
+
+    return AsyncPostgresPool(target, **settings)
 
 
-def _target(path_or_url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> str:
+def _target(path_or_url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> tuple[str, bool]:
+    """Return what to open, and whether that is a file."""
     loaded = Settings.load(path_or_url, **settings)
     target = os.fspath(path_or_url) if path_or_url is not None else loaded.url
     if target is None:
         msg = "no database was named: give a path or a URL, or set WALPOOL_URL"
         raise ConfigError(msg)
-    if loaded.path is None:
-        msg = "PostgreSQL is not served by this version of walpool; give the path of an SQLite file"
-        raise NotSupportedError(msg)
-    return target
+    return target, loaded.path is not None
+
+
+def _require_psycopg() -> None:
+    if importlib.util.find_spec("psycopg") is None:
+        msg = "a postgresql:// URL needs psycopg 3: pip install 'walpool[postgres]'"
+        raise ConfigError(msg)
 
 
 for _function in (get_pool, get_async_pool):

@@ -1,7 +1,8 @@
 """Numbered migrations of walpool's own tables: bringing a file up to date, refusing a file that is newer.
 
 A set of tables has a name ("memory", "crewai"); its version is the number of migrations that were applied, and stands
-in the table `walpool_schema` of the same file. Knows no set of tables: their SQL is handed in.
+in the table `walpool_schema` of the same database. Knows no set of tables: their SQL is handed in, as the backend of
+the pool takes it.
 """
 
 from __future__ import annotations
@@ -9,36 +10,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from walpool.errors import IntegrityError, NotSupportedError
+from walpool.errors import IntegrityError, NotSupportedError, ProgrammingError
 from walpool.types import Params
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
     from walpool.pool import Pool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 __all__ = ["Migration", "migrate", "migrate_async", "version", "version_async"]
 
 Migration: TypeAlias = Sequence[str]
 """The statements, without parameters, that lead from one version to the next."""
 
-_CREATE = "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT"
-_EXISTS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_schema'"
+_CREATE = {
+    "sqlite": "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT",
+    "postgres": "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+}
+_EXISTS = {
+    "sqlite": "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_schema'",
+    "postgres": "SELECT 1 WHERE to_regclass('walpool_schema') IS NOT NULL",
+}
+# The row of the set, made and locked: of processes that start at once one migrates, and the others wait for it. A row
+# rather than an advisory lock, which not all who speak PostgreSQL's protocol have. On SQLite the one writer is lock
+# enough.
+_LOCK = """INSERT INTO walpool_schema (name, version) VALUES (?, 0)
+    ON CONFLICT (name) DO UPDATE SET version = walpool_schema.version"""
 _VERSION = "SELECT version FROM walpool_schema WHERE name = ?"
 # Fails, by a NULL, where another process has migrated between the look at the version and the job.
 _STILL = """INSERT INTO walpool_schema (name, version)
-    SELECT ?1, NULL WHERE coalesce((SELECT version FROM walpool_schema WHERE name = ?1), 0) <> ?2"""
+    SELECT CAST(?1 AS TEXT), NULL WHERE coalesce((SELECT version FROM walpool_schema WHERE name = ?1), 0) <> ?2"""
 _SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
 
 
-def version(pool: Pool, name: str) -> int:
-    """Return how many migrations of the tables called `name` the file has seen; 0 if it has none of them."""
-    if pool.fetchval(_EXISTS) is None:
+def version(pool: Pool | PostgresPool, name: str) -> int:
+    """Return how many migrations of the tables called `name` the database has seen; 0 if it has none of them."""
+    if pool.fetchval(_EXISTS[pool.backend]) is None:
         return 0
     return int(pool.fetchval(_VERSION, (name,)) or 0)
 
 
-def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
+def migrate(pool: Pool | PostgresPool, name: str, migrations: Sequence[Migration]) -> None:
     """Bring the tables called `name` up to date; where they are, only look.
 
     The migrations that are missing run in one job with the new version: a file is never left half-way, and of two
@@ -55,39 +68,49 @@ def migrate(pool: Pool, name: str, migrations: Sequence[Migration]) -> None:
         WriteTimeout: another transaction held the writer for too long (retryable).
     """
     found = version(pool, name)
-    while job := _job(pool.path, name, found, migrations):
+    races = 0
+    while job := _job(pool.backend, pool.path, name, found, migrations):
         try:
             pool.batch(job)
-        except IntegrityError:
+        except (IntegrityError, ProgrammingError):
             before, found = found, version(pool, name)
-            if found == before:
+            if found == before and (races := races + 1) > _races(pool.backend):
                 raise
         else:
             return
 
 
-async def version_async(pool: AsyncPool, name: str) -> int:
+async def version_async(pool: AsyncPool | AsyncPostgresPool, name: str) -> int:
     """Return what `version` returns, from an `AsyncPool`."""
-    if await pool.fetchval(_EXISTS) is None:
+    if await pool.fetchval(_EXISTS[pool.backend]) is None:
         return 0
     return int(await pool.fetchval(_VERSION, (name,)) or 0)
 
 
-async def migrate_async(pool: AsyncPool, name: str, migrations: Sequence[Migration]) -> None:
+async def migrate_async(pool: AsyncPool | AsyncPostgresPool, name: str, migrations: Sequence[Migration]) -> None:
     """Do what `migrate` does, through an `AsyncPool`."""
     found = await version_async(pool, name)
-    while job := _job(pool.path, name, found, migrations):
+    races = 0
+    while job := _job(pool.backend, pool.path, name, found, migrations):
         try:
             await pool.batch(job)
-        except IntegrityError:
+        except (IntegrityError, ProgrammingError):
             before, found = found, await version_async(pool, name)
-            if found == before:
+            if found == before and (races := races + 1) > _races(pool.backend):
                 raise
         else:
             return
 
 
-def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[tuple[str, Params]]:
+def _races(backend: str) -> int:
+    """Return how often a job that failed is tried again although no other process has migrated in between.
+
+    PostgreSQL's CREATE TABLE IF NOT EXISTS fails where another session makes the same table at that moment.
+    """
+    return 3 if backend == "postgres" else 0
+
+
+def _job(backend: str, path: str, name: str, found: int, migrations: Sequence[Migration]) -> list[tuple[str, Params]]:
     """Return the job that leads from version `found` to the newest; empty if it is that."""
     if found > len(migrations):
         raise NotSupportedError(
@@ -97,4 +120,11 @@ def _job(path: str, name: str, found: int, migrations: Sequence[Migration]) -> l
     if found == len(migrations):
         return []
     statements: list[tuple[str, Params]] = [(sql, ()) for migration in migrations[found:] for sql in migration]
-    return [(_CREATE, ()), (_STILL, (name, found)), *statements, (_SET_VERSION, (name, len(migrations)))]
+    lock: list[tuple[str, Params]] = [(_LOCK, (name,))] if backend == "postgres" else []
+    return [
+        (_CREATE[backend], ()),
+        *lock,
+        (_STILL, (name, found)),
+        *statements,
+        (_SET_VERSION, (name, len(migrations))),
+    ]

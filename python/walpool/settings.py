@@ -109,6 +109,11 @@ class Settings:
         """The names of the settings whose value is not the default's."""
         return frozenset(name for name, origin in self._origins.items() if origin != "default")
 
+    @property
+    def shown_url(self) -> str | None:
+        """The path or URL with its passwords masked: what a message may show."""
+        return None if self.url is None else str(_shown(self.url))
+
     def values(self) -> dict[str, object]:
         """Return each setting by name, durations as float seconds, sizes as bytes; a password in `url` stands there."""
         return {name: getattr(self, name) for name in self._origins}

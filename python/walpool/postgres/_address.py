@@ -1,0 +1,140 @@
+"""Which database a URL names, what may be said of it aloud, and opening one connection to it.
+
+Owns what every connection is opened with. Knows no pool.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import psycopg
+from psycopg import conninfo
+from psycopg.pq import TransactionStatus
+
+from walpool.errors import ConfigError, NotSupportedError
+from walpool.postgres import _errors
+from walpool.postgres._values import adapters
+from walpool.settings import Settings
+
+__all__ = ["Address", "Connection", "is_usable"]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+OLDEST: Final = 140000
+"""PostgreSQL 14, the oldest that its makers maintain; older ones end no idle snapshot of a pool's."""
+
+# A peer that vanished without a word is noticed in about half a minute, wherever a call waits for it.
+_ALIVE: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A PostgreSQL database as a URL names it, less walpool's own settings in its query."""
+
+    name: str
+    """The URL without its password and its query; this is what errors, logs and `repr` show."""
+
+    parameters: dict[str, Any] = field(repr=False)
+    """libpq's, by name; a password stands there."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Address:
+        """Return the address in the settings' `url`.
+
+        Raises:
+            ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
+        """
+        url = settings.url or ""
+        try:
+            parameters = conninfo.conninfo_to_dict(_without_settings(url, settings))
+        except (psycopg.Error, UnicodeError):
+            raise ConfigError(f"{settings.shown_url!r} is no PostgreSQL URL that libpq understands") from None
+        if "options" in parameters:
+            raise ConfigError(
+                f"{settings.shown_url!r} sets options=, which poolers such as PgBouncer refuse; set them for the role"
+            )
+        known = conninfo.conninfo_to_dict("", **parameters)
+        if _is_remote(known) and "sslmode" not in known and "PGSSLMODE" not in os.environ:
+            # libpq's own default falls back to plain text in silence.
+            parameters["sslmode"] = "require"
+        return cls(_name(known), parameters)
+
+    def connect(self, timeout: float) -> Connection:
+        """Open one connection.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            OperationalError: the server cannot be reached, or refuses.
+            NotSupportedError: the server is too old.
+        """
+        limits = {"connect_timeout": max(1, math.ceil(min(timeout, 2**30))), "application_name": "walpool", **_ALIVE}
+        try:
+            # No prepared statements, and transactions that are begun by name: a pooler gives each transaction
+            # another server, https://www.pgbouncer.org/features.html
+            connection = psycopg.connect(
+                **{**limits, **self.parameters},
+                autocommit=True,
+                prepare_threshold=None,
+                cursor_factory=psycopg.RawCursor,
+                context=adapters(),
+            )
+        except psycopg.Error as error:
+            raise _errors.mapped(error, f"connecting to {self.name}") from None
+        try:
+            self._refuse_unfit(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _refuse_unfit(self, connection: Connection) -> None:
+        if connection.info.server_version < OLDEST:
+            version = connection.info.server_version // 10_000
+            raise NotSupportedError(f"PostgreSQL {version} is too old: walpool needs 14 or newer [{self.name}]")
+        if connection.info.encoding != "utf-8":
+            connection.execute("SET client_encoding TO 'UTF8'")  # what a pooler follows too
+
+
+def is_usable(connection: Connection) -> bool:
+    """Return whether a connection may be lent out again: open, and in no transaction."""
+    return not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+
+
+def _without_settings(url: str, settings: Settings) -> str:
+    """Return the URL with what is libpq's alone in its query."""
+    location, mark, query = url.partition("?")
+    ours = settings.values()
+    kept = [pair for pair in query.split("&") if pair and unquote(pair.partition("=")[0]) not in ours]
+    return location + (mark + "&".join(kept) if kept else "")
+
+
+def _is_remote(parameters: dict[str, Any]) -> bool:
+    hosts = str(parameters.get("hostaddr") or parameters.get("host") or os.environ.get("PGHOST", "")).split(",")
+    return any(host and not host.startswith(("/", "@")) and not _is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _name(parameters: dict[str, Any]) -> str:
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").split(",")
+    ports = str(parameters.get("port") or "").split(",")
+    places = [
+        quote(host, safe="") + (f":{port}" if port else "")
+        for host, port in zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
+    ]
+    user = parameters.get("user")
+    before = f"{quote(str(user), safe='')}@" if user else ""
+    return f"postgresql://{before}{','.join(places)}/{quote(str(parameters.get('dbname') or ''), safe='')}"

@@ -1,0 +1,283 @@
+"""`Engine`: all that one process has of one database, and the table of those engines.
+
+One engine for each address, process and fork generation; pools are counted handles on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
+from walpool.postgres._address import Address
+from walpool.postgres._connections import Connections
+from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._figures import Figures
+from walpool.postgres._hands import Hands, finished
+from walpool.postgres._line import LEADERS
+from walpool.postgres._reading import Query, Rows, Running, read_once
+from walpool.postgres._sessions import Begin, Session
+from walpool.postgres._wire import durations
+from walpool.postgres._writer import Writer
+
+if TYPE_CHECKING:
+    from walpool.postgres._address import Connection
+    from walpool.postgres._jobs import Job
+    from walpool.postgres._results import Result
+    from walpool.settings import Settings
+
+__all__ = ["Engine"]
+
+CANCELLED: Final = "57014"
+TRANSACTIONS: Final = 16
+"""Transactions at once, if `readers` is not more: they may be held across an upload, so cores are not the measure."""
+
+
+class Engine:
+    """The connections to one database: readers, those of the groups, and those of transactions."""
+
+    def __init__(self, address: Address, settings: Settings) -> None:
+        self.address = address
+        self.settings = settings
+        self.process = os.getpid()
+        self.figures = Figures()
+        self.handles = 0
+        self._readers = Connections(address, settings.readers, self.figures, "readers")
+        self._groups = Connections(address, LEADERS, self.figures, "groups")
+        self._writers = Connections(address, max(TRANSACTIONS, settings.readers), self.figures, "writers")
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
+        self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
+        self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
+
+    def reach(self) -> None:
+        """Open a first connection, so that a wrong URL fails at once."""
+        self._groups.checkin(self._groups.checkout(self.settings.write_timeout, self.writer.line.late))
+
+    def submit(self, job: Job, timeout: float | None) -> list[Result]:
+        """Run a job; see `Writer.submit`."""
+        with self.counted():
+            return self.writer.submit(job, timeout)
+
+    def read(
+        self,
+        asked: Query,
+        timeout: float | None,
+        local: Sequence[tuple[str, str]] = (),
+        *,
+        waited: float = 0.0,
+        running: Running | None = None,
+    ) -> Rows:
+        """Run a query on a reader. One that proves dead costs a second attempt.
+
+        Args:
+            asked: the query.
+            timeout: seconds for all of it, or None.
+            local: server settings for this read.
+            waited: seconds of the timeouts that are gone already.
+            running: told where the query runs, so that it can be stopped.
+        """
+        wait = self.settings.checkout_timeout
+        if timeout is not None:
+            timeout = max(timeout - waited, 0.0)
+            wait = min(timeout, wait)
+        with self.counted():
+            return self._read(asked, max(wait - waited, 0.0), timeout, local, running or Running())
+
+    def snapshot(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
+        """Hold a reader for several reads of one snapshot."""
+        wait = self.settings.checkout_timeout if timeout is None else timeout
+        with self.counted():
+            return self._begin(self._readers, Begin.SNAPSHOT, wait, self._no_reader, local)
+
+    def transaction(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
+        """Hold a connection for a transaction."""
+        wait = self.settings.write_timeout if timeout is None else timeout
+        with self.counted():
+            return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
+
+    async def held(
+        self,
+        begin: Callable[[float | None, Sequence[tuple[str, str]]], Session],
+        timeout: float | None,
+        local: Sequence[tuple[str, str]],
+    ) -> Session:
+        """Begin a session for a task: on a thread, and ended if it comes too late for the task."""
+        work = self.hands.begins.submit(begin, timeout, local)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_end_late)
+            raise
+
+    async def ended(self, session: Session) -> None:
+        """End a session of a task's; once it has begun to end it does so even if the task is cancelled."""
+        with suppress(Error):  # the block's own exception is the one to tell
+            await finished(self.hands.held, session.end)
+
+    def stats(self, *, pop: bool) -> dict[str, int | float]:
+        """Return what was counted, and what is so just now."""
+        jobs, size = self.writer.line.waiting
+        told = self.figures.told(pop=pop)
+        told.update(
+            jobs_waiting=jobs,
+            bytes_waiting=size,
+            readers_out=self._readers.out,
+            reads_waiting=self._readers.waiting,
+            leases_out=self._writers.out,
+            leases_waiting=self._writers.waiting,
+        )
+        return told
+
+    def close(self) -> None:
+        """Answer the jobs in line, wait for what is held, and close every connection."""
+        limit = self.settings.transaction_timeout
+        self.writer.line.close(self.settings.write_timeout)
+        deadline = time.monotonic() + limit
+        for connections in (self._readers, self._writers, self._groups):
+            connections.close()
+            connections.wait_until_all_are_back(deadline)
+        self.hands.close()
+
+    def _read(
+        self,
+        asked: Query,
+        wait: float,
+        timeout: float | None,
+        local: Sequence[tuple[str, str]],
+        running: Running,
+    ) -> Rows:
+        began = time.monotonic()
+        connection = self._readers.checkout(wait, self._no_reader)
+        try:
+            for is_last in (False, True):
+                left = None if timeout is None else max(began + timeout - time.monotonic(), 0.001)
+                try:
+                    with running.on(connection):
+                        rows = read_once(connection, asked, (*local, *durations(statement_timeout=left)))
+                except psycopg.Error as error:
+                    if is_last or running.is_cancelled or not self._is_worth_another(connection, error, timeout):
+                        raise self._read_failed(error) from None
+                    self.figures.add("reads_retried")
+                    if is_broken(connection, error):
+                        connection = self._readers.renewed(connection, wait)
+                else:
+                    self.figures.add("reads")
+                    return rows
+            raise AssertionError("unreachable")
+        finally:
+            self._readers.checkin(connection)
+
+    def _is_worth_another(self, connection: Connection, error: psycopg.Error, timeout: float | None) -> bool:
+        """Return whether a read failed through no doing of its own.
+
+        The connection had died while it lay idle; or a request to stop the read before it came late.
+        """
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and timeout is None)
+
+    def _read_failed(self, error: psycopg.Error) -> Error:
+        if error.sqlstate == CANCELLED:
+            return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
+        return mapped(error, self.address.name)
+
+    def _begin(
+        self,
+        connections: Connections,
+        begin: Begin,
+        wait: float,
+        refuse: Callable[[], Error],
+        local: Sequence[tuple[str, str]],
+    ) -> Session:
+        connection = connections.checkout(wait, refuse)
+        session = Session(
+            connections, connection, begin, self.settings, name=self.address.name, local_settings=local, timeout=wait
+        )
+        self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
+        self._sessions.add(session)
+        return session
+
+    def _revoke_late(self) -> None:
+        for session in list(self._sessions):
+            if session.revoke_if_late():
+                self.figures.add("leases_revoked")
+
+    def _no_reader(self) -> CheckoutTimeout:
+        return CheckoutTimeout(
+            f"no reader came free in time (checkout_timeout); raise readers ({self.settings.readers}) or look for "
+            f"snapshots that are held for long [{self.address.name}]"
+        )
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the error that leaves the block."""
+        try:
+            yield
+        except Error as error:
+            self.figures.add(f"errors_{type(error).__name__}")
+            raise
+
+
+def _end_late(work: Future[Session]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        work.result().end()
+
+
+class _Engines:
+    """The engines that are open in this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: dict[tuple[Any, ...], Engine] = {}
+        self._inherited: list[object] = []  # kept, so that nothing of the parent's is closed here
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def opened(self, settings: Settings) -> Engine:
+        """Return the engine of the settings' URL, with one handle more.
+
+        Raises:
+            ConfigError: a setting was given that differs from the one it was opened with.
+        """
+        address = Address.of(settings)
+        key = tuple(sorted((name, str(value)) for name, value in address.parameters.items()))
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = Engine(address, settings)
+            else:
+                _refuse_others(engine, settings)
+            engine.handles += 1
+        return engine
+
+    def left(self, engine: Engine) -> None:
+        """Take a handle off, and close what has none."""
+        with self._lock:
+            engine.handles -= 1
+            if engine.handles or engine.process != os.getpid():
+                return
+            for key in [key for key, other in self._engines.items() if other is engine]:
+                del self._engines[key]
+        engine.close()
+
+    def _after_fork(self) -> None:
+        self._inherited.append(self._engines)
+        self._lock, self._engines = threading.Lock(), {}
+
+
+def _refuse_others(engine: Engine, settings: Settings) -> None:
+    for name in sorted(settings.explicit - {"url"}):
+        given, has = getattr(settings, name), getattr(engine.settings, name)
+        if given != has:
+            raise ConfigError(f"{name} is {has!r} in the pool that is open on {engine.address.name}, not {given!r}")
+
+
+ENGINES: Final = _Engines()

@@ -1,0 +1,127 @@
+"""What psycopg raises, as the errors of walpool: their class, whether it was applied, and no value of a parameter.
+
+Owns which SQLSTATE means what. https://www.postgresql.org/docs/18/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg
+
+from walpool import errors
+from walpool.types import Outcome
+
+__all__ = ["is_broken", "is_conflict", "is_lock_timeout", "mapped"]
+
+_CLASSES: Final = {
+    "08": errors.OperationalError,  # the connection
+    "0A": errors.NotSupportedError,
+    "0B": errors.ProgrammingError,  # SQL that begins or ends transactions
+    "22": errors.DataError,
+    "23": errors.IntegrityError,
+    "25": errors.ProgrammingError,  # a state of the transaction: a write in a read
+    "26": errors.OperationalError,  # a prepared statement that another session of a pooler had
+    "2D": errors.ProgrammingError,
+    "3D": errors.ProgrammingError,  # no such database
+    "3F": errors.ProgrammingError,  # no such schema
+    "40": errors.BusyError,  # deadlock, serialization failure
+    "42": errors.ProgrammingError,
+    "44": errors.IntegrityError,  # WITH CHECK OPTION
+    "53": errors.StorageError,  # out of disk, memory or connections
+    "54": errors.NotSupportedError,  # a limit of the program
+    "55": errors.OperationalError,
+    "57": errors.OperationalError,
+    "58": errors.StorageError,
+    "P0": errors.IntegrityError,  # RAISE EXCEPTION in a trigger: what RAISE(ABORT) is on SQLite
+    "XX": errors.CorruptError,
+}
+_STATES: Final = {
+    "25P03": errors.TransactionTimeout,  # idle in a transaction
+    "25P04": errors.TransactionTimeout,
+    "42501": errors.ProgrammingError,  # insufficient privilege, row-level security
+    "53300": errors.OperationalError,  # too many connections
+    "55P03": errors.BusyError,  # lock_timeout
+    "57014": errors.StatementTimeout,  # canceled
+    "XX000": errors.OperationalError,  # internal: extensions and poolers use it for all sorts of things
+}
+_RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
+_BY_CLASS: Final = (
+    (psycopg.IntegrityError, errors.IntegrityError),
+    (psycopg.DataError, errors.DataError),
+    (psycopg.ProgrammingError, errors.ProgrammingError),
+    (psycopg.NotSupportedError, errors.NotSupportedError),
+    (psycopg.InterfaceError, errors.InterfaceError),
+)
+_QUOTED: Final = re.compile(r'(: |=\(|\()".*', re.DOTALL)
+_PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:@/\s]*:)[^@\s]*@", re.IGNORECASE)
+
+
+def mapped(error: psycopg.Error, what: str, *, place: str = "", outcome: Outcome = "not_applied") -> errors.Error:
+    """Return the error of walpool that says what psycopg's says, but for what a person may not see.
+
+    Args:
+        error: psycopg's.
+        what: what was tried and where, for the end of the message: a URL without its password.
+        place: where in the job.
+        outcome: whether the write was applied.
+    """
+    kind = _kind(error)
+    found = kind(f"{_message(error)}{place} [{what}]", outcome=outcome)
+    if outcome == "not_applied":
+        found.retryable = kind.retryable or error.sqlstate in _RETRYABLE or _lost(error)
+    else:
+        found.retryable = False
+    return found
+
+
+def is_conflict(error: psycopg.Error) -> bool:
+    """Return whether the server undid the transaction for the sake of another one."""
+    return error.sqlstate in {"40001", "40P01"}
+
+
+def is_lock_timeout(error: psycopg.Error) -> bool:
+    """Return whether `lock_timeout` passed."""
+    return error.sqlstate == "55P03"
+
+
+def is_broken(connection: psycopg.Connection[object], error: psycopg.Error) -> bool:
+    """Return whether the connection is gone, with whatever it was doing."""
+    return bool(connection.closed or connection.broken or _lost(error))
+
+
+def _lost(error: psycopg.Error) -> bool:
+    """Return whether an error says that the connection ended: by itself (no SQLSTATE) or by the server's will."""
+    state = error.sqlstate
+    if state is None:
+        return type(error) is psycopg.OperationalError
+    return state.startswith("08") or state in {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
+
+
+def _kind(error: psycopg.Error) -> type[errors.Error]:
+    state = error.sqlstate
+    if state is not None:
+        return _STATES.get(state) or _CLASSES.get(state[:2]) or errors.DatabaseError
+    for theirs, ours in _BY_CLASS:
+        if isinstance(error, theirs):
+            return ours
+    return errors.OperationalError
+
+
+def _message(error: psycopg.Error) -> str:
+    """Return the server's sentence, without its detail, which quotes rows, and the values that it quotes itself."""
+    primary = error.diag.message_primary
+    if primary is None:  # libpq's or psycopg's own; several lines where several hosts were tried
+        return _PASSWORD.sub(_masked, " ".join(str(error).split())) or type(error).__name__
+    state = error.sqlstate or ""
+    if state.startswith("P0"):  # written by a function of somebody's, and maybe from a row
+        primary = "a function or trigger raised an exception; the server's log has its text"
+    elif state.startswith("22"):
+        primary = _QUOTED.sub(r"\1...", primary)
+    hint = error.diag.message_hint if state.startswith("42") else None
+    return f"{primary}{f' ({hint})' if hint else ''} ({state})"
+
+
+def _masked(found: re.Match[str]) -> str:
+    return f"{found[1]}***" if found[1] else f"{found[3]}***@"

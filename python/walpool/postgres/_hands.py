@@ -1,0 +1,61 @@
+"""`Hands`: the threads that work for callers on event loops. Knows no SQL.
+
+    reads    one read each, and the wait for its reader
+    begins   the wait for a connection that will be held; those who hold one never stand behind these
+    held     one statement of a transaction or a snapshot each
+    groups   leading a group, or running a job alone
+
+Threads are begun as they are needed, and end with the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["Hands", "finished"]
+
+T = TypeVar("T")
+
+
+class Hands:
+    """Threads, so many of each kind at most."""
+
+    def __init__(self, *, readers: int, writers: int, leaders: int) -> None:
+        self.reads = _threads("reads", readers)
+        self.begins = _threads("begins", readers + writers)
+        self.held = _threads("held", readers + writers)
+        self.groups = _threads("groups", leaders + writers)
+
+    def close(self) -> None:
+        """Let the threads end when they have done what they were given."""
+        for threads in (self.reads, self.begins, self.held, self.groups):
+            threads.shutdown(wait=False)
+
+
+def _threads(name: str, count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix=f"walpool-postgres-{name}")
+
+
+async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Callable[[], object] | None = None) -> T:
+    """Return what `do` returns on a thread; if the task is cancelled, wait for its end all the same.
+
+    Args:
+        threads: whose.
+        do: what to do; if it has not begun when the task is cancelled it never does.
+        cancel: makes it end soon; called on a thread.
+    """
+    loop = asyncio.get_running_loop()
+    work = threads.submit(do)
+    future = asyncio.wrap_future(work, loop=loop)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not work.cancel():
+            if cancel is not None:
+                await asyncio.shield(loop.run_in_executor(None, cancel))
+            await asyncio.wait([future])
+            future.cancelled() or future.exception()  # looked at: nobody else will
+        raise

@@ -1,0 +1,113 @@
+"""Reads on one connection: a statement in a read-only transaction, with a limit on its time. Knows no pool."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import psycopg
+
+from walpool.errors import ProgrammingError
+from walpool.postgres._errors import is_broken
+from walpool.postgres._results import columns
+from walpool.postgres._translate import translate
+from walpool.postgres._values import checked
+from walpool.postgres._wire import pipelined, set_local
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from walpool.postgres._address import Connection
+    from walpool.types import Params, Row
+
+__all__ = ["CANCEL_S", "Query", "Rows", "Running", "query", "read_once"]
+
+CANCEL_S: Final = 5.0
+"""Seconds that a request to stop a statement may take; then the statement runs on."""
+
+
+class Query(NamedTuple):
+    """One statement with its parameters, checked."""
+
+    sql: str
+    parameters: Sequence[object]
+
+    def send(self, connection: Connection) -> psycopg.Cursor[Any]:
+        """Run it; in a pipeline without waiting."""
+        return connection.cursor(binary=True).execute(self.sql, self.parameters or None)
+
+
+class Running:
+    """A read that another thread may stop while it runs."""
+
+    def __init__(self) -> None:
+        self._lock = (
+            threading.Lock()
+        )  # held while it is stopped, so that the connection is not lent to others meanwhile
+        self._connection: Connection | None = None
+        self.is_cancelled = False
+
+    @contextmanager
+    def on(self, connection: Connection) -> Iterator[None]:
+        """Say on which connection it runs."""
+        with self._lock:
+            self._connection = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def cancel(self) -> None:
+        """Stop it, if it runs."""
+        with self._lock:
+            self.is_cancelled = True
+            if self._connection is not None:
+                with suppress(psycopg.Error):  # the server is gone: nothing runs
+                    self._connection.cancel_safe(timeout=CANCEL_S)
+
+
+class Rows(NamedTuple):
+    """What a query gave."""
+
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    @classmethod
+    def of(cls, cursor: psycopg.Cursor[Any]) -> Rows:
+        """Return the rows of a cursor; none where the statement gives none."""
+        names = columns(cursor)
+        return cls(names, cursor.fetchall() if names else [])
+
+
+def query(sql: str, params: Params) -> Query:
+    """Return a statement for one read."""
+    translated = translate(sql)
+    if not translated.is_single:
+        raise ProgrammingError("more than one statement: call once for each")
+    return Query(translated.sql, checked(translated.arrange(params)))
+
+
+def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Rows:
+    """Return what a query gives in a read-only transaction of its own, at the cost of one round trip.
+
+    Raises:
+        psycopg.Error: it was refused; the transaction is over.
+    """
+
+    def send() -> psycopg.Cursor[Any]:
+        connection.execute("BEGIN READ ONLY")
+        set_local(connection, settings)
+        cursor = asked.send(connection)
+        connection.execute("COMMIT")
+        return cursor
+
+    try:
+        return Rows.of(pipelined(connection, send))
+    except psycopg.Error as error:
+        if not is_broken(connection, error):
+            with suppress(psycopg.Error):  # it breaks now: the pool closes it
+                connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,115 @@
+"""Values on their way to PostgreSQL and back: which Python types may be parameters, and in which type each one goes.
+
+The same values as on SQLite, so that a call means the same on both. Owns psycopg's adapters. Knows no connection.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from math import isnan
+from typing import Any, Final
+
+import psycopg
+from psycopg import adapt, pq
+from psycopg.types.numeric import Int8BinaryDumper
+
+from walpool.errors import DataError, ProgrammingError
+
+__all__ = ["adapters", "checked", "size"]
+
+_PLAIN: Final = frozenset((type(None), bool, bytes))
+_INT64: Final = 2**63
+_OVERHEAD: Final = 16  # bytes that a parameter is reckoned at besides its text
+
+
+def checked(values: Sequence[object]) -> list[object]:
+    """Return parameters as psycopg takes them; what PostgreSQL could not give back as it was is refused.
+
+    Raises:
+        ProgrammingError: a type that walpool does not convert in silence; the message names the position.
+        DataError: an integer over 64 bits, a NaN, a NUL or a lone surrogate in a text.
+    """
+    return [value if type(value) in _PLAIN else _checked(value, n) for n, value in enumerate(values, 1)]
+
+
+def _checked(value: object, position: int) -> object:
+    if isinstance(value, str):
+        return _text(value, position)
+    if isinstance(value, int):  # a subclass of int too, as an IntEnum
+        if not -_INT64 <= value < _INT64:
+            raise DataError(f"parameter {position} is an int that does not fit in 64 bits; give a str or bytes")
+        return int(value)
+    if isinstance(value, float):
+        if isnan(value):
+            raise DataError(f"parameter {position} is NaN, which SQLite would store as NULL; give None")
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    kind = type(value).__name__
+    raise ProgrammingError(
+        f"parameter {position} is a {kind}, which walpool does not convert; give None, bool, int, float, str or bytes"
+    )
+
+
+def _text(value: str, position: int) -> str:
+    if "\0" in value:
+        raise DataError(f"parameter {position} is a str with a NUL, which PostgreSQL cannot store; give bytes")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"parameter {position} is a str with lone surrogates, which UTF-8 has not") from None
+    return str(value)
+
+
+def size(values: Iterable[object]) -> int:
+    """Return about how many bytes parameters take in memory."""
+    total = 0
+    for value in values:
+        total += _OVERHEAD + (len(value) if isinstance(value, (str, bytes)) else 0)
+    return total
+
+
+class _BoolAsUnknown(adapt.Dumper):
+    """A bool as an untyped 0 or 1: as on SQLite it may go into an integer column, and into a boolean one as well."""
+
+    oid = 0
+    format = pq.Format.TEXT
+
+    def dump(self, obj: Any) -> bytes:
+        return b"1" if obj else b"0"
+
+
+class _Text(adapt.Loader):
+    """JSON as its text, as SQLite gives it."""
+
+    format = pq.Format.TEXT
+
+    def load(self, data: bytes | bytearray | memoryview) -> str:
+        return bytes(data).decode()
+
+
+class _BinaryText(_Text):
+    format = pq.Format.BINARY
+
+
+class _BinaryJsonb(adapt.Loader):
+    """The binary form of jsonb is a version number, 1, and its text."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data: bytes | bytearray | memoryview) -> str:
+        return bytes(data[1:]).decode()
+
+
+@functools.cache
+def adapters() -> adapt.AdaptersMap:
+    """Return psycopg's adapters with walpool's in front; psycopg's own, global ones stay as they are."""
+    ours = adapt.AdaptersMap(psycopg.adapters)
+    ours.register_dumper(bool, _BoolAsUnknown)
+    ours.register_dumper(int, Int8BinaryDumper)  # psycopg's own takes the type from the value: int2 for 1
+    for name in ("json", "jsonb"):
+        ours.register_loader(name, _Text)
+    ours.register_loader("json", _BinaryText)
+    ours.register_loader("jsonb", _BinaryJsonb)
+    return ours
