@@ -28,7 +28,7 @@ from walpool.memory import (
     pack,
 )  # fmt: skip
 
-METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(vars(SqliteMemoryStore)[name])]
+METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(getattr(SqliteMemoryStore, name))]
 
 
 class Awaited:

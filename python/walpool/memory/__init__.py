@@ -10,11 +10,12 @@ The store calls no model: whoever has the text embeds it.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from walpool.memory._sqlite_spaces import collections
 from walpool.memory.conditions import Condition, Contains, Equals, Exists, In, PythonEquals, Range
 from walpool.memory.contract import AsyncMemoryStore, MemoryStore
+from walpool.memory.postgres import AsyncPostgresMemoryStore, PostgresMemoryStore
 from walpool.memory.records import (
     Changes,
     Collection,
@@ -35,10 +36,16 @@ from walpool.memory.records import (
     unpack,
 )
 from walpool.memory.sqlite import AsyncSqliteMemoryStore, SqliteMemoryStore
+from walpool.pool import Pool
 from walpool.registry import get_async_pool, get_pool
+
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
+    from walpool.postgres import AsyncPostgresPool
 
 __all__ = [
     "AsyncMemoryStore",
+    "AsyncPostgresMemoryStore",
     "AsyncSqliteMemoryStore",
     "Changes",
     "Collection",
@@ -55,6 +62,7 @@ __all__ = [
     "MemoryStore",
     "Metric",
     "Mode",
+    "PostgresMemoryStore",
     "PythonEquals",
     "Query",
     "Range",
@@ -99,7 +107,9 @@ def open(  # noqa: A001 - as in walpool.memory.open
     """
     pool = get_pool(url, **settings)
     try:
-        return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+        if isinstance(pool, Pool):
+            return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+        return PostgresMemoryStore(pool, tenant=tenant, collection=collection, words=words)
     except BaseException:
         pool.close()
         raise
@@ -127,4 +137,7 @@ def open_async(
         ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that does.
     """
     pool = get_async_pool(url, **settings)
-    return AsyncSqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+    if pool.backend == "postgres":
+        served = cast("AsyncPostgresPool", pool)
+        return AsyncPostgresMemoryStore(served, tenant=tenant, collection=collection, words=words)
+    return AsyncSqliteMemoryStore(cast("AsyncPool", pool), tenant=tenant, collection=collection, words=words)
