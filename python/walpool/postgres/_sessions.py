@@ -31,6 +31,9 @@ _LIMITS_TRANSACTIONS: Final = 170000
 """The first version that ends a transaction for its whole length; older ones only for lying idle."""
 
 
+_TIME_IS_UP: Final = frozenset({"25P03", "25P04"})
+
+
 class Begin(Enum):
     """The transactions that are held."""
 
@@ -123,6 +126,8 @@ class Session:
             try:
                 status = self._connection.execute("COMMIT").statusmessage
             except psycopg.Error as error:
+                if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
+                    raise self._late() from None
                 is_unknown = is_broken(self._connection, error)
                 what = f"COMMIT on {self._name}" + (": a later read tells whether it was applied" if is_unknown else "")
                 raise mapped(error, what, outcome="unknown" if is_unknown else "not_applied") from None
