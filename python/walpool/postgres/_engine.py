@@ -24,15 +24,15 @@ from walpool.postgres._errors import is_broken, mapped
 from walpool.postgres._figures import Figures
 from walpool.postgres._hands import Hands, finished
 from walpool.postgres._line import LEADERS
-from walpool.postgres._reading import Query, Rows, Running, read_once
+from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
 from walpool.postgres._wire import durations
 from walpool.postgres._writer import Writer
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Connection
     from walpool.postgres._jobs import Job
-    from walpool.postgres._results import Result
+    from walpool.postgres._results import Result, Rows
+    from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
 __all__ = ["Engine"]

@@ -8,67 +8,66 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
 from walpool.errors import Error, ProgrammingError
 from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
-from walpool.postgres._translate import Translated, translate
+from walpool.postgres._translate import parse, translate
 from walpool.postgres._values import checked, size
-from walpool.postgres._wire import pipelined, set_local
+from walpool.postgres._wire import Exchange, Failed
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Connection
+    from psycopg.pq.abc import PGresult
+
+    from walpool.postgres._wire import Connection
     from walpool.types import Params
 
 __all__ = ["Doubtful", "Job", "Lost", "Refused", "Statement", "batch", "many", "run", "script", "single"]
 
 
-class _Cursor(psycopg.RawCursor[tuple[Any, ...]]):
-    """A cursor that knows how many of its statements were answered, since `executemany` in a pipeline keeps only a sum.
+class Statement(NamedTuple):
+    """One statement, and the rows of parameters that it runs for: parsed once for all of them."""
 
-    Should psycopg stop calling `_set_results`, the first job would be taken for the one that was refused, and all run
-    alone in the end: slower, and as correct.
-    """
-
-    answered = 0
-
-    def _set_results(self, results: Any) -> None:
-        self.answered += 1
-        super()._set_results(results)
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement with the rows of parameters that it runs for: one, or as many as `executemany` was given."""
-
-    sql: str
-    rows: Sequence[Sequence[object]]
-    is_many: bool = False
-
-    def send(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Run it; in a pipeline without waiting for it."""
-        if not self.is_many:
-            cursor.execute(self.sql, self.rows[0] or None, binary=True)
-        elif self.rows:
-            cursor.executemany(self.sql, self.rows)
+    sql: bytes
+    rows: list[Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One caller's statements, all of them or none."""
 
-    statements: tuple[Statement, ...]
+    statements: Sequence[Statement]
     bytes: int
     """About what it takes in memory."""
     key: str | None = None
     """Jobs of a group run in the order of their keys, so that groups of several processes lock rows in one order."""
     local: tuple[tuple[str, str], ...] = ()
     """Server settings for as long as it runs, by name."""
+    is_many: bool = False
+    """Whether its rows are those of one `executemany`, whose results are one."""
     is_script: bool = False
-    """Several statements in one text, which goes to the server as it is; never in a pipeline."""
+    """Several statements in one text, which goes to the server as it is; never with others."""
+
+    @property
+    def runs(self) -> int:
+        """How many results the server gives for it."""
+        return sum(len(statement.rows) for statement in self.statements)
+
+    def results(self, connection: Connection, answers: Sequence[PGresult]) -> list[Result]:
+        """Return what the caller gets for what the server answered."""
+        if self.is_many:
+            return [Result(sum(answer.command_tuples or 0 for answer in answers))]
+        return [Result.of(connection, answer) for answer in answers]
+
+    def place(self, run: int) -> str:
+        """Return where in the job a run stands, for the end of a message."""
+        if self.is_many:
+            return f"; in row {run + 1} of executemany"
+        return f"; in statement {run + 1} of the batch" if self.runs > 1 else ""
 
 
 class Refused(Exception):
@@ -95,55 +94,57 @@ class Doubtful(Lost):
 
 def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
-    statement = _statement(sql, params)
-    return Job((statement,), len(sql) + size(statement.rows[0]))
+    row = checked(translate(sql).arrange(params))
+    return Job([Statement(_only(sql), [row])], len(sql) + size(row))
 
 
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
-    translated = translate(sql)
-    text = _only(translated)
+    text, translated = _only(sql), translate(sql)
     given: list[Sequence[object]] = []
     for number, row in enumerate(rows, 1):
         try:
             given.append(checked(translated.arrange(row)))
         except Error as error:
             raise _placed(error, f"; in row {number} of executemany") from None
-    return Job((Statement(text, given, is_many=True),), len(sql) + sum(map(size, given)))
+    return Job([Statement(text, given)], len(sql) + sum(map(size, given)), is_many=True)
 
 
 def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
-    """Return the job of several statements."""
+    """Return the job of several statements; neighbours of one text are parsed once."""
     made: list[Statement] = []
     total = 0
+    last: str | None = None
     for number, statement in enumerate(statements, 1):
         sql, params = (statement, ()) if isinstance(statement, str) else statement
         try:
-            made.append(_statement(sql, params))
+            if sql != last:
+                made.append(Statement(_only(sql), []))
+                total += len(sql)
+                last = sql
+            row = checked(translate(sql).arrange(params))
         except Error as error:
             raise _placed(error, f"; in statement {number} of the batch") from None
-        total += len(sql) + size(made[-1].rows[0])
-    return Job(tuple(made), total)
+        made[-1].rows.append(row)
+        total += size(row)
+    return Job(made, total)
 
 
 def script(sql: str) -> Job:
     """Return the job of a script."""
+    parse(sql).arrange(())
+    return Job([Statement(sql.encode(), [()])], len(sql), is_script=True)
+
+
+def _only(sql: str) -> bytes:
     translated = translate(sql)
-    translated.arrange(())
-    return Job((Statement(sql, ((),)),), len(sql), is_script=True)
-
-
-def _statement(sql: str, params: Params) -> Statement:
-    translated = translate(sql)
-    return Statement(_only(translated), (checked(translated.arrange(params)),))
-
-
-def _only(translated: Translated) -> str:
     if not translated.is_single:
         raise ProgrammingError(
             "more than one statement: use batch() for several with parameters, script() for several without"
         )
-    return translated.sql
+    if not translated.keyword:
+        raise ProgrammingError("the SQL holds no statement")
+    return translated.sql.encode()
 
 
 def _placed(error: Error, place: str) -> Error:
@@ -180,28 +181,27 @@ def run(connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[st
 def _run_statements(
     connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]
 ) -> list[list[Result]]:
-    cursors = [[_Cursor(connection) for _ in job.statements] for job in jobs]
-
-    def send() -> None:
-        connection.execute("BEGIN")
-        set_local(connection, settings)
-        for job, before, its_cursors in zip(jobs, _before(jobs), cursors, strict=True):
-            set_local(connection, before)
-            for statement, cursor in zip(job.statements, its_cursors, strict=True):
-                statement.send(cursor)
-
+    exchange = Exchange(connection)
+    exchange.say(b"BEGIN")
+    exchange.set_local(settings)
+    for job, before in zip(jobs, _before(jobs), strict=True):
+        exchange.set_local(before)
+        for statement in job.statements:
+            exchange.ask(*statement)
     try:
-        pipelined(connection, send)
-    except psycopg.Error as error:
-        _roll_back(connection, error)
-        raise _refused(error, jobs, cursors) from None
-    return [[Result.of(cursor) for cursor in its_cursors] for its_cursors in cursors]
+        answers = iter(exchange.run())
+    except Failed as failure:
+        _roll_back(connection, failure.error)
+        raise _refused(failure, jobs) from None
+    return [job.results(connection, list(islice(answers, job.runs))) for job in jobs]
 
 
 def _run_script(connection: Connection, job: Job, settings: Sequence[tuple[str, str]]) -> Result:
+    exchange = Exchange(connection)
+    exchange.say(b"BEGIN")
+    exchange.set_local((*settings, *job.local))
+    exchange.run()
     try:
-        connection.execute("BEGIN")
-        set_local(connection, (*settings, *job.local))
         connection.execute(job.statements[0].sql)
     except psycopg.Error as error:
         _roll_back(connection, error)
@@ -223,16 +223,11 @@ def _before(jobs: Sequence[Job]) -> list[Sequence[tuple[str, str]]]:
     return [[(name, dict(job.local).get(name, "")) for name in names] for job in jobs]
 
 
-def _refused(error: psycopg.Error, jobs: Sequence[Job], cursors: Sequence[Sequence[_Cursor]]) -> Refused:
-    """Say which statement was the first that was not answered."""
-    for number, (job, its_cursors) in enumerate(zip(jobs, cursors, strict=True)):
-        for place, (statement, cursor) in enumerate(zip(job.statements, its_cursors, strict=True)):
-            if cursor.answered < len(statement.rows):
-                return Refused(error, number, _place(job, place, cursor.answered))
-    return Refused(error)
-
-
-def _place(job: Job, number: int, answered: int) -> str:
-    if job.statements[number].is_many:
-        return f"; in row {answered + 1} of executemany"
-    return f"; in statement {number + 1} of the batch" if len(job.statements) > 1 else ""
+def _refused(failure: Failed, jobs: Sequence[Job]) -> Refused:
+    """Say in which job the first statement stands that was not answered."""
+    answered = failure.answered
+    for number, job in enumerate(jobs):
+        if answered < job.runs:
+            return Refused(failure.error, number, job.place(answered))
+        answered -= job.runs
+    return Refused(failure.error)

@@ -27,10 +27,11 @@ from walpool.postgres._line import SLICE, Line, State, Ticket
 from walpool.postgres._wire import durations
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Address, Connection
+    from walpool.postgres._address import Address
     from walpool.postgres._connections import Connections
     from walpool.postgres._figures import Figures
     from walpool.postgres._results import Result
+    from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
 __all__ = ["Writer"]
