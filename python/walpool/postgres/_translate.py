@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from walpool.errors import ProgrammingError
 from walpool.postgres._portable import refuse
@@ -27,6 +27,7 @@ __all__ = ["Translated", "parse", "translate"]
 
 _LARGEST: Final = 32_766  # SQLite's SQLITE_MAX_VARIABLE_NUMBER; PostgreSQL takes 65,535
 _CACHED: Final = 512  # texts
+_Place: TypeAlias = tuple[Token, int]  # a token and its n of `$n`; 0 for the operator ?
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,6 @@ def parse(sql: str) -> Translated:
         is_single=len(held) <= 1,
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
     )
-
-
-_Place = tuple[Token, int]  # and its n of `$n`; 0 for the operator ?
 
 
 def _parameters(sql: str, tokens: list[Token]) -> tuple[list[_Place], list[str], list[int]]:
