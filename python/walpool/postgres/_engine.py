@@ -166,7 +166,7 @@ class Engine:
                         rows = read_once(connection, asked, (*local, *durations(statement_timeout=left)))
                 except psycopg.Error as error:
                     if is_last or running.is_cancelled or not self._is_worth_another(connection, error, timeout):
-                        raise self._read_failed(error) from None
+                        raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
                     if is_broken(connection, error):
                         connection = self._readers.renewed(connection, wait)
@@ -184,10 +184,10 @@ class Engine:
         """
         return is_broken(connection, error) or (error.sqlstate == CANCELLED and timeout is None)
 
-    def _read_failed(self, error: psycopg.Error) -> Error:
+    def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
             return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name)
+        return mapped(error, self.address.name, sql=sql)
 
     def _begin(
         self,

@@ -204,8 +204,8 @@ class Session:
         except Failed as failure:
             if not is_broken(self._connection, failure.error):
                 self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
-                place = job.place(failure.answered) if job is not None else ""
-                raise mapped(failure.error, self._name, place=place) from None
+                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", b"")
+                raise mapped(failure.error, self._name, place=place, sql=sql) from None
             raise failure.error from None
 
     def _run(self, do: Callable[[], T]) -> T:

@@ -155,6 +155,8 @@ class Writer:
         if len(group) == 1 and not is_lock_timeout(refusal.error) and not is_conflict(refusal.error):
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
+        if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
+            self.line.be_careful()
         aside = list(group) if is_last or refusal.job is None else [group[refusal.job]]
         self._figures.add("jobs_alone", len(aside))
         for ticket in aside:
@@ -240,7 +242,7 @@ class Writer:
     def _error(self, refusal: Refused) -> Callable[[], Error]:
         if is_lock_timeout(refusal.error):
             self._figures.add("busy_waits")
-        return lambda: mapped(refusal.error, self._name, place=refusal.place)
+        return lambda: mapped(refusal.error, self._name, place=refusal.place, sql=refusal.sql)
 
 
 def _order(ticket: Ticket) -> tuple[bool, str]:
