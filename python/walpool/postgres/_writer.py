@@ -63,9 +63,12 @@ class Writer:
         self._groups = groups
         self._alone = alone
         self.line = Line(settings, address.name)
-        durable = () if settings.synchronous == "full" else (("synchronous_commit", "off"),)
-        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *durable)
-        self._by_itself = (*durations(lock_timeout=settings.busy_timeout), *durable)
+        self.set_durability(())
+
+    def set_durability(self, local: Sequence[tuple[str, str]]) -> None:
+        """Take the server settings that each transaction begins with so that a COMMIT means what `synchronous` says."""
+        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *local)
+        self._by_itself = (*durations(lock_timeout=self._settings.busy_timeout), *local)
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job and return its results once it is committed; sleeps, or works for those in line, meanwhile."""
