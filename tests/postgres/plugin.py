@@ -12,6 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -79,13 +80,15 @@ def postgres_server(request: pytest.FixtureRequest) -> Databases:
 @pytest.fixture
 def postgres_url(postgres_server: Databases) -> Iterator[str]:
     """Yield the URL of a new, empty database whose owner it logs in as; dropped afterwards, whoever is connected."""
-    yield from _database(postgres_server)
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
 def own_postgres_url(own_postgres_server: PostgresServer) -> Iterator[str]:
     """Yield what `postgres_url` yields, always on `own_postgres_server`, which the test may restart."""
-    yield from _database(own_postgres_server)
+    with new_database(own_postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +106,18 @@ def pgbouncer_tls(own_postgres_server: PostgresServer, pytestconfig: pytest.Conf
 @pytest.fixture
 def pgbouncer_url(pgbouncer: PgBouncer, own_postgres_server: PostgresServer) -> Iterator[str]:
     """Yield the URL of a new, empty database behind PgBouncer; `own_postgres_server.url` reaches it past PgBouncer."""
-    for database in _database_name(own_postgres_server, ROLE):
+    with _database(own_postgres_server, ROLE) as database:
         yield pgbouncer.url(database=database, user=ROLE)
+
+
+@contextmanager
+def new_database(server: Databases) -> Iterator[str]:
+    """Make a database as `postgres_url` does, for fixtures of a wider scope, and drop it at the end of the block."""
+    from tests.postgres.other_server import OtherServer
+
+    owner = None if isinstance(server, OtherServer) else ROLE
+    with _database(server, owner) as database:
+        yield server.url(database=database, user=owner)
 
 
 def _place() -> Path:
@@ -114,15 +127,8 @@ def _place() -> Path:
     return memory if has_room else Path(tempfile.gettempdir())
 
 
-def _database(server: Databases) -> Iterator[str]:
-    from tests.postgres.other_server import OtherServer
-
-    owner = None if isinstance(server, OtherServer) else ROLE
-    for database in _database_name(server, owner):
-        yield server.url(database=database, user=owner)
-
-
-def _database_name(server: Databases, owner: str | None) -> Iterator[str]:
+@contextmanager
+def _database(server: Databases, owner: str | None) -> Iterator[str]:
     name = f"walpool_test_{secrets.token_hex(6)}"  # others may use the server too
     server.create_database(name, owner=owner)
     try:

@@ -171,12 +171,12 @@ def test_owner_of_a_database_installs_pgvector(own_postgres_url: str) -> None:
 
 
 def test_database_of_a_test_is_dropped_though_somebody_is_connected(own_postgres_server: PostgresServer) -> None:
-    fixture = plugin._database(own_postgres_server)
-    with psycopg.connect(next(fixture), autocommit=True) as conn:
+    database = plugin.new_database(own_postgres_server)
+    with psycopg.connect(database.__enter__(), autocommit=True) as conn:
         name = conn.info.dbname
         assert _databases(own_postgres_server, name) == 1
 
-        fixture.close()
+        database.__exit__(None, None, None)
 
         with pytest.raises(psycopg.OperationalError):
             conn.execute("SELECT 1")
