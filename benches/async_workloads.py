@@ -151,12 +151,19 @@ def check_backups(path: Path, acknowledged: int, failed: int) -> tuple[str, ...]
 
 
 WRITERS = by_name(
-    a.AiosqliteOneConnection, a.AiosqliteOneHop, a.ApswAsync, a.Asyncpg, a.AsyncWriterThread, a.AsyncWalpool
+    a.AiosqliteOneConnection,
+    a.AiosqliteOneHop,
+    a.ApswAsync,
+    a.Asyncpg,
+    a.AsyncWalpoolOnPostgres,
+    a.AsyncWriterThread,
+    a.AsyncWalpool,
 )
 BACKUPS = by_name(
     a.AiosqliteOneConnection,
     b.AiosqliteStatements,
     a.Asyncpg,
+    a.AsyncWalpoolOnPostgres,
     a.AsyncWriterThread,
     b.SqliteOnTheLoop,
     b.AiosqlitePerJob,

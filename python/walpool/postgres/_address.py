@@ -13,16 +13,15 @@ from urllib.parse import quote, unquote
 
 import psycopg
 from psycopg import conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.postgres import _errors
 from walpool.postgres._values import adapters
+from walpool.postgres._wire import Connection
 from walpool.settings import Settings
 
-__all__ = ["Address", "Connection", "is_usable"]
-
-Connection = psycopg.Connection[tuple[Any, ...]]
+__all__ = ["Address", "is_usable"]
 
 OLDEST: Final = 140000
 """PostgreSQL 14, the oldest that its makers maintain; older ones end no idle snapshot of a pool's."""
@@ -82,11 +81,10 @@ class Address:
         try:
             # No prepared statements, and transactions that are begun by name: a pooler gives each transaction
             # another server, https://www.pgbouncer.org/features.html
-            connection = psycopg.connect(
+            connection = Connection.connect(
                 **{**limits, **self.parameters},
                 autocommit=True,
                 prepare_threshold=None,
-                cursor_factory=psycopg.RawCursor,
                 context=adapters(),
             )
         except psycopg.Error as error:
@@ -107,8 +105,12 @@ class Address:
 
 
 def is_usable(connection: Connection) -> bool:
-    """Return whether a connection may be lent out again: open, and in no transaction."""
-    return not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+    """Return whether a connection may be lent out again: open, idle, in no transaction."""
+    return (
+        not connection.closed
+        and connection.pgconn.pipeline_status == PipelineStatus.OFF
+        and connection.pgconn.transaction_status == TransactionStatus.IDLE
+    )
 
 
 def _without_settings(url: str, settings: Settings) -> str:

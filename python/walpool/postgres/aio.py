@@ -34,8 +34,7 @@ from walpool.settings import Settings
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from walpool.postgres._reading import Rows
-    from walpool.postgres._results import Result
+    from walpool.postgres._results import Result, Rows
     from walpool.types import Params, RowFactory
 
 __all__ = ["AsyncPostgresPool"]
