@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from looping import on_asyncio
 
 import walpool
 import walpool.memory
+from tests.memory.awaited import Awaited
 from tests.memory.contract import StoreContract, record
 from tests.memory.contract_conditions import ConditionsContract
 from tests.memory.contract_spaces import SpacesContract
@@ -29,53 +29,6 @@ from walpool.memory import (
 )  # fmt: skip
 
 METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(getattr(SqliteMemoryStore, name))]
-
-
-class Awaited:
-    """An async store for callers that wait: each call is run on a loop that a thread of its own runs."""
-
-    def __init__(self, store: AsyncMemoryStore, loop: asyncio.AbstractEventLoop) -> None:
-        self._store = store
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._store, name)
-
-        def call(*args: Any, **named: Any) -> Any:
-            begun = method(*args, **named)
-            return self._iterate(begun) if inspect.isasyncgen(begun) else self._wait(begun)
-
-        return call
-
-    def _wait(self, awaitable: Any) -> Any:
-        async def wait() -> Any:
-            return await awaitable
-
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(50)
-
-    def _iterate(self, begun: Any) -> Iterator[Any]:
-        async def following() -> list[Any]:
-            try:
-                return [await anext(begun)]
-            except StopAsyncIteration:
-                return []
-
-        try:
-            while found := self._wait(following()):
-                yield from found
-        finally:
-            self._wait(begun.aclose())
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    running = asyncio.new_event_loop()
-    thread = threading.Thread(target=running.run_forever)
-    thread.start()
-    yield running
-    running.call_soon_threadsafe(running.stop)
-    thread.join()
-    running.close()
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def narrowed(space: Space, key: Any, value: Any, given: Given) -> list[str]:
     if type(value) in (bool, int, float):
         if value != value:
             return ["false"]
-        as_number = [_mark(space, "value", key, _canonical(_whole(number(value))))]
+        as_number = [_mark(space, "value", key, _canonical(_whole(number(value + 0))))]  # True + 0 is 1
         as_bool = [_mark(space, "value", key, _canonical(bool(value)))] if value in (0, 1) else []
         return [_any_of("metadata", as_number + as_bool, given)]
     if type(value) in (list, dict):

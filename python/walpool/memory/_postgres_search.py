@@ -62,7 +62,7 @@ class PostgresFinder(Finder[Ground]):
 
     def ground(self, space: Space) -> Read[Ground | None]:
         sql = f"""SELECT s.words, s.dims, s.epoch, s.change,
-            (SELECT count(*) FROM (SELECT 1 FROM memory_records AS r WHERE {OWNER} LIMIT {_COUNTED + 1}) AS some),
+            (SELECT count(*) FROM (SELECT 1 FROM memory_records AS r WHERE {OWNER} LIMIT {_COUNTED + 1}) AS found),
             (SELECT avg(CAST(length AS DOUBLE PRECISION)) FROM (SELECT r.length FROM memory_records AS r WHERE {OWNER}
                 ORDER BY r.key DESC LIMIT {_NEWEST}) AS newest)
             FROM memory_spaces AS s WHERE s.tenant = ?1 AND s.collection = ?2"""
@@ -166,7 +166,7 @@ def _frequencies(ground: Ground, typed: Typed) -> Steps[list[float]]:
     given = Given(ground.space)
     looks = [
         f"(SELECT count(*) FROM (SELECT 1 FROM memory_records AS r WHERE {OWNER} AND {lookup.where(given)}"
-        f" LIMIT {_RARE + 1}) AS some)"
+        f" LIMIT {_RARE + 1}) AS found)"
         for lookup in lookups
     ]
     having: list[float] = yield from ask(Read(f"SELECT {', '.join(looks)}", given.values, lambda rows: list(rows[0])))

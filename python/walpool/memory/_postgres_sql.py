@@ -34,8 +34,8 @@ __all__ = [
     "opened", "record", "refusal", "scopes", "score", "summary",
 ]  # fmt: skip
 
-COLUMNS: Final = """r.id, r.content, r.scope, r.metadata, r.importance, r.created_at, r.accessed_at, r.source, r.private,
-    v.embedding, r.categories"""
+COLUMNS: Final = """r.id, r.content, r.scope, r.metadata, r.importance, r.created_at, r.accessed_at, r.source,
+    r.private, v.embedding, r.categories"""
 JOINED: Final = """LEFT JOIN memory_vectors AS v
     ON v.tenant = r.tenant AND v.collection = r.collection AND v.key = r.key"""
 _SPACE: Final = "FROM memory_spaces AS s WHERE s.tenant = ?1 AND s.collection = ?2"
