@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import isinf, isnan
 from typing import Any, Final
 
@@ -134,13 +135,13 @@ def _any_of(column: str, marks: Sequence[str], given: Given) -> str:
 def _loaded(text: str) -> Any:
     """Return JSON with its numbers as they are compared."""
     try:
-        return json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_constant)
+        return _DECODER.decode(text)
     except RecursionError:
         raise DataError("the metadata of a record is nested too deep for JSON") from None
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _int(text: str) -> int | float:
@@ -168,5 +169,18 @@ def _marks(marks: Iterable[str]) -> str:
 
 
 def _mark(space: Space, kind: str, *what: str) -> str:
-    text = json.dumps((space.tenant, space.collection, kind, *what))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    digest = _of_space(space.tenant, space.collection).copy()
+    # With its length in front, since a name may hold anything.
+    digest.update("".join(f"{len(text)}:{text}" for text in (kind, *what)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _of_space(tenant: str, collection: str) -> hashlib.blake2b:
+    named = f"{len(tenant)}:{tenant}{len(collection)}:{collection}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(named, digest_size=16)
+
+
+# Once, since json.loads and json.dumps would make them for each value.
+_DECODER: Final = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=_constant)
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

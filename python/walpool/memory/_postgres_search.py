@@ -57,7 +57,7 @@ class Ground(NamedTuple):
 class PostgresFinder(Finder[Ground]):
     """Full text for words, pgvector for embeddings."""
 
-    def nearest(self, space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
+    def nearest(self, space: Space, asked: Search, embedding: bytes) -> Read[Hits] | Steps[Hits]:
         return reads.nearest(space, asked, embedding)
 
     def ground(self, space: Space) -> Read[Ground | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from walpool.errors import ConfigError
@@ -36,6 +37,7 @@ __all__ = [
 
 COLUMNS: Final = """r.id, r.content, r.scope, r.metadata, r.importance, r.created_at, r.accessed_at, r.source,
     r.private, v.embedding, r.categories"""
+_WIDTH: Final = 11  # columns
 JOINED: Final = """LEFT JOIN memory_vectors AS v
     ON v.tenant = r.tenant AND v.collection = r.collection AND v.key = r.key"""
 _SPACE: Final = "FROM memory_spaces AS s WHERE s.tenant = ?1 AND s.collection = ?2"
@@ -162,40 +164,63 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
     return (yield from ask(Read(sql, given.values, decode)))
 
 
-def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
-    """Return the reads of the `limit` selected records nearest to `embedding`, by falling score.
+def nearest(
+    space: Space, asked: Search, embedding: bytes, *, keys: Sequence[int] | None = None
+) -> Read[Hits] | Steps[Hits]:
+    """Return the read of the `limit` selected records nearest to `embedding`, by falling score.
 
-    Exact: every record that meets the conditions is scored.
+    Exact: every record that meets the conditions is scored, or those among `keys` if they are given. One statement, and
+    so one round trip, but where Python has to compare.
     """
-    limit, min_score = asked.limit, asked.min_score
     bound = _pages.fingerprint("vector", *space, asked.query, embedding, asked.metric)
     page = None if asked.after is None else _pages.decode(asked.after, VectorPage, bound)
-    found = yield from ask(space_row(space))
-    if found is None:
-        return Hits()
-    stored, epoch, latest = found
+    given = Given(space)
+    selection = select(space, asked.query, given) if keys is None else Selection((among(keys, given),))
+    if selection.python:
+        return _nearest_narrowed(space, asked, embedding, page, bound)
+    return _nearest(given, selection, asked, embedding, page, bound)
+
+
+def _nearest_narrowed(
+    space: Space, asked: Search, embedding: bytes, page: VectorPage | None, bound: bytes
+) -> Steps[Hits]:
+    given, selection = yield from narrowed(space, asked.query)
+    return (yield from ask(_nearest(given, selection, asked, embedding, page, bound)))
+
+
+def _nearest(
+    given: Given, selection: Selection, asked: Search, embedding: bytes, page: VectorPage | None, bound: bytes
+) -> Read[Hits]:
+    # With other dims nothing is scored, and the row of the space is there to say so.
+    fits = f"coalesce(s.dims, {len(embedding) // 4}) = {len(embedding) // 4}"
+    selection = replace(selection, conditions=(*selection.conditions, fits))
+    best = nearest_keys(given, selection, asked, embedding, min(asked.limit, MOST) + 1, page)
+    sql = f"""SELECT {COLUMNS}, s.dims, s.epoch, s.change, best.score, r.key FROM memory_spaces AS s
+        LEFT JOIN LATERAL ({best}) AS best ON true
+        LEFT JOIN memory_records AS r ON {OWNER} AND r.key = best.key {JOINED}
+        WHERE s.tenant = ?1 AND s.collection = ?2 ORDER BY best.score DESC, best.key"""
+    return Read(sql, given.values, lambda rows: _page_of_hits(rows, asked, embedding, page, bound))
+
+
+def _page_of_hits(rows: list[Row], asked: Search, embedding: bytes, page: VectorPage | None, bound: bytes) -> Hits:
+    hits, limit, min_score = Hits(), asked.limit, asked.min_score
+    if not rows:
+        return hits
+    stored, epoch, latest = rows[0][_WIDTH : _WIDTH + 3]
     if stored is not None and stored * 4 != len(embedding):
         raise DimsError(stored=stored, given=len(embedding) // 4)
     if page is not None and page.epoch != epoch:
         raise _pages.void()
-    given, selection = yield from narrowed(space, asked.query)
-    best = nearest_keys(given, selection, asked, embedding, min(limit, MOST) + 1, page)
-    sql = f"""SELECT {COLUMNS}, best.score, r.key FROM ({best}) AS best JOIN memory_records AS r
-        ON {OWNER} AND r.key = best.key {JOINED} ORDER BY best.score DESC, best.key"""
+    found = [row for row in rows if row[-1] is not None]
     before = 0 if page is None else page.rank
-
-    def decode(rows: list[Row]) -> Hits:
-        hits = Hits()
-        for rank, row in enumerate(rows[:limit], before + 1):
-            if min_score is None or row[-2] >= min_score:
-                hits.append(Hit(record(row), row[-2], Explanation(vector_rank=rank, vector_score=row[-2])))
-        if len(rows) > limit == len(hits):
-            score, key = rows[limit - 1][-2:]
-            at = VectorPage(latest if page is None else page.change, epoch, score, key, before + limit)
-            hits.next = _pages.encode(at, bound)
-        return hits
-
-    return (yield from ask(Read(sql, given.values, decode)))
+    for rank, row in enumerate(found[:limit], before + 1):
+        if min_score is None or row[-2] >= min_score:
+            hits.append(Hit(record(row), row[-2], Explanation(vector_rank=rank, vector_score=row[-2])))
+    if len(found) > limit == len(hits):
+        score, key = found[limit - 1][-2:]
+        at = VectorPage(latest if page is None else page.change, epoch, score, key, before + limit)
+        hits.next = _pages.encode(at, bound)
+    return hits
 
 
 def nearest_keys(

@@ -18,6 +18,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from walpool.memory._operations import Given, Space
@@ -69,18 +71,17 @@ def indexed(space: Space, content: str) -> Indexed:
     """Return the derived columns of a content."""
     if space.words == "trigram":
         text = folded(content)
-        parts = dict.fromkeys(text[start : start + _SHORTEST] for start in range(len(text) - _SHORTEST + 1))
-        return Indexed(
-            " ".join((_mark(space), *_within((_quoted(part), len(part) * 4) for part in parts))), text, len(text)
-        )
+        entries = [_quoted(part) for part in _trigrams(text)]
+        return Indexed(" ".join((_mark(space), *_within(entries))), text, len(text))
     tokens = _tokens(content)
-    places: dict[str, list[str]] = {}
+    places: dict[str, list[int]] = {}
     for place, token in enumerate(tokens, 1):
-        found = places.setdefault(token, [])
-        if len(found) < _PLACES and (place <= _LAST_PLACE or not found):
-            found.append(str(min(place, _LAST_PLACE)))
-    words = ((f"'{token}':{','.join(at)}", len(token.encode()) + 2 * len(at)) for token, at in places.items())
-    return Indexed(" ".join((_mark(space), *_within(words))), None, len(tokens))
+        places.setdefault(token, []).append(place)
+    if len(tokens) > _PLACES:
+        for found in places.values():
+            found[:] = [min(place, _LAST_PLACE) for place in found[:_PLACES]]
+    entries = [f"'{token}':{','.join(map(str, found))}" for token, found in places.items()]
+    return Indexed(" ".join((_mark(space), *_within(entries))), None, len(tokens))
 
 
 def every(space: Space, typed: Typed) -> Lookup:
@@ -121,14 +122,16 @@ def _tokens(text: str) -> list[str]:
     return [token[:_LONGEST] for token in _TOKEN.findall(folded(text))]
 
 
-def _within(entries: Iterable[tuple[str, int]]) -> Iterable[str]:
-    """Yield the entries of a vector that it has room for."""
-    room = _MOST_BYTES
-    for entry, size in entries:
-        room -= size + 8
-        if room < 0:
-            return
-        yield entry
+def _within(entries: list[str]) -> list[str]:
+    """Return the entries of a vector that it has room for."""
+    if sum(map(len, entries)) + 16 * len(entries) < _MOST_BYTES // 4:  # a character has 4 bytes at most
+        return entries
+    ends = accumulate(len(entry.encode()) + 16 for entry in entries)
+    return [entry for entry, end in zip(entries, ends, strict=True) if end < _MOST_BYTES]
+
+
+def _trigrams(text: str) -> Iterable[str]:
+    return dict.fromkeys(text[start : start + _SHORTEST] for start in range(len(text) - _SHORTEST + 1))
 
 
 def _lookup(space: Space, terms: Sequence[Term], excluded: Sequence[Option], tokenizer: Tokenizer) -> Lookup:
@@ -161,15 +164,15 @@ def _phrase(option: Option) -> str | None:
 
 
 def _part(option: Option) -> str | None:
-    text = folded(option.text)
-    parts = dict.fromkeys(text[start : start + _SHORTEST] for start in range(len(text) - _SHORTEST + 1))
-    return "(" + " & ".join(map(_quoted, parts)) + ")" if parts else None
+    parts = " & ".join(map(_quoted, _trigrams(folded(option.text))))
+    return f"({parts})" if parts else None
 
 
 def _quoted(lexeme: str) -> str:
     return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
+@lru_cache(maxsize=64)
 def _mark(space: Space) -> str:
     """Return the lexeme that every record of a space has; no word has an `@`, and no trigram its length."""
     named = f"{len(space.tenant)}:{space.tenant}{space.collection}".encode("utf-8", "surrogatepass")

@@ -67,7 +67,7 @@ class Finder(ABC, Generic[G]):
     """What a backend finds; `search` puts it together."""
 
     @abstractmethod
-    def nearest(self, space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
+    def nearest(self, space: Space, asked: Search, embedding: bytes) -> Read[Hits] | Steps[Hits]:
         """Return the reads of a page of the records nearest to an embedding."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Finder(ABC, Generic[G]):
     ) -> Steps[dict[int, str]]:
         """Return the reads of snippets by key, of a raw query or where `_words.excerpt` did not see a term."""
 
-    def search(self, space: Space, asked: Search) -> Steps[Hits]:
+    def search(self, space: Space, asked: Search) -> Read[Hits] | Steps[Hits]:
         """Return the reads of a search, by what it goes by.
 
         Raises:

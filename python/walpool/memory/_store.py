@@ -88,7 +88,7 @@ class Backend:
     scopes: Scopes
     categories: Callable[[Space, Query], Reading[dict[str, int]]]
     summary: Callable[[Space, str], Steps[ScopeSummary]]
-    search: Callable[[Space, Search], Steps[Hits]]
+    search: Callable[[Space, Search], Reading[Hits]]
     expire: Expire
     reset: Callable[[Space], Write[None]]
     rebuild: Callable[[Space], Writing[None]]
