@@ -21,14 +21,16 @@ from tests.memory.contract_words import WordsContract
 from tests.test_mirror import annotation, parameters, public, texts_of_annotations
 from walpool.memory import (
     AsyncMemoryStore,
+    AsyncPostgresMemoryStore,
     AsyncSqliteMemoryStore,
     MemoryStore,
+    PostgresMemoryStore,
     Query,
     SqliteMemoryStore,
     pack,
 )  # fmt: skip
 
-METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(getattr(SqliteMemoryStore, name))]
+METHODS = [name for name in public(MemoryStore) if inspect.isfunction(getattr(SqliteMemoryStore, name))]
 
 
 @pytest.fixture
@@ -55,23 +57,38 @@ class TestAsyncSqliteStore(StoreContract, ConditionsContract, SpacesContract, Wo
 
 # As its mirror
 
+PAIRS = [(SqliteMemoryStore, AsyncSqliteMemoryStore), (PostgresMemoryStore, AsyncPostgresMemoryStore)]
 
-def test_store_has_the_same_names_in_the_same_order() -> None:
-    assert public(AsyncSqliteMemoryStore) == public(SqliteMemoryStore)
+
+def names(store: type) -> list[str]:
+    """Return the public names of a store, its own and those that it has from the stores' common class."""
+    return [name for one in reversed(store.__mro__) if one is not object for name in public(one)]
+
+
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS)
+def test_store_has_the_same_names_in_the_same_order(plain: type, mirrored: type) -> None:
+    assert names(mirrored) == names(plain)
+    assert set(names(plain)) >= set(public(MemoryStore))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_method_takes_the_same_arguments_and_is_awaited(name: str) -> None:
-    plain, mirrored = vars(SqliteMemoryStore)[name], vars(AsyncSqliteMemoryStore)[name]
-    assert parameters(mirrored) == parameters(plain)
-    assert texts_of_annotations(mirrored) == texts_of_annotations(plain)
-    assert inspect.iscoroutinefunction(mirrored) or inspect.isasyncgenfunction(mirrored)
-    given = inspect.signature(mirrored).return_annotation
-    assert annotation(given) == annotation(inspect.signature(plain).return_annotation)
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS)
+def test_method_takes_the_same_arguments_and_is_awaited(plain: type, mirrored: type, name: str) -> None:
+    method, awaited = getattr(plain, name), getattr(mirrored, name)
+    assert parameters(awaited) == parameters(method)
+    assert texts_of_annotations(awaited) == texts_of_annotations(method)
+    assert inspect.iscoroutinefunction(awaited) or inspect.isasyncgenfunction(awaited)
+    given = inspect.signature(awaited).return_annotation
+    assert annotation(given) == annotation(inspect.signature(method).return_annotation)
 
 
 @pytest.mark.parametrize(
-    ("store", "contract"), [(SqliteMemoryStore, MemoryStore), (AsyncSqliteMemoryStore, AsyncMemoryStore)]
+    ("store", "contract"),
+    [
+        (store, contract)
+        for pair in PAIRS
+        for store, contract in zip(pair, (MemoryStore, AsyncMemoryStore), strict=True)
+    ],
 )
 def test_store_has_what_the_contract_asks(store: type, contract: type) -> None:
     for name in public(contract):
