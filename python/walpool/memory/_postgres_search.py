@@ -7,7 +7,8 @@ are asked for) are read, and how often they have each term counts too.
 **All the terms**: every record is found; of more than `_MOST` the ones saved last are ranked. **Any of the terms**: a
 term is common if more than `_RARE` records of the space have it. Beginning with the rarest, the terms that are not
 common find their records, until those are more than `_ROOM` together. The others find none of their own, but where
-fewer than a page are found so: then the `_LATEST` records that have one of them and were saved last.
+fewer than a page are found so: then the `_LATEST` records that have one of them and were saved last. Terms that are too
+short for the index of trigrams find records only where the text has no others, as on SQLite.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class PostgresFinder(Finder[Ground]):
         looks: list[_Look] = []
         others: list[_Look] = []
         room = float(_ROOM)
-        for number, term in sorted((number, term) for term, number in enumerate(having)):
+        known = [term for term, lookup in enumerate(lookups) if lookup.is_indexed] or range(len(lookups))
+        for number, term in sorted((having[term], term) for term in known):
             if number <= _RARE and (number <= room or not looks):
                 looks.append((1 << term, lookups[term], _RARE))
                 room -= number

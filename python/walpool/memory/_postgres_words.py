@@ -57,6 +57,8 @@ class Lookup(NamedTuple):
     """Of each group, one is in the folded content."""
     lacks: tuple[str, ...] = ()
     """None of these is."""
+    is_indexed: bool = True
+    """Whether the index finds something of it: terms of one or two characters are looked for in every content."""
 
     def where(self, given: Given) -> str:
         """Return the condition on `memory_records AS r`, and add its values."""
@@ -144,7 +146,8 @@ def _lookup(space: Space, terms: Sequence[Term], excluded: Sequence[Option], tok
         if known := [option for option in options if option is not None]:
             queries.append(f"({' | '.join(known)})")
     if tokenizer == "trigram":
-        return Lookup(" & ".join(queries), tuple(_texts(term.options) for term in terms), _texts(excluded))
+        contains = tuple(_texts(term.options) for term in terms)
+        return Lookup(" & ".join(queries), contains, _texts(excluded), is_indexed=len(queries) > 1)
     if is_nothing := len(queries) == 1:
         queries.append("!" + _mark(space))  # of the terms nothing is left: no record has it
     if not is_nothing and (unwanted := [one for one in map(make, excluded) if one is not None]):
