@@ -66,7 +66,7 @@ _VERSION_1: Final = (
         PRIMARY KEY (tenant, collection, key)
     ) WITH (toast_tuple_target = 8160)""",
     "CREATE UNIQUE INDEX memory_records_key ON memory_records (tenant, collection, key)",
-    "CREATE INDEX memory_records_scope ON memory_records (tenant, collection, scope, created_at)",
+    "CREATE INDEX memory_records_scope ON memory_records (tenant, collection, scope, created_at, key)",
     "CREATE INDEX memory_records_created ON memory_records (tenant, collection, created_at, key)",
     "CREATE INDEX memory_records_source ON memory_records (tenant, collection, source) WHERE source IS NOT NULL",
     # The tenant is in every mark, and in a lexeme of every vector: these indexes are by tenant too.

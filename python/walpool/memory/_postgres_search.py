@@ -38,7 +38,7 @@ _MOST: Final = 4_000
 _READ: Final = 100  # contents
 _PART: Final = 4_000  # characters of a content in which terms are counted
 _NEWEST: Final = 100  # records whose mean length is the usual one
-_COUNTED: Final = 10_000  # records of a space; that there are more is known from its changes
+_COUNTED: Final = 2_000  # records of a space; that there are more is known from its changes
 _SHOWN: Final = 160  # characters of a snippet without a mark
 
 
