@@ -26,6 +26,9 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TIME_LIMIT = 120  # seconds; to import crewai for the first time compiles all of it
 
 
+SERVER = "postgresql://app@db.example/agents"  # of examples; a fresh database stands for it
+
+
 def program(page: Path, folder: Path) -> str:
     """Return the page with every line blank that is no Python, so that a traceback names the page's own lines.
 

@@ -20,7 +20,7 @@ import psycopg
 from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
 from walpool.postgres._hands import Hands, finished
 from walpool.postgres._line import LEADERS
@@ -51,7 +51,7 @@ class Engine:
         self.address = address
         self.settings = settings
         self.process = os.getpid()
-        self.figures = Figures()
+        self.figures = Figures(address.name, settings.slow_threshold)
         self.handles = 0
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
@@ -185,6 +185,7 @@ class Engine:
                         connection = self._readers.renewed(connection, wait)
                 else:
                     self.figures.add("reads")
+                    self.figures.took("read", time.monotonic() - began, asked.sql)
                     return rows
             raise AssertionError("unreachable")
         finally:
@@ -219,6 +220,7 @@ class Engine:
             name=self.address.name,
             local_settings=(*self._durable, *local),
             timeout=wait,
+            figures=self.figures,
         )
         self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
         self._sessions.add(session)
@@ -230,9 +232,12 @@ class Engine:
         try:
             yield connection
         except psycopg.Error as error:
-            raise mapped(error, self.address.name) from None
+            failure = mapped(error, self.address.name)
+        else:
+            return
         finally:
             self._groups.checkin(connection)
+        raise failure
 
     def _revoke_late(self) -> None:
         for session in list(self._sessions):
@@ -251,6 +256,7 @@ class Engine:
         try:
             yield
         except Error as error:
+            forget_theirs(error)
             self.figures.add(f"errors_{type(error).__name__}")
             raise
 
