@@ -22,7 +22,7 @@ from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, finished
+from walpool.postgres._hands import Hands, Mailbox, finished
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
@@ -60,6 +60,7 @@ class Engine:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
         self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
+        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 
     def reach(self) -> None:
@@ -117,6 +118,11 @@ class Engine:
         wait = self.settings.write_timeout if timeout is None else timeout
         with self.counted():
             return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
+
+    def mailbox(self) -> Mailbox:
+        """Return the mailbox of the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        return self._mailboxes.get(loop) or self._mailboxes.setdefault(loop, Mailbox(loop))
 
     async def held(
         self,

@@ -16,7 +16,7 @@ from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
 from walpool.postgres._reading import CANCEL_S, Query
 from walpool.postgres._results import Result, Rows
-from walpool.postgres._wire import Exchange, Failed, durations
+from walpool.postgres._wire import Exchange, Failed, committed, durations
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -126,7 +126,7 @@ class Session:
         """
         with self._in_hand():
             try:
-                status = self._connection.execute("COMMIT").statusmessage
+                status = committed(self._connection)
             except psycopg.Error as error:
                 if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
                     raise self._late() from None
@@ -135,7 +135,7 @@ class Session:
                 raise mapped(error, what, outcome="unknown" if is_unknown else "not_applied") from None
             finally:
                 self._release()
-        if status != "COMMIT":
+        if status != b"COMMIT":
             raise TransactionTimeout(f"the transaction was rolled back meanwhile; nothing was written [{self._name}]")
 
     def end(self) -> None:
