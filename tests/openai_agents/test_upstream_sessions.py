@@ -75,7 +75,28 @@ ON_A_SERVER = {
 }
 
 # Puts rows that are no JSON into the file, or asks it for its rows, by a connection of another library.
-IN_A_FILE: list[str] = []
+IN_A_FILE = [
+    *(
+        f"{SYNC}::test_sqlite_session_{name}"
+        for name in (
+            "pop_item_skips_corrupt_most_recent",
+            "pop_item_returns_none_after_dropping_only_corrupt_rows",
+            "get_items_limit_skips_corrupt_newest_rows",
+            "get_items_session_settings_limit_skips_corrupt_rows",
+            "failed_add_items_releases_write_lock",
+        )
+    ),
+    *(
+        f"{ASYNC}::test_async_sqlite_session_{name}"
+        for name in (
+            "pop_item_skips_corrupt_most_recent",
+            "pop_item_returns_none_after_dropping_only_corrupt_rows",
+            "get_items_limit_skips_corrupt_newest_rows",
+            "get_items_same_timestamp_consistent_order",
+            "pop_item_same_timestamp_returns_latest",
+        )
+    ),
+]
 
 # What a test that may be left out names: the inside of a session, or the library under AsyncSQLiteSession.
 INSIDE = re.compile(
