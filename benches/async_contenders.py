@@ -288,37 +288,60 @@ def _dollars(sql: str) -> str:
     return head + "".join(f"${number}{part}" for number, part in enumerate(rest, start=1))
 
 
-class Asyncpg(AsyncContender):
-    """asyncpg on a PostgreSQL server of its own: a pool of sixteen connections, rows sorted by their key.
+class OnPostgres(AsyncContender):
+    """A PostgreSQL server of its own, reached by a socket.
 
     The tables of the file go into the server when it opens and back into the file when it closes, for the check. With
     `normal` it has `synchronous_commit = off`, the nearest to what SQLite does: no commit waits for the disk.
     """
 
-    name = "asyncpg"
-    requires = ("asyncpg",)
-    connections: ClassVar[int] = 16
     obstacle = staticmethod(postgres_server.obstacle)
+    connections: ClassVar[int] = 16
 
     async def open(self, path: str, synchronous: str) -> None:
-        import asyncpg  # type: ignore[import-untyped]
-
         self._path = path
         self._server = await asyncio.to_thread(postgres_server.PostgresServer, Path(path).parent)
-        self._pool: Any = await asyncpg.create_pool(
-            host=self._server.host,
-            user="postgres",
-            database="postgres",
-            min_size=self.connections,
-            max_size=self.connections,
+        async with self._asyncpg(1, synchronous) as pool:
+            with contextlib.closing(sqlite3.connect(path)) as file:
+                self._tables = file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+                for table, sql in self._tables:
+                    await pool.execute(sql)
+                    await pool.copy_records_to_table(table, records=file.execute(f"SELECT * FROM {table}"))
+            await pool.execute("CHECKPOINT")
+
+    async def close(self) -> None:
+        async with self._asyncpg(1, "full") as pool:
+            with contextlib.closing(connect(self._path, "off")) as file:
+                file.execute("BEGIN")
+                for table, _ in self._tables:
+                    file.execute(f"DELETE FROM {table}")
+                    rows = await pool.fetch(f"SELECT * FROM {table}")
+                    if rows:
+                        marks = ", ".join("?" * len(rows[0]))
+                        file.executemany(f"INSERT INTO {table} VALUES ({marks})", map(tuple, rows))
+                file.execute("COMMIT")
+        await asyncio.to_thread(self._server.close)
+
+    def _asyncpg(self, connections: int, synchronous: str) -> Any:
+        import asyncpg  # type: ignore[import-untyped]
+
+        return asyncpg.create_pool(
+            self._server.url(),
+            min_size=connections,
+            max_size=connections,
             server_settings={"synchronous_commit": "on" if synchronous == "full" else "off"},
         )
-        with contextlib.closing(sqlite3.connect(path)) as file:
-            self._tables = file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
-            for table, sql in self._tables:
-                await self._pool.execute(sql)
-                await self._pool.copy_records_to_table(table, records=file.execute(f"SELECT * FROM {table}"))
-        await self._pool.execute("CHECKPOINT")
+
+
+class Asyncpg(OnPostgres):
+    """asyncpg as people write it by hand: a pool of sixteen connections, rows sorted by their key."""
+
+    name = "asyncpg"
+    requires = ("asyncpg",)
+
+    async def open(self, path: str, synchronous: str) -> None:
+        await super().open(path, synchronous)
+        self._pool: Any = await self._asyncpg(self.connections, synchronous)
 
     async def upsert(self, key: int, body: str) -> None:
         await self._pool.execute(_PG_UPSERT, key, body)
@@ -334,19 +357,41 @@ class Asyncpg(AsyncContender):
             await conn.execute(_PG_UPDATE_SNAPSHOT, *pack.snapshot)
 
     async def close(self) -> None:
-        with contextlib.closing(connect(self._path, "off")) as file:
-            file.execute("BEGIN")
-            for table, _ in self._tables:
-                file.execute(f"DELETE FROM {table}")
-                rows = await self._pool.fetch(f"SELECT * FROM {table}")
-                if rows:
-                    marks = ", ".join("?" * len(rows[0]))
-                    file.executemany(f"INSERT INTO {table} VALUES ({marks})", map(tuple, rows))
-            file.execute("COMMIT")
         await self._pool.close()
-        await asyncio.to_thread(self._server.stop)
+        await super().close()
 
 
-_PG_UPSERT = _dollars(UPSERT).replace("version = version", "version = items.version")
+class AsyncWalpoolOnPostgres(OnPostgres):
+    """The same calls as `AsyncWalpool`, on a `postgresql://` URL."""
+
+    name = "walpool-postgres"
+    requires = ("walpool", "psycopg", "asyncpg")
+
+    async def open(self, path: str, synchronous: str) -> None:
+        import walpool
+
+        await super().open(path, synchronous)
+        self.pool = walpool.get_async_pool(self._server.url(), synchronous=synchronous)
+        await self.pool.open()
+
+    async def upsert(self, key: int, body: str) -> None:
+        await self.pool.execute(_PORTABLE_UPSERT, (key, body))
+
+    async def point_read(self, key: int) -> str | None:
+        body: str | None = await self.pool.fetchval(POINT_READ, (key,))
+        return body
+
+    async def record(self, pack: Pack) -> None:
+        chunks = [(INSERT_CHUNK, chunk) for chunk in sorted(pack.chunks)]
+        statements = [*chunks, (INSERT_PACK, pack.pack), (UPDATE_SNAPSHOT, pack.snapshot)]
+        await self.pool.batch(statements)
+
+    async def close(self) -> None:
+        await self.pool.close()
+        await super().close()
+
+
+_PORTABLE_UPSERT = UPSERT.replace("version = version", "version = items.version")
+_PG_UPSERT = _dollars(_PORTABLE_UPSERT)
 _PG_POINT_READ = _dollars(POINT_READ)
 _PG_INSERT_CHUNK, _PG_INSERT_PACK, _PG_UPDATE_SNAPSHOT = map(_dollars, (INSERT_CHUNK, INSERT_PACK, UPDATE_SNAPSHOT))

@@ -151,12 +151,19 @@ def check_backups(path: Path, acknowledged: int, failed: int) -> tuple[str, ...]
 
 
 WRITERS = by_name(
-    a.AiosqliteOneConnection, a.AiosqliteOneHop, a.ApswAsync, a.Asyncpg, a.AsyncWriterThread, a.AsyncWalpool
+    a.AiosqliteOneConnection,
+    a.AiosqliteOneHop,
+    a.ApswAsync,
+    a.Asyncpg,
+    a.AsyncWalpoolOnPostgres,
+    a.AsyncWriterThread,
+    a.AsyncWalpool,
 )
 BACKUPS = by_name(
     a.AiosqliteOneConnection,
     b.AiosqliteStatements,
     a.Asyncpg,
+    a.AsyncWalpoolOnPostgres,
     a.AsyncWriterThread,
     b.SqliteOnTheLoop,
     b.AiosqlitePerJob,
@@ -211,8 +218,23 @@ def _backups() -> list[Workload]:
     ]
 
 
+def _servers() -> list[Workload]:
+    contenders = {"asyncpg": a.Asyncpg, "walpool": a.AsyncWalpoolOnPostgres}
+    title = "jobs record packs of 16 chunks on PostgreSQL beside a heartbeat; the latency is the transaction's"
+    return [
+        BackupEngine(
+            f"postgres-backup-{jobs}",
+            f"{jobs} {title}",
+            contenders,
+            (Faster(times, than=("asyncpg",), figure="rows/s"), AtMost("errors", 0), AtMost("lag p99 ms", 20.0)),
+            jobs=jobs,
+        )
+        for jobs, times in ((32, 2.0), (10, 1.3))
+    ]
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups()]
+ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups(), *_servers()]

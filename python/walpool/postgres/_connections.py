@@ -18,7 +18,7 @@ from walpool.postgres._figures import Figures
 
 if TYPE_CHECKING:
     from walpool.errors import Error
-    from walpool.postgres._address import Connection
+    from walpool.postgres._wire import Connection
 
 __all__ = ["Connections"]
 

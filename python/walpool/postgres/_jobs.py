@@ -8,74 +8,82 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
 from walpool.errors import Error, ProgrammingError
 from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
-from walpool.postgres._translate import Translated, translate
-from walpool.postgres._values import checked, size
-from walpool.postgres._wire import pipelined, set_local
+from walpool.postgres._translate import Translated, parse, translate
+from walpool.postgres._values import checked
+from walpool.postgres._wire import Exchange, Failed, committed
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Connection
+    from psycopg.pq.abc import PGresult
+
+    from walpool.postgres._wire import Connection
     from walpool.types import Params
 
 __all__ = ["Doubtful", "Job", "Lost", "Refused", "Statement", "batch", "many", "run", "script", "single"]
 
 
-class _Cursor(psycopg.RawCursor[tuple[Any, ...]]):
-    """A cursor that knows how many of its statements were answered, since `executemany` in a pipeline keeps only a sum.
+class Statement(NamedTuple):
+    """One statement, and the rows of parameters that it runs for: parsed once for all of them."""
 
-    Should psycopg stop calling `_set_results`, the first job would be taken for the one that was refused, and all run
-    alone in the end: slower, and as correct.
-    """
-
-    answered = 0
-
-    def _set_results(self, results: Any) -> None:
-        self.answered += 1
-        super()._set_results(results)
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement with the rows of parameters that it runs for: one, or as many as `executemany` was given."""
-
-    sql: str
-    rows: Sequence[Sequence[object]]
-    is_many: bool = False
-
-    def send(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Run it; in a pipeline without waiting for it."""
-        if not self.is_many:
-            cursor.execute(self.sql, self.rows[0] or None, binary=True)
-        elif self.rows:
-            cursor.executemany(self.sql, self.rows)
+    sql: bytes
+    rows: list[Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One caller's statements, all of them or none."""
 
-    statements: tuple[Statement, ...]
-    bytes: int
-    """About what it takes in memory."""
+    statements: Sequence[Statement]
+    size: int
+    """About how many bytes it takes in memory."""
     key: str | None = None
     """Jobs of a group run in the order of their keys, so that groups of several processes lock rows in one order."""
     local: tuple[tuple[str, str], ...] = ()
     """Server settings for as long as it runs, by name."""
+    is_many: bool = False
+    """Whether its rows are those of one `executemany`, whose results are one."""
     is_script: bool = False
-    """Several statements in one text, which goes to the server as it is; never in a pipeline."""
+    """Several statements in one text, which goes to the server as it is; never with others."""
+
+    @property
+    def runs(self) -> int:
+        """How many results the server gives for it."""
+        return sum(len(statement.rows) for statement in self.statements)
+
+    def results(self, connection: Connection, answers: Sequence[PGresult]) -> list[Result]:
+        """Return what the caller gets for what the server answered."""
+        if self.is_many:
+            return [Result(sum(answer.command_tuples or 0 for answer in answers))]
+        return [Result.of(connection, answer) for answer in answers]
+
+    def sql(self, run: int) -> bytes:
+        """Return the text of a run."""
+        for statement in self.statements:
+            if run < len(statement.rows):
+                return statement.sql
+            run -= len(statement.rows)
+        return b""
+
+    def place(self, run: int) -> str:
+        """Return where in the job a run stands, for the end of a message."""
+        if self.is_many:
+            return f"; in row {run + 1} of executemany"
+        return f"; in statement {run + 1} of the batch" if self.runs > 1 else ""
 
 
 class Refused(Exception):
     """The server refused a statement or the COMMIT; the transaction is rolled back, nothing of any job was applied."""
 
-    def __init__(self, error: psycopg.Error, job: int | None = None, place: str = "") -> None:
+    def __init__(self, error: psycopg.Error, job: int | None = None, place: str = "", sql: bytes = b"") -> None:
         super().__init__()
+        self.sql = sql  # of the statement
         self.error = error
         self.job = job  # which of the jobs; None where that is not known
         self.place = place  # where in the job, for the end of a message
@@ -95,55 +103,62 @@ class Doubtful(Lost):
 
 def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
-    statement = _statement(sql, params)
-    return Job((statement,), len(sql) + size(statement.rows[0]))
+    translated = _only(sql)
+    row, size = checked(translated.arrange(params))
+    return Job([Statement(translated.encoded, [row])], len(sql) + size)
 
 
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
-    translated = translate(sql)
-    text = _only(translated)
-    given: list[Sequence[object]] = []
-    for number, row in enumerate(rows, 1):
+    translated = _only(sql)
+    statement = Statement(translated.encoded, [])
+    total = len(sql)
+    for number, params in enumerate(rows, 1):
         try:
-            given.append(checked(translated.arrange(row)))
+            row, size = checked(translated.arrange(params))
         except Error as error:
             raise _placed(error, f"; in row {number} of executemany") from None
-    return Job((Statement(text, given, is_many=True),), len(sql) + sum(map(size, given)))
+        statement.rows.append(row)
+        total += size
+    return Job([statement], total, is_many=True)
 
 
 def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
-    """Return the job of several statements."""
+    """Return the job of several statements; neighbours of one text are parsed once."""
     made: list[Statement] = []
     total = 0
+    last: str | None = None
     for number, statement in enumerate(statements, 1):
         sql, params = (statement, ()) if isinstance(statement, str) else statement
         try:
-            made.append(_statement(sql, params))
+            if sql != last:
+                translated = _only(sql)
+                made.append(Statement(translated.encoded, []))
+                total += len(sql)
+                last = sql
+            row, size = checked(translated.arrange(params))
         except Error as error:
             raise _placed(error, f"; in statement {number} of the batch") from None
-        total += len(sql) + size(made[-1].rows[0])
-    return Job(tuple(made), total)
+        made[-1].rows.append(row)
+        total += size
+    return Job(made, total)
 
 
 def script(sql: str) -> Job:
     """Return the job of a script."""
+    parse(sql).arrange(())
+    return Job([Statement(sql.encode(), [()])], len(sql), is_script=True)
+
+
+def _only(sql: str) -> Translated:
     translated = translate(sql)
-    translated.arrange(())
-    return Job((Statement(sql, ((),)),), len(sql), is_script=True)
-
-
-def _statement(sql: str, params: Params) -> Statement:
-    translated = translate(sql)
-    return Statement(_only(translated), (checked(translated.arrange(params)),))
-
-
-def _only(translated: Translated) -> str:
     if not translated.is_single:
         raise ProgrammingError(
             "more than one statement: use batch() for several with parameters, script() for several without"
         )
-    return translated.sql
+    if not translated.keyword:
+        raise ProgrammingError("the SQL holds no statement")
+    return translated
 
 
 def _placed(error: Error, place: str) -> Error:
@@ -169,10 +184,10 @@ def run(connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[st
     except psycopg.Error as error:
         raise Lost(error) from None
     try:
-        status = connection.execute("COMMIT").statusmessage
+        status = committed(connection)
     except psycopg.Error as error:
         raise (Doubtful(error) if is_broken(connection, error) else Refused(error)) from None
-    if status != "COMMIT":  # what a script rolled back itself
+    if status != b"COMMIT":  # what a script rolled back itself
         raise Refused(psycopg.errors.InvalidTransactionState("the transaction was rolled back by a statement in it"))
     return results
 
@@ -180,32 +195,31 @@ def run(connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[st
 def _run_statements(
     connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]
 ) -> list[list[Result]]:
-    cursors = [[_Cursor(connection) for _ in job.statements] for job in jobs]
-
-    def send() -> None:
-        connection.execute("BEGIN")
-        set_local(connection, settings)
-        for job, before, its_cursors in zip(jobs, _before(jobs), cursors, strict=True):
-            set_local(connection, before)
-            for statement, cursor in zip(job.statements, its_cursors, strict=True):
-                statement.send(cursor)
-
+    exchange = Exchange(connection)
+    exchange.say(b"BEGIN")
+    exchange.set_local(settings)
+    for job, before in zip(jobs, _before(jobs), strict=True):
+        exchange.set_local(before)
+        for statement in job.statements:
+            exchange.ask(*statement)
     try:
-        pipelined(connection, send)
-    except psycopg.Error as error:
-        _roll_back(connection, error)
-        raise _refused(error, jobs, cursors) from None
-    return [[Result.of(cursor) for cursor in its_cursors] for its_cursors in cursors]
+        answers = iter(exchange.run())
+    except Failed as failure:
+        _roll_back(connection, failure.error)
+        raise _refused(failure, jobs) from None
+    return [job.results(connection, list(islice(answers, job.runs))) for job in jobs]
 
 
 def _run_script(connection: Connection, job: Job, settings: Sequence[tuple[str, str]]) -> Result:
+    exchange = Exchange(connection)
+    exchange.say(b"BEGIN")
+    exchange.set_local((*settings, *job.local))
+    exchange.run()
     try:
-        connection.execute("BEGIN")
-        set_local(connection, (*settings, *job.local))
         connection.execute(job.statements[0].sql)
     except psycopg.Error as error:
         _roll_back(connection, error)
-        raise Refused(error, 0) from None
+        raise Refused(error, 0, sql=job.statements[0].sql) from None
     return Result(-1)
 
 
@@ -223,16 +237,11 @@ def _before(jobs: Sequence[Job]) -> list[Sequence[tuple[str, str]]]:
     return [[(name, dict(job.local).get(name, "")) for name in names] for job in jobs]
 
 
-def _refused(error: psycopg.Error, jobs: Sequence[Job], cursors: Sequence[Sequence[_Cursor]]) -> Refused:
-    """Say which statement was the first that was not answered."""
-    for number, (job, its_cursors) in enumerate(zip(jobs, cursors, strict=True)):
-        for place, (statement, cursor) in enumerate(zip(job.statements, its_cursors, strict=True)):
-            if cursor.answered < len(statement.rows):
-                return Refused(error, number, _place(job, place, cursor.answered))
-    return Refused(error)
-
-
-def _place(job: Job, number: int, answered: int) -> str:
-    if job.statements[number].is_many:
-        return f"; in row {answered + 1} of executemany"
-    return f"; in statement {number + 1} of the batch" if len(job.statements) > 1 else ""
+def _refused(failure: Failed, jobs: Sequence[Job]) -> Refused:
+    """Say in which job the first statement stands that was not answered."""
+    answered = failure.answered
+    for number, job in enumerate(jobs):
+        if answered < job.runs:
+            return Refused(failure.error, number, job.place(answered), job.sql(answered))
+        answered -= job.runs
+    return Refused(failure.error)

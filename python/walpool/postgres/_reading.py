@@ -5,22 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 
 from walpool.errors import ProgrammingError
 from walpool.postgres._errors import is_broken
-from walpool.postgres._results import columns
+from walpool.postgres._results import Rows
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import pipelined, set_local
+from walpool.postgres._wire import Exchange, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from walpool.postgres._address import Connection
-    from walpool.types import Params, Row
+    from walpool.postgres._wire import Connection
+    from walpool.types import Params
 
 __all__ = ["CANCEL_S", "Query", "Rows", "Running", "query", "read_once"]
 
@@ -31,12 +31,12 @@ CANCEL_S: Final = 5.0
 class Query(NamedTuple):
     """One statement with its parameters, checked."""
 
-    sql: str
+    sql: bytes
     parameters: Sequence[object]
 
-    def send(self, connection: Connection) -> psycopg.Cursor[Any]:
-        """Run it; in a pipeline without waiting."""
-        return connection.cursor(binary=True).execute(self.sql, self.parameters or None)
+    def through(self, exchange: Exchange) -> None:
+        """Add it to an exchange."""
+        exchange.ask(self.sql, (self.parameters,))
 
 
 class Running:
@@ -69,25 +69,12 @@ class Running:
                     self._connection.cancel_safe(timeout=CANCEL_S)
 
 
-class Rows(NamedTuple):
-    """What a query gave."""
-
-    columns: tuple[str, ...]
-    rows: list[Row]
-
-    @classmethod
-    def of(cls, cursor: psycopg.Cursor[Any]) -> Rows:
-        """Return the rows of a cursor; none where the statement gives none."""
-        names = columns(cursor)
-        return cls(names, cursor.fetchall() if names else [])
-
-
 def query(sql: str, params: Params) -> Query:
     """Return a statement for one read."""
     translated = translate(sql)
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
-    return Query(translated.sql, checked(translated.arrange(params)))
+    return Query(translated.encoded, checked(translated.arrange(params))[0])
 
 
 def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Rows:
@@ -96,18 +83,16 @@ def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str
     Raises:
         psycopg.Error: it was refused; the transaction is over.
     """
-
-    def send() -> psycopg.Cursor[Any]:
-        connection.execute("BEGIN READ ONLY")
-        set_local(connection, settings)
-        cursor = asked.send(connection)
-        connection.execute("COMMIT")
-        return cursor
-
+    exchange = Exchange(connection)
+    exchange.say(b"BEGIN READ ONLY")
+    exchange.set_local(settings)
+    asked.through(exchange)
+    exchange.say(b"COMMIT")
     try:
-        return Rows.of(pipelined(connection, send))
-    except psycopg.Error as error:
-        if not is_broken(connection, error):
+        (answer,) = exchange.run()
+    except Failed as failure:
+        if not is_broken(connection, failure.error):
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
                 connection.execute("ROLLBACK")
-        raise
+        raise failure.error from None
+    return Rows.of(connection, answer)

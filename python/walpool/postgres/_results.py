@@ -1,16 +1,32 @@
-"""What a statement came to: `Result`, and rows as the caller wants them. Knows no connection."""
+"""What a statement came to: `Result`, and rows as the caller wants them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
-
-import psycopg
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+    from walpool.postgres._wire import Connection
     from walpool.types import Row, RowFactory
 
-__all__ = ["Result", "columns", "made"]
+__all__ = ["Result", "Rows", "made"]
+
+
+class Rows(NamedTuple):
+    """What a query gave."""
+
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    @classmethod
+    def of(cls, connection: Connection, result: PGresult) -> Rows:
+        """Return the rows of a result, converted; none where the statement gives none."""
+        if not result.nfields:
+            return cls((), [])
+        columns = tuple((result.fname(n) or b"").decode() for n in range(result.nfields))
+        return cls(columns, connection.rows(result))
 
 
 class Result:
@@ -34,21 +50,16 @@ class Result:
         self.rows = list(rows)
 
     @classmethod
-    def of(cls, cursor: psycopg.Cursor[Any]) -> Result:
-        """Return what the statement of a cursor did, its rows read."""
-        names = columns(cursor)
-        if not names and cursor.pgresult is not None and not cursor.pgresult.command_tuples:
-            written = -1 if cursor.rowcount <= 0 and not _counts(cursor) else cursor.rowcount
-            return cls(written)
-        return cls(cursor.rowcount, names, cursor.fetchall() if names else ())
+    def of(cls, connection: Connection, result: PGresult) -> Result:
+        """Return what a statement did, its rows converted."""
+        count = result.command_tuples
+        if not result.nfields:
+            return cls(-1 if count is None else count)
+        found = Rows.of(connection, result)
+        return cls(-1 if count is None else count, found.columns, found.rows)
 
     def __repr__(self) -> str:
         return f"Result(rowcount={self.rowcount}, lastrowid=None, rows=<{len(self.rows)}>)"
-
-
-def columns(cursor: psycopg.Cursor[Any]) -> tuple[str, ...]:
-    """Return the names of the columns that a statement gave; none where it gives no rows."""
-    return tuple(column.name for column in cursor.description or ())
 
 
 def made(rows: list[Row], names: tuple[str, ...], row: RowFactory | None) -> list[Any]:
@@ -59,8 +70,3 @@ def made(rows: list[Row], names: tuple[str, ...], row: RowFactory | None) -> lis
         return [dict(zip(names, values, strict=True)) for values in rows]
     make = cast("Callable[[tuple[str, ...], Row], Any]", row)
     return [make(names, values) for values in rows]
-
-
-def _counts(cursor: psycopg.Cursor[Any]) -> bool:
-    """Return whether the command is of those that count rows, of which this one wrote none."""
-    return (cursor.statusmessage or "").startswith(("INSERT", "UPDATE", "DELETE", "MERGE"))

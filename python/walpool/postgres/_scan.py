@@ -53,8 +53,8 @@ class Token(NamedTuple):
     """A piece of the text; white space and comments are none."""
 
     kind: str
-    """`word`; `quoted`, a name that is no keyword; `string`, `escaped` or `dollars`, strings all; `number`; `native`, $1;
-    `literal`, ??; `param`, ? or ?1; `name`, :name; `operator`; or `other`, one character."""
+    """`word`; `quoted`, a name that is no keyword; `string`, `escaped` or `dollars`, strings all; `number`; `native`,
+    which is $1; `literal`, ??; `param`, ? or ?1; `name`, :name; `operator`; or `other`, one character."""
     start: int
     end: int
     shape: str

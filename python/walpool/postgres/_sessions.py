@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg
 
 from walpool.errors import ClosedError, Error, InterfaceError, TransactionTimeout
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
-from walpool.postgres._reading import CANCEL_S, Query, Rows
-from walpool.postgres._results import Result
-from walpool.postgres._wire import durations, pipelined, set_local
+from walpool.postgres._reading import CANCEL_S, Query
+from walpool.postgres._results import Result, Rows
+from walpool.postgres._wire import Exchange, Failed, committed, durations
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Connection
+    from psycopg.pq.abc import PGresult
+
     from walpool.postgres._connections import Connections
+    from walpool.postgres._figures import Figures
+    from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
 __all__ = ["Begin", "Session"]
@@ -38,8 +41,8 @@ class Begin(Enum):
     """The transactions that are held."""
 
     # One snapshot, as on SQLite. A row that somebody else has changed meanwhile is refused rather than overwritten.
-    TRANSACTION = "BEGIN ISOLATION LEVEL REPEATABLE READ"
-    SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    TRANSACTION = b"BEGIN ISOLATION LEVEL REPEATABLE READ"
+    SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class Session:
@@ -58,13 +61,16 @@ class Session:
         name: str,
         local_settings: Sequence[tuple[str, str]] = (),
         timeout: float,
+        figures: Figures,
     ) -> None:
         self._connections = connections
         self._connection = connection
         self._begin = begin
         self._name = name
+        self._figures = figures
+        self._began = time.monotonic()
         self._limit = settings.transaction_timeout
-        self._deadline = time.monotonic() + self._limit
+        self._deadline = self._began + self._limit
         self._lock = threading.Lock()  # a session is one caller's: whoever meets it taken is refused
         self._is_over = False
         self._marks = 0
@@ -77,28 +83,24 @@ class Session:
     def write(self, job: Job, timeout: float | None) -> list[Result]:
         """Run the statements of a job: all of them or none."""
 
-        def send() -> list[psycopg.Cursor[Any]]:
-            cursors = [self._connection.cursor() for _ in job.statements]
-            for statement, cursor in zip(job.statements, cursors, strict=True):
-                statement.send(cursor)
-            return cursors
+        def ask(exchange: Exchange) -> None:
+            for statement in job.statements:
+                exchange.ask(*statement)
 
-        return [Result.of(cursor) for cursor in self._guarded(send, timeout)]
+        return self._run(lambda: job.results(self._connection, self._guarded(ask, timeout, job)))
 
     def read(self, asked: Query, timeout: float | None) -> Rows:
         """Run a query; it sees what the transaction wrote."""
-        return Rows.of(self._guarded(lambda: asked.send(self._connection), timeout))
+        return self._run(lambda: Rows.of(self._connection, self._guarded(asked.through, timeout)[0]))
 
     def declare(self, asked: Query) -> None:
         """Open the one cursor of a stream."""
-        self._run(
-            lambda: asked._replace(sql=f"DECLARE walpool_rows NO SCROLL CURSOR FOR {asked.sql}").send(self._connection)
-        )
+        cursor = asked._replace(sql=b"DECLARE walpool_rows NO SCROLL CURSOR FOR " + asked.sql)
+        self._run(lambda: self._guarded(cursor.through, None))
 
     def next_rows(self, count: int) -> Rows:
         """Return the next rows of the cursor."""
-        asked = Query(f"FETCH FORWARD {int(count)} FROM walpool_rows", ())
-        return self._run(lambda: Rows.of(asked.send(self._connection)))
+        return self.read(Query(b"FETCH FORWARD %d FROM walpool_rows" % count, ()), None)
 
     def mark(self) -> None:
         """Begin a savepoint inside those before it."""
@@ -124,7 +126,7 @@ class Session:
         """
         with self._in_hand():
             try:
-                status = self._connection.execute("COMMIT").statusmessage
+                status = committed(self._connection)
             except psycopg.Error as error:
                 if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
                     raise self._late() from None
@@ -133,7 +135,7 @@ class Session:
                 raise mapped(error, what, outcome="unknown" if is_unknown else "not_applied") from None
             finally:
                 self._release()
-        if status != "COMMIT":
+        if status != b"COMMIT":
             raise TransactionTimeout(f"the transaction was rolled back meanwhile; nothing was written [{self._name}]")
 
     def end(self) -> None:
@@ -163,49 +165,51 @@ class Session:
 
     # How it is done.
 
-    def _settings(self, settings: Settings) -> list[tuple[str, str]]:
+    def _settings(self, settings: Settings) -> tuple[tuple[str, str], ...]:
         is_limited = self._connection.info.server_version >= _LIMITS_TRANSACTIONS
-        limits = durations(
+        return durations(
             lock_timeout=settings.busy_timeout,
             idle_in_transaction_session_timeout=self._limit,
             transaction_timeout=self._limit if is_limited else None,
         )
-        return [*limits, *([] if settings.synchronous == "full" else [("synchronous_commit", "off")])]
 
     def _begin_with(self, settings: Sequence[tuple[str, str]], timeout: float) -> None:
-        def send() -> None:
-            self._connection.execute(self._begin.value)
-            set_local(self._connection, settings)
-
         try:
-            pipelined(self._connection, send)
+            self._say(self._begin.value, settings)
         except psycopg.Error as error:
             if not is_broken(self._connection, error):
                 raise mapped(error, self._name) from None
             self._connection = self._connections.renewed(self._connection, timeout)  # it died while it lay idle
-            pipelined(self._connection, send)
+            self._say(self._begin.value, settings)
 
-    def _guarded(self, send: Callable[[], T], timeout: float | None) -> T:
+    def _say(self, begin: bytes, settings: Sequence[tuple[str, str]]) -> None:
+        exchange = Exchange(self._connection)
+        exchange.say(begin)
+        exchange.set_local(settings)
+        try:
+            exchange.run()
+        except Failed as failure:
+            raise failure.error from None
+
+    def _guarded(
+        self, ask: Callable[[Exchange], None], timeout: float | None, job: Job | None = None
+    ) -> list[PGresult]:
         """Send statements behind a savepoint, which is undone if they fail."""
-
-        def sent() -> T:
-            self._connection.execute("SAVEPOINT walpool_statement")
-            set_local(self._connection, durations(statement_timeout=timeout))
-            found = send()
-            if timeout is not None:
-                set_local(self._connection, [("statement_timeout", "0")])
-            self._connection.execute("RELEASE walpool_statement")
-            return found
-
-        def do() -> T:
-            try:
-                return pipelined(self._connection, sent)
-            except psycopg.Error as error:
-                if not is_broken(self._connection, error):
-                    self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
-                raise
-
-        return self._run(do)
+        exchange = Exchange(self._connection)
+        exchange.say(b"SAVEPOINT walpool_statement")
+        exchange.set_local(durations(statement_timeout=timeout))
+        ask(exchange)
+        if timeout is not None:
+            exchange.set_local([("statement_timeout", "0")])
+        exchange.say(b"RELEASE walpool_statement")
+        try:
+            return exchange.run()
+        except Failed as failure:
+            if not is_broken(self._connection, failure.error):
+                self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
+                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", b"")
+                raise mapped(failure.error, self._name, place=place, sql=sql) from None
+            raise failure.error from None
 
     def _run(self, do: Callable[[], T]) -> T:
         with self._in_hand():
@@ -238,6 +242,10 @@ class Session:
         if self._is_over:
             return
         self._is_over = True
+        held = time.monotonic() - self._began
+        self._figures.took(self._begin.name.lower(), held, b"(several statements)")
+        if self._begin is Begin.TRANSACTION:
+            self._figures.sample("lease_ms", held * 1000)
         if broken:
             self._connection.close()
         self._connections.checkin(self._connection)
@@ -250,5 +258,6 @@ class _Taken:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        forget_theirs(error)
         self._lock.release()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from walpool.errors import ProgrammingError
 from walpool.postgres._portable import refuse
@@ -27,6 +27,7 @@ __all__ = ["Translated", "parse", "translate"]
 
 _LARGEST: Final = 32_766  # SQLite's SQLITE_MAX_VARIABLE_NUMBER; PostgreSQL takes 65,535
 _CACHED: Final = 512  # texts
+_Place: TypeAlias = tuple[Token, int]  # a token and its n of `$n`; 0 for the operator ?
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Translated:
     """The first word, in capitals: SELECT, WITH, CREATE. Empty where the text holds no statement."""
     is_single: bool
     """Whether there is at most one statement."""
+    encoded: bytes
+    """The text as it goes to the server."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
 
@@ -114,8 +117,10 @@ def parse(sql: str) -> Translated:
     keyword = next((token.shape for token in tokens if token.kind == "word"), "")
     places, names, numbers = _parameters(sql, tokens)
     wanted = numbers[-1] if numbers else len(names)
+    text = _rewritten(sql, places) if places else sql
     return Translated(
-        sql=_rewritten(sql, places) if places else sql,
+        sql=text,
+        encoded=_encoded(text),
         names=tuple(names) or None,
         count=len(numbers) or len(names),
         wanted=wanted,
@@ -125,7 +130,12 @@ def parse(sql: str) -> Translated:
     )
 
 
-_Place = tuple[Token, int]  # and its n of `$n`; 0 for the operator ?
+def _encoded(sql: str) -> bytes:
+    try:
+        return sql.encode()
+    except UnicodeEncodeError:
+        msg = "the SQL holds a lone surrogate, which UTF-8 has not"
+        raise ProgrammingError(msg) from None
 
 
 def _parameters(sql: str, tokens: list[Token]) -> tuple[list[_Place], list[str], list[int]]:

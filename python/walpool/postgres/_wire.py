@@ -1,52 +1,205 @@
-"""Several statements in one round trip, and what is set for one transaction. Knows no jobs and no pools."""
+"""`Exchange`: statements that go to the server in one round trip, and what it answers. Knows no jobs and no pools.
+
+Built on psycopg's layer over libpq rather than on its cursors: in a pipeline these cost 25 us of Python a statement,
+flush each on its own, and have the server parse it each time. Here all is sent at once, a statement is parsed once, and
+what was refused is known by its place among the answers. Measured in benches/README.md, "postgres".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg import capabilities, errors
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import ExecStatus, Format
+from psycopg.waiting import Ready, Wait
 
 if TYPE_CHECKING:
-    from walpool.postgres._address import Connection
+    from psycopg.abc import PQGen
+    from psycopg.abc import Transformer as Converter
+    from psycopg.pq.abc import PGresult
 
-__all__ = ["durations", "pipelined", "set_local"]
+    from walpool.types import Row
 
-T = TypeVar("T")
+__all__ = ["Connection", "Exchange", "Failed", "committed", "durations"]
+
+NAMES: Final = capabilities.has_send_close_prepared()
+"""Whether this libpq can close a prepared statement, as it can from 17 on."""
+_GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
-def pipelined(connection: Connection, send: Callable[[], T]) -> T:
-    """Call `send`, whose statements do not wait for each other, and return what it returns once all are answered.
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """psycopg's connection, with the one converter that all of its exchanges use."""
+
+    _converter: Converter | None = None
+
+    @property
+    def converter(self) -> Converter:
+        """What turns parameters into bytes and results into rows."""
+        if self._converter is None:
+            self._converter = Transformer(self)
+        return self._converter
+
+    def rows(self, result: PGresult) -> list[Row]:
+        """Return the rows of a result."""
+        self.converter.set_pgresult(result)
+        return self.converter.load_rows(0, result.ntuples, tuple)
+
+
+class Failed(Exception):
+    """The server refused a statement; those behind it were skipped."""
+
+    def __init__(self, error: psycopg.Error, answered: int) -> None:
+        super().__init__()
+        self.error = error
+        self.answered = answered
+        """How many runs of statements that were asked for were answered before."""
+
+
+class Exchange:
+    """Statements for one round trip; `run` sends them. In a transaction that the first one begins, or that is open.
+
+    A statement that is asked for time and again is parsed once. While nothing comes between, the unnamed statement of
+    the protocol does; else it gets a name, which is closed at the end: behind a pooler the next transaction has another
+    session, and this one goes to somebody else.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._wanted: list[bool] = []  # for each result to come, whether the caller asked for it
+        self._parsed: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}  # a statement's name, and its parameters' types
+        self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
+        self._names: list[bytes] = []
+        self._pgconn.enter_pipeline_mode()
+
+    def say(self, sql: bytes) -> None:
+        """Add a statement without parameters, whose result nobody wants."""
+        self._pgconn.send_query_params(sql, None)
+        self._wanted.append(False)
+        self._unnamed = None
+
+    def set_local(self, settings: Iterable[tuple[str, str]]) -> None:
+        """Set server settings until the end of the transaction; no session keeps any, since poolers share them."""
+        given = [text.encode() for pair in settings for text in pair]
+        if given:
+            calls = ", ".join(f"set_config(${n}, ${n + 1}, true)" for n in range(1, len(given), 2))
+            self._pgconn.send_query_params(f"SELECT {calls}".encode(), given)
+            self._wanted.append(False)
+            self._unnamed = None
+
+    def ask(self, sql: bytes, rows: Sequence[Sequence[object]]) -> None:
+        """Add a statement that runs once for each row of parameters; parsed anew where a row has other types."""
+        converter, pgconn, wanted = self._connection.converter, self._pgconn, self._wanted
+        for row in rows:
+            values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
+            types, formats = converter.types or (), converter.formats
+            name, parsed = self._parsed.get(sql, (b"", None))
+            if parsed is None or not (types == parsed or _fit(values, types, parsed)):
+                self._parsed[sql] = (b"", types)
+                self._unnamed = sql
+                pgconn.send_query_params(sql, values, types, formats, Format.BINARY)
+            elif name or self._unnamed == sql:
+                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+            elif NAMES:
+                name = self._named(sql, parsed)
+                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+            else:
+                self._unnamed = sql
+                pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
+            wanted.append(True)
+
+    def run(self) -> list[PGresult]:
+        """Send all and return what was asked for, a result for each row of parameters.
+
+        Raises:
+            Failed: the server refused one.
+            psycopg.Error: the connection broke.
+        """
+        names, self._names = self._names, []
+        results = self._sent(names)
+        try:
+            return self._asked_for(results)
+        except Failed:
+            if names and not self._connection.closed:  # what was to close them was skipped
+                self._wanted = []
+                self._pgconn.enter_pipeline_mode()
+                self._sent(names)
+            raise
+
+    def _named(self, sql: bytes, types: tuple[int, ...]) -> bytes:
+        name = b"walpool_%d" % len(self._names)
+        self._names.append(name)
+        self._parsed[sql] = (name, types)
+        self._pgconn.send_prepare(name, sql, types)
+        self._wanted.append(False)
+        return name
+
+    def _sent(self, names: Sequence[bytes]) -> list[PGresult]:
+        """Send what was added, close the names, and return all results."""
+        try:
+            for name in names:
+                self._pgconn.send_close_prepared(name)
+            self._pgconn.pipeline_sync()
+            results = self._connection.wait(self._answers(len(self._wanted) + len(names) + 1))
+            self._pgconn.exit_pipeline_mode()
+        except BaseException:
+            self._connection.close()  # what is half read is of no use to anybody
+            raise
+        return results
+
+    def _answers(self, count: int) -> PQGen[list[PGresult]]:
+        """Send what is not sent yet, reading meanwhile: a server that cannot answer does not read either."""
+        pgconn = self._pgconn
+        answers: list[PGresult] = []
+        while pgconn.flush():
+            ready = yield Wait.RW
+            if ready & Ready.R:
+                pgconn.consume_input()
+        while len(answers) < count:
+            while pgconn.is_busy():
+                yield Wait.R
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is not None:  # None stands between two statements
+                answers.append(result)
+                if result.status in {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}:
+                    raise psycopg.NotSupportedError("COPY is no statement for execute()")
+        return answers
+
+    def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
+        asked: list[PGresult] = []
+        for result, is_wanted in zip(results, self._wanted, strict=False):  # the last ones answer closes and the sync
+            if result.status not in _GOOD:
+                raise Failed(errors.error_from_result(result), len(asked))
+            if is_wanted:
+                asked.append(result)
+        return asked
+
+
+def committed(connection: Connection) -> bytes:
+    """Send COMMIT and return what the server calls it: ROLLBACK, where the transaction had failed.
 
     Raises:
-        psycopg.Error: the first that failed; those after it were skipped, and a transaction is as that one left it.
+        psycopg.Error: it was refused, or the connection broke.
     """
-    failure: psycopg.Error | None = None
-    sent: T | None = None
+    exchange = Exchange(connection)
+    exchange.ask(b"COMMIT", ((),))
     try:
-        # No exception leaves the block: psycopg would log what the rest of the pipeline says, that it was skipped.
-        with connection.pipeline() as pipeline:
-            try:
-                sent = send()
-                pipeline.sync()
-            except psycopg.Error as error:
-                failure = error
-                with suppress(psycopg.Error):
-                    pipeline.sync()
-    except psycopg.Error as error:
-        failure = failure or error
-    if failure is not None:
-        raise failure
-    return sent  # type: ignore[return-value]
+        return exchange.run()[0].command_status or b""
+    except Failed as failure:
+        error = failure.error
+    raise error
 
 
-def set_local(connection: Connection, settings: Iterable[tuple[str, str]]) -> None:
-    """Set server settings until the end of the transaction; no session keeps any, since poolers share them."""
-    given = [text for pair in settings for text in pair]
-    if given:
-        calls = ", ".join(f"set_config(${n}, ${n + 1}, true)" for n in range(1, len(given), 2))
-        connection.execute(f"SELECT {calls}", given)
+def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -> bool:
+    """Return whether values fit a statement that was parsed for other types: NULL fits any."""
+    return all(
+        kind == parsed or (kind == 0 and value is None)
+        for value, kind, parsed in zip(values, given, types, strict=True)
+    )
 
 
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:

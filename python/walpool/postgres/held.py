@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from walpool.errors import Error, InterfaceError
 from walpool.postgres import _jobs as jobs
 from walpool.postgres._hands import finished
-from walpool.postgres._reading import Query, Rows, query
+from walpool.postgres._reading import Query, query
 from walpool.postgres._results import made
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from walpool.postgres._engine import Engine
-    from walpool.postgres._results import Result
+    from walpool.postgres._results import Result, Rows
     from walpool.postgres._sessions import Session
     from walpool.types import Params, RowFactory
 
