@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -45,27 +43,3 @@ def pool(database: Path) -> Iterator[walpool.Pool]:
 def threads() -> Callable[[int, Callable[[int], T]], list[T]]:
     """Return `threads(count, work)`: runs work(0) to work(count - 1) at once and returns their results in order."""
     return run_together
-
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    from benches.postgres_server import PostgresServer
-
-    server = PostgresServer(Path(tempfile.gettempdir()))
-    yield server.host
-    server.stop()
-
-
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    import psycopg
-
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(f"host={postgres_server} user=postgres dbname=postgres", autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")  # type: ignore[call-overload]
-    yield f"postgresql://postgres@/{name}?host={postgres_server}"
-    with psycopg.connect(f"host={postgres_server} user=postgres dbname=postgres", autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
