@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -164,7 +165,9 @@ def test_location_that_crewai_gave_a_files_ending_names_the_same_database(
 
 def with_password(url: str) -> str:
     """Return a URL with a password in it, which the test server does not ask for."""
-    return url.replace("postgres@", "postgres:geheim@", 1)
+    changed = re.sub(r"//([^:/@]+)@", r"//\1:geheim@", url)
+    assert "geheim" in changed
+    return changed
 
 
 def test_password_is_in_nothing_that_crewai_stores_or_shows(

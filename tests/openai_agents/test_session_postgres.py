@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from helpers import run_together, start_python
+from helpers import Caller, eventually, run_together, start_python
 
 import walpool
-from walpool.openai_agents import WalpoolSession
+from walpool.openai_agents import WalpoolSession, _sql
 
 T = TypeVar("T")
 
@@ -80,6 +80,39 @@ def test_two_processes_that_add_to_one_session_lose_nothing_and_do_not_mix(postg
     contents = on(postgres_url, contents_of)
     assert len(contents) == 2 * 20 * 5
     assert_whole_and_in_order(contents)
+
+
+def waits_for_a_lock(url: str) -> bool:
+    """Return whether a connection to the database waits for a row of another's."""
+    with walpool.get_pool(url) as pool:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(pool.fetchval(waiting))
+
+
+def test_pop_that_waits_for_another_gets_the_item_before(postgres_url: str) -> None:
+    on(postgres_url, lambda session: session.add_items(said("1", "2", "3")))
+    job, decode = _sql.pop_item("postgres", "a")
+    with walpool.get_pool(postgres_url) as pool:
+        with pool.transaction() as tx:
+            popped = [tx.execute(*statement) for statement in job]
+            other = Caller(lambda: on(postgres_url, lambda session: session.pop_item()))
+            eventually(lambda: Caller(lambda: waits_for_a_lock(postgres_url)).outcome())
+        assert decode(popped[-1].rows) == said("3")
+    assert [other.outcome()] == said("2")
+    assert on(postgres_url, contents_of) == ["1"]
+
+
+def test_add_that_waits_for_another_comes_behind_it(postgres_url: str) -> None:
+    on(postgres_url, lambda session: session.add_items(said("1")))
+    with walpool.get_pool(postgres_url) as pool, pool.transaction() as tx:
+        for statement in _sql.add_items("postgres", "a", said("2", "3")):
+            tx.execute(*statement)
+        other = Caller(lambda: on(postgres_url, lambda session: session.add_items(said("4", "5"))))
+        eventually(lambda: Caller(lambda: waits_for_a_lock(postgres_url)).outcome())
+    assert other.outcome() is None
+    assert on(postgres_url, contents_of) == ["1", "2", "3", "4", "5"]
 
 
 def test_clears_and_adds_at_once_leave_whole_adds_and_a_session_that_goes_on(postgres_url: str) -> None:

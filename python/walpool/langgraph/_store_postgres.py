@@ -151,7 +151,7 @@ def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[
 
     The cosine of an item is that of its best vector; with a vector of zeros it is 0, where pgvector knows none.
     """
-    sql = f"""SELECT id, max(CASE WHEN distance = CAST('NaN' AS DOUBLE PRECISION) THEN 0 ELSE 1 - distance END) AS score
+    sql = f"""SELECT id, max(coalesce(1 - nullif(distance, CAST('NaN' AS DOUBLE PRECISION)), 0)) AS score
         FROM (SELECT i.id, v.embedding <=> CAST(? AS vector) AS distance
             FROM (SELECT tenant, namespace, key, id, version FROM langgraph_items {selection.where()}) AS i
             JOIN langgraph_vectors AS v ON v.tenant = i.tenant AND v.namespace = i.namespace AND v.key = i.key
