@@ -1,9 +1,10 @@
-"""`get_pool` and `get_async_pool`: which class serves which URL."""
+"""`get_pool` and `get_async_pool`: which class serves which URL; and of which kind a pool is that was given."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from walpool.errors import ConfigError
@@ -11,6 +12,8 @@ from walpool.pool import Pool
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
     from walpool.aio import AsyncPool
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
@@ -59,6 +62,48 @@ def get_async_pool(
     from walpool.postgres import AsyncPostgresPool
 
     return AsyncPostgresPool(target, tenant=tenant, **settings)
+
+
+def is_pool(given: object) -> TypeIs[Pool | PostgresPool]:
+    """Return whether something is a pool for threads, on either backend; imports nothing."""
+    return isinstance(given, (Pool, *_imported("walpool.postgres", "PostgresPool")))
+
+
+def is_async_pool(given: object) -> TypeIs[AsyncPool | AsyncPostgresPool]:
+    """Return whether something is a pool for asyncio, on either backend; imports nothing."""
+    kinds = (*_imported("walpool.aio", "AsyncPool"), *_imported("walpool.postgres", "AsyncPostgresPool"))
+    return isinstance(given, kinds)
+
+
+def sync_twin(pool: AsyncPool | AsyncPostgresPool) -> Pool | PostgresPool:
+    """Return a pool for threads with the settings of one for asyncio, on the same engine: the caller's to close."""
+    settings = pool.settings
+    explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
+    if pool.backend == "sqlite":
+        return Pool(pool.path, **explicit)
+    from walpool.postgres import PostgresPool
+
+    return PostgresPool(str(settings.url), tenant=getattr(pool, "_tenant", None), **explicit)
+
+
+def async_twin(pool: Pool | PostgresPool) -> AsyncPool | AsyncPostgresPool:
+    """Return a pool for asyncio with the settings of one for threads, on the same engine: the caller's to close."""
+    settings = pool.settings
+    explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
+    if pool.backend == "sqlite":
+        from walpool.aio import AsyncPool
+
+        return AsyncPool(pool.path, **explicit)
+    from walpool.postgres import AsyncPostgresPool
+
+    return AsyncPostgresPool(str(settings.url), tenant=getattr(pool, "_tenant", None), **explicit)
+
+
+def _imported(home: str, name: str) -> tuple[type, ...]:
+    """Return a class if it has been imported: without that nothing is an object of it."""
+    # Another thread may be importing the module just now, and the class not be in it yet.
+    found = getattr(sys.modules.get(home), name, None)
+    return () if found is None else (found,)
 
 
 def _target(
