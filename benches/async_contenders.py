@@ -306,9 +306,7 @@ class Asyncpg(AsyncContender):
         self._path = path
         self._server = await asyncio.to_thread(postgres_server.PostgresServer, Path(path).parent)
         self._pool: Any = await asyncpg.create_pool(
-            host=self._server.host,
-            user="postgres",
-            database="postgres",
+            self._server.url(),
             min_size=self.connections,
             max_size=self.connections,
             server_settings={"synchronous_commit": "on" if synchronous == "full" else "off"},
@@ -344,7 +342,7 @@ class Asyncpg(AsyncContender):
                     file.executemany(f"INSERT INTO {table} VALUES ({marks})", map(tuple, rows))
             file.execute("COMMIT")
         await self._pool.close()
-        await asyncio.to_thread(self._server.stop)
+        await asyncio.to_thread(self._server.close)
 
 
 _PG_UPSERT = _dollars(UPSERT).replace("version = version", "version = items.version")
