@@ -320,13 +320,13 @@ class OnPostgres(AsyncContender):
                         marks = ", ".join("?" * len(rows[0]))
                         file.executemany(f"INSERT INTO {table} VALUES ({marks})", map(tuple, rows))
                 file.execute("COMMIT")
-        await asyncio.to_thread(self._server.stop)
+        await asyncio.to_thread(self._server.close)
 
     def _asyncpg(self, connections: int, synchronous: str) -> Any:
         import asyncpg  # type: ignore[import-untyped]
 
         return asyncpg.create_pool(
-            host=self._server.host,
+            self._server.url(),
             user="postgres",
             database="postgres",
             min_size=connections,
