@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import psycopg
 from psycopg import conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.postgres import _errors
@@ -105,8 +105,13 @@ class Address:
 
 
 def is_usable(connection: Connection) -> bool:
-    """Return whether a connection may be lent out again: open, and in no transaction."""
-    return not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+    """Return whether a connection may be lent out again: open, in no transaction, and in the midst of nothing."""
+    pgconn = connection.pgconn
+    return bool(
+        not connection.closed
+        and pgconn.transaction_status == TransactionStatus.IDLE
+        and pgconn.pipeline_status == PipelineStatus.OFF
+    )
 
 
 def _without_settings(url: str, settings: Settings) -> str:

@@ -22,7 +22,7 @@ from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
 from walpool.postgres._errors import is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, finished
+from walpool.postgres._hands import Hands, ended
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
-__all__ = ["Engine"]
+__all__ = ["ENGINES", "Engine", "tenant_settings"]
 
 CANCELLED: Final = "57014"
 TRANSACTIONS: Final = 16
@@ -61,7 +61,7 @@ class Engine:
 
     def reach(self) -> None:
         """Open a first connection, so that a wrong URL fails at once."""
-        self._groups.checkin(self._groups.checkout(self.settings.write_timeout, self.writer.line.late))
+        self._groups.lend(self.settings.write_timeout, self.writer.line.late).end()
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job; see `Writer.submit`."""
@@ -121,8 +121,16 @@ class Engine:
 
     async def ended(self, session: Session) -> None:
         """End a session of a task's; once it has begun to end it does so even if the task is cancelled."""
-        with suppress(Error):  # the block's own exception is the one to tell
-            await finished(self.hands.held, session.end)
+        try:
+            work = asyncio.wrap_future(self.hands.held.submit(_end, session), loop=asyncio.get_running_loop())
+        except RuntimeError:  # no loop runs any more, or no thread: a generator that nobody ended is collected
+            _end(session)
+            return
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await ended(work)
+            raise
 
     def stats(self, *, pop: bool) -> dict[str, int | float]:
         """Return what was counted, and what is so just now."""
@@ -156,33 +164,31 @@ class Engine:
         local: Sequence[tuple[str, str]],
         running: Running,
     ) -> Rows:
-        began = time.monotonic()
-        connection = self._readers.checkout(wait, self._no_reader)
-        try:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._readers.lend(wait, self._no_reader) as loan:
             for is_last in (False, True):
-                left = None if timeout is None else max(began + timeout - time.monotonic(), 0.001)
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
                 try:
-                    with running.on(connection):
-                        rows = read_once(connection, asked, (*local, *durations(statement_timeout=left)))
+                    with running.on(loan.connection):
+                        rows = read_once(loan.connection, asked, (*local, *durations(statement_timeout=left)))
                 except psycopg.Error as error:
-                    if is_last or running.is_cancelled or not self._is_worth_another(connection, error, timeout):
+                    if is_last or running.is_cancelled or not self._is_worth_another(loan.connection, error, deadline):
                         raise self._read_failed(error) from None
                     self.figures.add("reads_retried")
-                    if is_broken(connection, error):
-                        connection = self._readers.renewed(connection, wait)
+                    if is_broken(loan.connection, error):
+                        loan.renew(wait)
                 else:
                     self.figures.add("reads")
                     return rows
             raise AssertionError("unreachable")
-        finally:
-            self._readers.checkin(connection)
 
-    def _is_worth_another(self, connection: Connection, error: psycopg.Error, timeout: float | None) -> bool:
+    def _is_worth_another(self, connection: Connection, error: psycopg.Error, deadline: float | None) -> bool:
         """Return whether a read failed through no doing of its own.
 
         The connection had died while it lay idle; or a request to stop the read before it came late.
         """
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and timeout is None)
+        is_early = deadline is None or time.monotonic() < deadline
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
 
     def _read_failed(self, error: psycopg.Error) -> Error:
         if error.sqlstate == CANCELLED:
@@ -197,10 +203,8 @@ class Engine:
         refuse: Callable[[], Error],
         local: Sequence[tuple[str, str]],
     ) -> Session:
-        connection = connections.checkout(wait, refuse)
-        session = Session(
-            connections, connection, begin, self.settings, name=self.address.name, local_settings=local, timeout=wait
-        )
+        loan = connections.lend(wait, refuse)
+        session = Session(loan, begin, self.settings, name=self.address.name, local_settings=local, timeout=wait)
         self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
         self._sessions.add(session)
         return session
@@ -226,9 +230,29 @@ class Engine:
             raise
 
 
+def _end(session: Session) -> None:
+    with suppress(Error):  # the block's own exception is the one to tell
+        session.end()
+
+
 def _end_late(work: Future[Session]) -> None:
     if not work.cancelled() and work.exception() is None:
         work.result().end()
+
+
+def tenant_settings(tenant: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what a tenant's transactions set.
+
+    Raises:
+        ConfigError: it is no text that the server can take.
+    """
+    if tenant is None:
+        return ()
+    given: object = tenant  # the caller may not be typed
+    if not isinstance(given, str) or not given.isprintable():
+        msg = "tenant must be a str of printable characters"
+        raise ConfigError(msg)
+    return (("walpool.tenant", tenant),)
 
 
 class _Engines:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["Hands", "finished"]
+__all__ = ["Hands", "ended", "finished"]
 
 T = TypeVar("T")
 
@@ -55,7 +55,19 @@ async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Cal
     except asyncio.CancelledError:
         if not work.cancel():
             if cancel is not None:
-                await asyncio.shield(loop.run_in_executor(None, cancel))
-            await asyncio.wait([future])
-            future.cancelled() or future.exception()  # looked at: nobody else will
+                await ended(loop.run_in_executor(None, cancel))
+            await ended(future)
         raise
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Return once a future is done, whatever came of it; the task may be cancelled again meanwhile, to no effect.
+
+    Or what the future works on would be given to somebody else while it works.
+    """
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    future.cancelled() or future.exception()  # looked at: nobody else will

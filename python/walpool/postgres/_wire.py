@@ -8,6 +8,7 @@ is known by its place among the answers. Measured in benches/README.md, "postgre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,14 +18,17 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ExecStatus, Format
 from psycopg.waiting import Ready, Wait
 
+from walpool.errors import NotSupportedError, ProgrammingError
+
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "durations"]
+__all__ = ["Connection", "Exchange", "Failed", "durations", "encoded"]
 
+_COPIES: Final = re.compile(r"\s*COPY\b.*\b(FROM\s+STDIN|TO\s+STDOUT)\b", re.IGNORECASE | re.DOTALL)
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -41,9 +45,17 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return self._converter
 
     def rows(self, result: PGresult) -> list[Row]:
-        """Return the rows of a result."""
-        self.converter.set_pgresult(result)
-        return self.converter.load_rows(0, result.ntuples, tuple)
+        """Return the rows of a result.
+
+        Raises:
+            psycopg.DataError: a value of theirs has no counterpart in Python, such as the timestamp `infinity`.
+        """
+        try:
+            self.converter.set_pgresult(result)
+            return self.converter.load_rows(0, result.ntuples, tuple)
+        except (psycopg.Error, ValueError, ArithmeticError):  # whose text quotes the value
+            msg = "a value of the result has no counterpart in Python; cast it to text in the SQL"
+            raise psycopg.DataError(msg) from None
 
 
 class Failed(Exception):
@@ -162,3 +174,20 @@ def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:
     """Return server settings that are durations; those that are None are left out."""
     return tuple((name, f"{max(1, int(value * 1000))}ms") for name, value in seconds.items() if value is not None)
+
+
+def encoded(sql: str) -> bytes:
+    """Return the bytes of a text of SQL.
+
+    Raises:
+        ProgrammingError: UTF-8 has none for it.
+        NotSupportedError: it would speak to the client in another protocol, and take the connection with it.
+    """
+    if _COPIES.match(sql):
+        msg = "COPY from or to the client is not supported: use executemany() or stream(), or psycopg itself"
+        raise NotSupportedError(msg)
+    try:
+        return sql.encode()
+    except UnicodeEncodeError:
+        msg = "the SQL holds lone surrogates, which UTF-8 has not"
+        raise ProgrammingError(msg) from None
