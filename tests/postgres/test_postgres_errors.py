@@ -1,9 +1,9 @@
-"""What the server refuses: the class, whether it may be tried again, and never a value of a parameter in the message."""
+"""What the server refuses: its class, whether it may be tried again, and no value of a parameter in its message."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,6 @@ REFUSALS: list[Refusal] = [
     ("SELECT nextval(?)", "", PROGRAMMING),
     ("SELECT current_setting(?)", "", PROGRAMMING),
     ("SELECT date_trunc(?, now())", "", DATA),
-    ("SELECT now() AT TIME ZONE ?", "?", DATA),
     ("SELECT encode('', ?)", "", DATA),
     ("SELECT decode(?, 'hex')", "", DATA),
     ("SELECT 'x' ~ ?", "(", DATA),
@@ -91,10 +90,10 @@ REFUSALS: list[Refusal] = [
 
 
 @pytest.fixture
-def constrained(pg: PostgresPool) -> Iterator[PostgresPool]:
-    """Yield a pool with a table that refuses much."""
+def constrained(pg: PostgresPool) -> PostgresPool:
+    """Return a pool with a table that refuses much."""
     pg.script(SCHEMA)
-    yield pg
+    return pg
 
 
 WAYS: dict[str, Callable[[PostgresPool, str, tuple[object, ...]], object]] = {
@@ -114,6 +113,14 @@ def _in_a_transaction(pool: PostgresPool, sql: str, row: tuple[object, ...]) -> 
             raise
 
 
+def failure(call: Callable[[], object]) -> BaseException:
+    """Return what a call raises."""
+    try:
+        return AssertionError(f"it returned {call()!r}")
+    except errors.Error as error:
+        return error
+
+
 def all_of(error: BaseException) -> str:
     """Return all that an error may say, to its last note and cause."""
     told = [repr(error), str(error), str(vars(error)), str(getattr(error, "__notes__", "")), repr(pickle.dumps(error))]
@@ -130,9 +137,8 @@ def test_refusal_has_its_class_and_holds_no_value(constrained: PostgresPool, cap
         if sql.startswith("SELECT") and "nextval" not in sql:
             ways["fetch"] = lambda pool, sql, row: pool.fetch(sql, row)
         for name, way in ways.items():
-            with pytest.raises(errors.Error) as refused:
-                way(constrained, sql, (SECRET + more,))
-            error = refused.value
+            error = failure(lambda: way(constrained, sql, (SECRET + more,)))  # noqa: B023
+            assert isinstance(error, errors.Error), (name, sql, error)
             assert type(error) is kind, (name, sql, error)
             assert (error.outcome, error.retryable) == ("not_applied", False), (name, sql)
             assert SECRET.lower() not in all_of(error).lower(), (name, sql)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 import math
 import uuid
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -19,10 +18,10 @@ COLUMNS = "b boolean, i integer, l bigint, s smallint, f double precision, t tex
 
 
 @pytest.fixture
-def typed(pg: PostgresPool) -> Iterator[PostgresPool]:
-    """Yield a pool with a table of many types."""
+def typed(pg: PostgresPool) -> PostgresPool:
+    """Return a pool with a table of many types."""
     pg.script(f"CREATE TABLE v (id bigint PRIMARY KEY, {COLUMNS})")
-    yield pg
+    return pg
 
 
 def through(pool: PostgresPool, column: str, value: object) -> Any:
@@ -138,7 +137,7 @@ def test_value_that_would_not_come_back_is_refused_by_position(typed: PostgresPo
 @pytest.mark.parametrize(
     "value",
     [
-        datetime.datetime(2020, 1, 1),  # noqa: DTZ001
+        dt.datetime(2020, 1, 1),  # noqa: DTZ001
         Decimal(1),
         uuid.UUID(int=1),
         [1],
@@ -153,15 +152,16 @@ def test_type_that_sqlite_would_not_take_is_refused_by_name(typed: PostgresPool,
 
 
 def test_servers_own_types_come_as_psycopg_gives_them(pg: PostgresPool) -> None:
-    query = """SELECT 1.50::numeric, '2020-02-03 04:05:06.000007+00'::timestamptz, '2020-02-03'::date, '{1,NULL}'::int[],
-               '00000000-0000-0000-0000-000000000001'::uuid, '1 day'::interval, 'x'::char(3), 'e'::"char", 1::oid"""
+    query = """SELECT 1.50::numeric, '2020-02-03 04:05:06.000007+00'::timestamptz, '2020-02-03'::date,
+               '{1,NULL}'::int[], '00000000-0000-0000-0000-000000000001'::uuid, '1 day'::interval,
+               'x'::char(3), 'e'::"char", 1::oid"""
     expected = (
         Decimal("1.50"),
-        datetime.datetime(2020, 2, 3, 4, 5, 6, 7, tzinfo=datetime.timezone.utc),
-        datetime.date(2020, 2, 3),
+        dt.datetime(2020, 2, 3, 4, 5, 6, 7, tzinfo=dt.timezone.utc),
+        dt.date(2020, 2, 3),
         [1, None],
         uuid.UUID(int=1),
-        datetime.timedelta(days=1),
+        dt.timedelta(days=1),
         "x  ",
         "e",
         1,
