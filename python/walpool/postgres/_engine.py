@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
+from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
 from walpool.postgres._errors import is_broken, mapped
@@ -122,8 +122,9 @@ class Engine:
     async def ended(self, session: Session) -> None:
         """End a session of a task's; once it has begun to end it does so even if the task is cancelled."""
         try:
-            work = asyncio.wrap_future(self.hands.held.submit(_end, session), loop=asyncio.get_running_loop())
-        except RuntimeError:  # no loop runs any more, or no thread: a generator that nobody ended is collected
+            loop = asyncio.get_running_loop()
+            work = asyncio.wrap_future(self.hands.held.submit(_end, session), loop=loop)
+        except (RuntimeError, ClosedError):  # no loop runs any more, or no thread: a generator is collected
             _end(session)
             return
         try:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from walpool.errors import ClosedError
 
 __all__ = ["Hands", "ended", "finished"]
 
@@ -35,8 +37,17 @@ class Hands:
             threads.shutdown(wait=False)
 
 
+class _Threads(ThreadPoolExecutor):
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:  # the pool was closed since it was looked at; or the interpreter is going away
+            msg = "the pool was closed meanwhile"
+            raise ClosedError(msg) from None
+
+
 def _threads(name: str, count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix=f"walpool-postgres-{name}")
+    return _Threads(count, thread_name_prefix=f"walpool-postgres-{name}")
 
 
 async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Callable[[], object] | None = None) -> T:

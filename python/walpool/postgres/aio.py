@@ -380,7 +380,7 @@ class _Answer:
         if ticket.state in (State.LEADS, State.ALONE):
             try:
                 threads.submit(writer.lead if ticket.state is State.LEADS else writer.run_alone, ticket)
-            except RuntimeError:  # the interpreter is going away, and the loop with it: nobody hears of it
+            except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
                 writer.abandon(ticket)
         else:
             with suppress(RuntimeError):  # the loop was closed meanwhile
