@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from walpool.errors import ClosedError, InterfaceError
@@ -79,7 +78,10 @@ class Loan:
 
     def __del__(self) -> None:
         if self.turn is not None:
-            self.end()
+            try:
+                self.end()
+            finally:
+                self.end()  # an exception from outside came: what is raised here goes nowhere, and nobody tries again
 
 
 class Connections:
@@ -211,8 +213,8 @@ class Connections:
         """Take a loan out of the line; or give its permit to whoever is first there."""
         with self._lock:
             turn = loan.turn
-            with suppress(ValueError):
-                self._line.remove(turn)  # type: ignore[arg-type]  # an Event if it is there
+            if isinstance(turn, threading.Event) and turn in self._line:
+                self._line.remove(turn)
             self._out.discard(turn)
             while self._line and len(self._out) < self._limit:
                 following = self._line.popleft()
