@@ -1,4 +1,4 @@
-"""Passwords of PostgreSQL URLs: on the wire to the server and nowhere else; and the way there, TLS unless it is home."""
+"""Passwords of PostgreSQL URLs: on the wire to the server, nowhere else; and the way there, TLS unless it is home."""
 
 from __future__ import annotations
 
