@@ -54,11 +54,6 @@ class Loan:
         """Have this connection from now on."""
         self._connection = connection
 
-    def let_go(self) -> Connection | None:
-        """Have none from now on; return which it was."""
-        connection, self._connection = self._connection, None
-        return connection
-
     def renew(self, timeout: float) -> None:
         """Take a new connection in place of one that broke; others that lie idle are suspect too, and closed."""
         self.is_renewed = True
@@ -135,16 +130,18 @@ class Connections:
     def take_back(self, loan: Loan) -> None:
         """Take back what a loan has: its connection, and its permit or its place in line."""
         if self._process != os.getpid():
-            self._inherited.append(loan.let_go())
-            loan.turn = None
+            self._inherited.append(loan._connection)
+            loan._connection = loan.turn = None
             return
         with self._lock:
-            connection = loan.let_go()
-            keep = connection is not None and not self._is_closed and is_usable(connection)
-            if connection is not None and keep:
+            connection = loan._connection
+            if connection is not None and not self._is_closed and is_usable(connection):
+                loan._connection = None  # no call stands between: an exception would lose it, or lend it out twice
                 self._idle.append(connection)
-        if connection is not None and not keep:
+                connection = None
+        if connection is not None:
             connection.close()  # the server rolls back
+            loan._connection = None
         self._leave(loan)
 
     def clear(self) -> None:
