@@ -327,8 +327,6 @@ class OnPostgres(AsyncContender):
 
         return asyncpg.create_pool(
             self._server.url(),
-            user="postgres",
-            database="postgres",
             min_size=connections,
             max_size=connections,
             server_settings={"synchronous_commit": "on" if synchronous == "full" else "off"},
@@ -373,8 +371,7 @@ class AsyncWalpoolOnPostgres(OnPostgres):
         import walpool
 
         await super().open(path, synchronous)
-        url = f"postgresql://postgres@/postgres?host={self._server.host}"
-        self.pool = walpool.get_async_pool(url, synchronous=synchronous)
+        self.pool = walpool.get_async_pool(self._server.url(), synchronous=synchronous)
         await self.pool.open()
 
     async def upsert(self, key: int, body: str) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 from benches.daemons import Daemon, free_port, reachable
 
-_STOPPING = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}  # by the names that pg_ctl has for them
+_STOPPING = {"fast": "SIGINT", "immediate": "SIGQUIT"}  # pg_ctl's names; by name, since Windows lacks one of them
 _PORTS_TRIED = 3
 
 # The socket's folder is open to this user and root alone; over TCP a password is asked for, as elsewhere in the world.
@@ -168,7 +168,7 @@ class PostgresServer(Databases):
         Args:
             mode: `fast` ends all connections and writes all down, `immediate` is a crash that the next start mends.
         """
-        self._daemon.stop(_STOPPING[mode])
+        self._daemon.stop(signal.Signals[_STOPPING[mode]])
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Stop it and start it again, with the same data, socket and port."""

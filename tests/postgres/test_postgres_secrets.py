@@ -147,9 +147,9 @@ def test_server_elsewhere_is_spoken_to_in_tls_unless_the_url_says_otherwise(
 
 
 def test_characters_that_are_encoded_are_understood() -> None:
-    address = Address.of(Settings.load("postgresql://ann:a%2Fb%40c%3Ad%3Fe@[::1]:5433,127.0.0.1/x%40y", env={}))
+    address = Address.of(Settings.load("postgresql://ann:a%2Fb%40c%3Ad%3Fe@[::1]:5433,127.0.0.1/x%2Fy", env={}))
     assert address.parameters["password"] == "a/b@c:d?e"
-    assert address.name == "postgresql://ann@%3A%3A1:5433,127.0.0.1/x%40y"
+    assert address.name == "postgresql://ann@%3A%3A1:5433,127.0.0.1/x%2Fy"
 
 
 def test_environment_says_where_the_server_is_and_how_it_is_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ import psycopg
 from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, ended
+from walpool.postgres._hands import Hands, Mailbox, ended
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "Engine", "tenant_settings"]
 
 CANCELLED: Final = "57014"
+_DURABILITY: Final = {"full": "on", "normal": "off"}  # what `synchronous` asks of synchronous_commit
+_CHANGED: Final = frozenset({"on", "off"})  # where the server has more than these, standbys for instance, it stays so
 TRANSACTIONS: Final = 16
 """Transactions at once, if `readers` is not more: they may be held across an upload, so cores are not the measure."""
 
@@ -49,19 +51,31 @@ class Engine:
         self.address = address
         self.settings = settings
         self.process = os.getpid()
-        self.figures = Figures()
+        self.figures = Figures(address.name, settings.slow_threshold)
         self.handles = 0
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, max(TRANSACTIONS, settings.readers), self.figures, "writers")
+        self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
         self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
+        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 
     def reach(self) -> None:
-        """Open a first connection, so that a wrong URL fails at once."""
-        self._groups.lend(self.settings.write_timeout, self.writer.line.late).end()
+        """Open a first connection, so that a wrong URL fails at once, and see whether its commits are durable."""
+        with self._first() as connection:
+            has = connection.execute("SELECT current_setting('synchronous_commit')").fetchall()[0][0]
+        wanted = _DURABILITY[self.settings.synchronous]
+        self._durable = () if has == wanted or has not in _CHANGED else (("synchronous_commit", wanted),)
+        self.writer.set_durability(self._durable)
+
+    def is_pooled(self) -> bool:
+        """Return whether a pooler stands between: then another process serves us than the one that greeted us."""
+        with self._first() as connection:
+            serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
+            return bool(serving != connection.pgconn.backend_pid)
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job; see `Writer.submit`."""
@@ -104,6 +118,11 @@ class Engine:
         wait = self.settings.write_timeout if timeout is None else timeout
         with self.counted():
             return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
+
+    def mailbox(self) -> Mailbox:
+        """Return the mailbox of the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        return self._mailboxes.get(loop) or self._mailboxes.setdefault(loop, Mailbox(loop))
 
     async def held(
         self,
@@ -165,7 +184,8 @@ class Engine:
         local: Sequence[tuple[str, str]],
         running: Running,
     ) -> Rows:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
         with self._readers.lend(wait, self._no_reader) as loan:
             for is_last in (False, True):
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
@@ -174,12 +194,13 @@ class Engine:
                         rows = read_once(loan.connection, asked, (*local, *durations(statement_timeout=left)))
                 except psycopg.Error as error:
                     if is_last or running.is_cancelled or not self._is_worth_another(loan.connection, error, deadline):
-                        raise self._read_failed(error) from None
+                        raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
                     if is_broken(loan.connection, error):
                         loan.renew(wait)
                 else:
                     self.figures.add("reads")
+                    self.figures.took("read", time.monotonic() - began, asked.sql)
                     return rows
             raise AssertionError("unreachable")
 
@@ -191,10 +212,10 @@ class Engine:
         is_early = deadline is None or time.monotonic() < deadline
         return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
 
-    def _read_failed(self, error: psycopg.Error) -> Error:
+    def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
             return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name)
+        return mapped(error, self.address.name, sql=sql)
 
     def _begin(
         self,
@@ -205,10 +226,29 @@ class Engine:
         local: Sequence[tuple[str, str]],
     ) -> Session:
         loan = connections.lend(wait, refuse)
-        session = Session(loan, begin, self.settings, name=self.address.name, local_settings=local, timeout=wait)
+        session = Session(
+            loan,
+            begin,
+            self.settings,
+            name=self.address.name,
+            local_settings=(*self._durable, *local),
+            timeout=wait,
+            figures=self.figures,
+        )
         self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
         self._sessions.add(session)
         return session
+
+    @contextmanager
+    def _first(self) -> Iterator[Connection]:
+        with self._groups.lend(self.settings.write_timeout, self.writer.line.late) as loan:
+            try:
+                yield loan.connection
+            except psycopg.Error as error:
+                failure = mapped(error, self.address.name)
+            else:
+                return
+        raise failure
 
     def _revoke_late(self) -> None:
         for session in list(self._sessions):
@@ -227,6 +267,7 @@ class Engine:
         try:
             yield
         except Error as error:
+            forget_theirs(error)
             self.figures.add(f"errors_{type(error).__name__}")
             raise
 

@@ -11,9 +11,10 @@ from typing import Final
 import psycopg
 
 from walpool import errors
+from walpool.postgres._portable import hint
 from walpool.types import Outcome
 
-__all__ = ["is_broken", "is_conflict", "is_lock_timeout", "mapped"]
+__all__ = ["forget_theirs", "is_broken", "is_conflict", "is_lock_timeout", "mapped"]
 
 _CLASSES: Final = {
     "08": errors.OperationalError,  # the connection
@@ -49,6 +50,7 @@ _STATES: Final = {
 _MAY_QUOTE: Final = frozenset({"21", "22", "2F", "38", "39", "3F", "42", "58", "HV", "XX"})
 """Classes whose messages may quote values; the others quote names of the schema."""
 _RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
+_HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42P01", "42P02", "42P18"})
 _BY_CLASS: Final = (
     (psycopg.IntegrityError, errors.IntegrityError),
     (psycopg.DataError, errors.DataError),
@@ -56,6 +58,7 @@ _BY_CLASS: Final = (
     (psycopg.NotSupportedError, errors.NotSupportedError),
     (psycopg.InterfaceError, errors.InterfaceError),
 )
+_THEIRS: Final = (psycopg.Error, UnicodeError)
 _QUOTES: Final = '["«»„“”「」『』]'  # those of every language that the server speaks
 _QUOTED: Final = re.compile(f"{_QUOTES}(?:.*{_QUOTES}|.*)", re.DOTALL)  # to the last: a value may hold some itself
 _OF_A_SCHEMA: Final = ("table ", "view ", "index ", "sequence ", "column ", "constraint ", "trigger ", "policy ")
@@ -63,22 +66,31 @@ _DUPLICATES: Final = frozenset({"42701", "42710", "42712", "42723", "42P03", "42
 _PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:@/\s]*:)[^@\s]*@", re.IGNORECASE)
 
 
-def mapped(error: psycopg.Error, what: str, *, place: str = "", outcome: Outcome = "not_applied") -> errors.Error:
+def mapped(
+    error: psycopg.Error, what: str, *, place: str = "", sql: bytes = b"", outcome: Outcome = "not_applied"
+) -> errors.Error:
     """Return the error of walpool that says what psycopg's says, but for what a person may not see.
 
     Args:
         error: psycopg's.
         what: what was tried and where, for the end of the message: a URL without its password.
         place: where in the job.
+        sql: the statement, for a word on what to write instead.
         outcome: whether the write was applied.
     """
     kind = _kind(error)
-    found = kind(f"{_message(error)}{place} [{what}]", outcome=outcome)
+    found = kind(f"{_message(error)}{_portable(error, sql)}{place} [{what}]", outcome=outcome)
     if outcome == "not_applied":
         found.retryable = kind.retryable or error.sqlstate in _RETRYABLE or _lost(error)
     else:
         found.retryable = False
     return found
+
+
+def forget_theirs(error: BaseException | None) -> None:
+    """Take psycopg's exceptions out of the chain behind one of ours: they quote rows and URLs."""
+    while isinstance(error, errors.Error) and isinstance(error.__context__, _THEIRS):
+        error.__context__ = error.__context__.__context__
 
 
 def is_conflict(error: psycopg.Error) -> bool:
@@ -138,6 +150,14 @@ def _is_about_the_sql(error: psycopg.Error) -> bool:
         or error.sqlstate in _DUPLICATES
         or primary.startswith(_OF_A_SCHEMA)  # DDL, which takes no parameters
     )
+
+
+def _portable(error: psycopg.Error, sql: bytes) -> str:
+    """Return the form that both backends take, where the server does not know a thing of SQLite's."""
+    if error.sqlstate not in _HINTED or not sql or not _is_about_the_sql(error):
+        return ""
+    found = hint(sql.decode(), error.diag.message_primary or "")
+    return f": {found}" if found else ""
 
 
 def _masked(found: re.Match[str]) -> str:

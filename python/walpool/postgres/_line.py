@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["LEADERS", "SLICE", "Line", "State", "Ticket"]
 
 LEADERS: Final = 4
-"""Groups at once at most: more than one only where one takes long."""
+"""Groups at once at most: more than two only where one takes long."""
+AT_ONCE: Final = 2
+"""Groups at once: while the server works on one, the next is made ready and sent."""
+CAUTION: Final = 500
+"""Groups that go one by one after two have met at a locked row."""
 STUCK_AFTER: Final = 0.02
 """Seconds after which a group takes long, and the next in line leads one beside it."""
 
@@ -83,6 +87,7 @@ class Line:
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
         self._leaders: set[Ticket] = set()
+        self._caution = 0  # groups still to go one by one
         self._unanswered: set[Ticket] = set()
         self._led_at = 0.0  # when the newest group began
         self._is_closed = False
@@ -113,9 +118,9 @@ class Line:
                     self._lock.wait(SLICE)
                     self._refuse_closed()
                 self._unanswered.add(ticket)
-                self._bytes += ticket.job.bytes
+                self._bytes += ticket.job.size
                 self._tickets.append(ticket)
-                leader = self._appointed() if not self._leaders or self._is_stuck() else None
+                leader = self._appointed()
         finally:
             if leader is not None:
                 leader.ring()
@@ -134,7 +139,7 @@ class Line:
             ticket.state = State.ANSWERED
             stood = ticket in self._tickets
             if stood:
-                self._bytes -= ticket.job.bytes
+                self._bytes -= ticket.job.size
                 self._tickets.remove(ticket)
         self.answered([ticket])
         self.pass_on(ticket)
@@ -154,20 +159,22 @@ class Line:
                 return
             group.append(leader)
             leader.state = State.TAKEN
-            self._bytes -= leader.job.bytes
+            self._bytes -= leader.job.size
             self._tickets.remove(leader)
-            size = leader.job.bytes
-            while self._tickets and len(group) < self._settings.max_group and not group[-1].job.is_script:
+            size = leader.job.size
+            most = min(self._settings.max_group, self._share())
+            while self._tickets and len(group) < most and not group[-1].job.is_script:
                 following = self._tickets[0]
-                size += following.job.bytes
+                size += following.job.size
                 is_apart = following.job.is_script or size > self._settings.max_group_bytes
                 if is_apart or following.state is not State.WAITING:
                     break
                 group.append(following)
                 following.state = State.TAKEN
-                self._bytes -= following.job.bytes
+                self._bytes -= following.job.size
                 self._tickets.popleft()
             self._led_at = time.monotonic()
+            self._caution = max(self._caution - 1, 0)
             self._lock.notify_all()
 
     def claim(self, ticket: Ticket) -> bool:
@@ -195,11 +202,15 @@ class Line:
         leader = None
         try:
             with self._lock:
-                if self._tickets and (not self._leaders or self._is_stuck()):
-                    leader = self._appointed()
+                leader = self._appointed()
         finally:
             if leader is not None:
                 leader.ring()
+
+    def be_careful(self) -> None:
+        """Have groups go one by one for a while: each of two may hold what the other waits for."""
+        with self._lock:
+            self._caution = CAUTION
 
     def answered(self, tickets: Iterable[Ticket]) -> None:
         """Forget tickets that need no answer any more."""
@@ -225,17 +236,23 @@ class Line:
         return len(self._tickets), self._bytes
 
     def _has_room(self, ticket: Ticket) -> bool:
-        return not self._tickets or self._bytes + ticket.job.bytes <= self._settings.max_waiting_bytes
+        return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
 
     def _appointed(self) -> Ticket | None:
         """Make the first that waits a leader, if there may be another; the caller rings."""
-        if len(self._leaders) >= LEADERS:
+        most = LEADERS if self._is_stuck() else 1 if self._caution else AT_ONCE
+        if len(self._leaders) >= most:
             return None
         first = next((ticket for ticket in self._tickets if ticket.state is State.WAITING), None)
         if first is not None:
             first.state = State.LEADS
             self._leaders.add(first)
         return first
+
+    def _share(self) -> int:
+        """Return how many tickets a group takes so that as many groups as may be at work have the same."""
+        count = len(self._unanswered)
+        return count if self._caution else -(-count // AT_ONCE)
 
     def _is_stuck(self) -> bool:
         return bool(self._leaders) and time.monotonic() - self._led_at > STUCK_AFTER

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import psycopg
 
 from walpool.errors import ClosedError, Error, InterfaceError, TransactionTimeout
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
 from walpool.postgres._reading import CANCEL_S, Query
 from walpool.postgres._results import Result, Rows
-from walpool.postgres._wire import Exchange, Failed, durations
+from walpool.postgres._wire import Exchange, Failed, committed, durations
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from walpool.postgres._connections import Loan
+    from walpool.postgres._figures import Figures
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
@@ -60,13 +61,16 @@ class Session:
         name: str,
         local_settings: Sequence[tuple[str, str]] = (),
         timeout: float,
+        figures: Figures,
     ) -> None:
         self._loan = loan
         self._process = os.getpid()
         self._begin = begin
         self._name = name
+        self._figures = figures
+        self._began = time.monotonic()
         self._limit = settings.transaction_timeout
-        self._deadline = time.monotonic() + self._limit
+        self._deadline = self._began + self._limit
         self._lock = threading.Lock()  # a session is one caller's: whoever meets it taken is refused
         self._is_over = False
         self._is_ending = False  # asked to end while a statement ran
@@ -123,7 +127,8 @@ class Session:
         """
         with self._in_hand():
             try:
-                status = self._connection.execute("COMMIT").statusmessage
+                self._refuse_ended()
+                status = committed(self._connection)
             except psycopg.Error as error:
                 if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
                     raise self._late() from None
@@ -132,7 +137,7 @@ class Session:
                 raise mapped(error, what, outcome="unknown" if is_unknown else "not_applied") from None
             finally:
                 self._release()
-        if status != "COMMIT":
+        if status != b"COMMIT":
             raise TransactionTimeout(f"the transaction was rolled back meanwhile; nothing was written [{self._name}]")
 
     def end(self) -> None:
@@ -167,14 +172,13 @@ class Session:
 
     # How it is done.
 
-    def _settings(self, settings: Settings) -> list[tuple[str, str]]:
+    def _settings(self, settings: Settings) -> tuple[tuple[str, str], ...]:
         is_limited = self._connection.info.server_version >= _LIMITS_TRANSACTIONS
-        limits = durations(
+        return durations(
             lock_timeout=settings.busy_timeout,
             idle_in_transaction_session_timeout=self._limit,
             transaction_timeout=self._limit if is_limited else None,
         )
-        return [*limits, *([] if settings.synchronous == "full" else [("synchronous_commit", "off")])]
 
     def _begin_with(self, settings: Sequence[tuple[str, str]], timeout: float) -> None:
         try:
@@ -197,6 +201,16 @@ class Session:
         except Failed as failure:
             raise failure.error from None
 
+    def _refuse_ended(self) -> None:
+        """Raise the error if the server has ended the connection already: then COMMIT is not sent, and not in doubt."""
+        try:
+            for _ in ("its last words", "its end"):  # of neither of which a connection that lives has anything
+                self._connection.pgconn.consume_input()
+        except psycopg.Error as error:
+            if time.monotonic() >= self._deadline:
+                raise self._late() from None
+            raise mapped(error, self._name) from None
+
     def _guarded(
         self, ask: Callable[[Exchange], None], timeout: float | None, job: Job | None = None
     ) -> list[PGresult]:
@@ -213,8 +227,8 @@ class Session:
         except Failed as failure:
             if not is_broken(self._connection, failure.error):
                 self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
-                place = job.place(failure.answered) if job is not None else ""
-                raise mapped(failure.error, self._name, place=place) from None
+                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", b"")
+                raise mapped(failure.error, self._name, place=place, sql=sql) from None
             raise failure.error from None
 
     def _results(self, job: Job, answers: Sequence[PGresult]) -> list[Result]:
@@ -274,6 +288,10 @@ class Session:
         if self._is_over:
             return
         self._is_over = True
+        held = time.monotonic() - self._began
+        self._figures.took(self._begin.name.lower(), held, b"(several statements)")
+        if self._begin is Begin.TRANSACTION:
+            self._figures.sample("lease_ms", held * 1000)
         if broken:
             self._connection.close()
         self._loan.end()
@@ -288,7 +306,8 @@ class _Taken:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        forget_theirs(error)
         try:
             self._session._let_go()
         finally:

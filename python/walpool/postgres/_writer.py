@@ -62,9 +62,12 @@ class Writer:
         self._groups = groups
         self._alone = alone
         self.line = Line(settings, address.name)
-        durable = () if settings.synchronous == "full" else (("synchronous_commit", "off"),)
-        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *durable)
-        self._by_itself = (*durations(lock_timeout=settings.busy_timeout), *durable)
+        self.set_durability(())
+
+    def set_durability(self, local: Sequence[tuple[str, str]]) -> None:
+        """Take the server settings that each transaction begins with so that a COMMIT means what `synchronous` says."""
+        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *local)
+        self._by_itself = (*durations(lock_timeout=self._settings.busy_timeout), *local)
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job and return its results once it is committed; sleeps, or works for those in line, meanwhile."""
@@ -120,7 +123,9 @@ class Writer:
             for ticket in tickets:
                 self._figures.sample("job_wait_ms", (began - ticket.joined) * 1000)
             self._run_group(sorted(tickets, key=_order))
-            self._figures.sample("group_ms", (time.monotonic() - began) * 1000)
+            taken = time.monotonic() - began
+            self._figures.sample("group_ms", taken * 1000)
+            self._figures.took(f"group of {len(tickets)} jobs", taken, leader.job.sql(0))
         except BaseException as error:
             self._give_up(tickets, error)
             raise
@@ -161,6 +166,8 @@ class Writer:
         if len(group) == 1 and not is_lock_timeout(refusal.error) and not is_conflict(refusal.error):
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
+        if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
+            self.line.be_careful()
         aside = list(group) if is_last or refusal.job is None else [group[refusal.job]]
         self._figures.add("jobs_alone", len(aside))
         for ticket in aside:
@@ -181,6 +188,7 @@ class Writer:
 
     def run_alone(self, ticket: Ticket) -> None:
         """Run a job in a transaction of its own, again where the server undid it for the sake of another."""
+        began = time.monotonic()
         try:
             if not self.line.claim(ticket):
                 return
@@ -197,6 +205,8 @@ class Writer:
                 text = f"the thread that ran the job ended ({type(error).__name__}) [{self._name}]"
                 self._fail([ticket], lambda: DatabaseError(text, outcome="unknown"))
             raise
+        finally:
+            self._figures.took("job", time.monotonic() - began, ticket.job.sql(0))
 
     def _attempt(self, loan: Loan, ticket: Ticket, *, is_last: bool) -> bool:
         """Run a job once; return whether it is answered."""
@@ -252,7 +262,7 @@ class Writer:
     def _error(self, refusal: Refused) -> Callable[[], Error]:
         if is_lock_timeout(refusal.error):
             self._figures.add("busy_waits")
-        return lambda: mapped(refusal.error, self._name, place=refusal.place)
+        return lambda: mapped(refusal.error, self._name, place=refusal.place, sql=refusal.sql)
 
 
 def _order(ticket: Ticket) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -344,6 +344,7 @@ class _Answer:
     def __init__(self, engine: Engine, job: jobs.Job) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
+        self._mailbox = engine.mailbox()
         self._future: asyncio.Future[None] = self._loop.create_future()
         self._ticket = Ticket(job, self._told)
         self._timer: asyncio.TimerHandle | None = None
@@ -383,8 +384,7 @@ class _Answer:
             except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
                 writer.abandon(ticket)
         else:
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                self._loop.call_soon_threadsafe(self._done)
+            self._mailbox.put(self._done)
 
     def _done(self) -> None:
         if not self._future.done():
