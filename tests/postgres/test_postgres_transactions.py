@@ -158,7 +158,10 @@ def test_permit_of_a_transaction_whose_time_is_up_goes_to_who_waits(postgres_url
         late_ones = [each for each in ended if isinstance(each, errors.TransactionTimeout)]
         assert late_ones  # the others were not late yet when they were let go
         assert {each.outcome for each in late_ones} == {"not_applied"}
-        assert len(kept(pool)) == 1 + ended.count(None) == 1 + 16 - len(late_ones)
+        # Where the server ended it in the midst of its COMMIT that is not known.
+        rest = [each for each in ended if each is not None and each not in late_ones]
+        assert {each.outcome for each in rest} <= {"unknown"}
+        assert 1 + ended.count(None) <= len(kept(pool)) <= 1 + ended.count(None) + len(rest)
         assert_unharmed(pool)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg import capabilities, errors
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.waiting import Ready, Wait
 
 from walpool.errors import NotSupportedError
@@ -169,17 +169,30 @@ class Exchange:
         while pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
-                pgconn.consume_input()
+                self._consume()
         while len(answers) < count:
             while pgconn.is_busy():
                 yield Wait.R
-                pgconn.consume_input()
+                self._consume()
             result = pgconn.get_result()
             if result is not None:  # None stands between two statements
                 answers.append(result)
                 if result.status in {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}:
                     raise psycopg.NotSupportedError("COPY is no statement for execute()")
         return answers
+
+    def _consume(self) -> None:
+        """Take in what has come; if the connection ended, raise the server's last words rather than libpq's on the end.
+
+        They tell whose doing it was, and that a COMMIT which came after them was not heard.
+        """
+        try:
+            self._pgconn.consume_input()
+        except psycopg.OperationalError:
+            last = self._pgconn.get_result()
+            if last is not None and last.error_field(DiagnosticField.SQLSTATE):
+                raise errors.error_from_result(last) from None
+            raise
 
     def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
         asked: list[PGresult] = []
