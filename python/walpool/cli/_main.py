@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import walpool
-from walpool.cli import _doctor, _export, _import, _memory, _settings
+from walpool.cli import _doctor, _export, _import, _memory, _pg_init, _settings
 from walpool.cli._command import Command, Failed, Group
 from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, Error
@@ -28,6 +28,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *_import.COMMANDS,
     *_export.COMMANDS,
     *_doctor.COMMANDS,
+    *_pg_init.COMMANDS,
 )
 
 _FAILED = 1
