@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from walpool import schema
 from walpool.cli._command import Command, add_database
 from walpool.cli._screen import print_json
 from walpool.errors import ConfigError
-from walpool.memory.postgres import init_sql
-from walpool.registry import get_pool
 
 __all__ = ["COMMANDS"]
 
@@ -26,6 +23,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from walpool import schema  # here: the memory store takes as long to import as all of walpool
+    from walpool.memory.postgres import init_sql
+    from walpool.registry import get_pool
+
     roles = {"owner": arguments.owner, "app": arguments.app, "reader": arguments.reader}
     if arguments.print_sql:
         sql = init_sql(**roles, hnsw_dims=arguments.hnsw_dims)
@@ -36,9 +37,7 @@ def _run(arguments: argparse.Namespace) -> None:
             raise ConfigError("roles and row-level security are PostgreSQL's: give a postgresql:// URL, or --print-sql")
         sql = init_sql(**roles, version=schema.version(pool, "memory"), hnsw_dims=arguments.hnsw_dims)
         pool.script(sql.removeprefix(_BEGIN).removesuffix(_COMMIT))  # a job is a transaction
-    print_json(roles) if arguments.json else print(
-        f"owner {roles['owner']}, app {roles['app']}, reader {roles['reader']}"
-    )
+    print_json(roles) if arguments.json else print(", ".join(f"{name} {role}" for name, role in roles.items()))
 
 
 COMMANDS = (Command("pg-init", "make roles, tables and row-level security on PostgreSQL", _arguments, _run),)
