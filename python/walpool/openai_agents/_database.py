@@ -89,7 +89,7 @@ def of_pool(pool: AsyncPool | AsyncPostgresPool) -> Database:
     return Database(pool, None)
 
 
-def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, object], user: object) -> Database:
+def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, Any], user: object) -> Database:
     """Return the database of a path and settings, the same for all users in this process; nothing is opened yet.
 
     Raises:
