@@ -250,12 +250,10 @@ def test_memory_keeps_every_guarantee(threads: Callable[[int, Callable[[int], ob
 
 
 @pytest.mark.parametrize("url", ["postgresql://user:secret@host/db", "postgres://host/db"])
-def test_postgres_is_refused_by_name_and_without_its_password(url: str) -> None:
+def test_a_server_is_refused_by_name_and_without_its_password(url: str) -> None:
     with pytest.raises(errors.ConfigError, match="get_pool") as refused:
         walpool.Pool(url)
-    with pytest.raises(errors.NotSupportedError, match="PostgreSQL") as unsupported:
-        walpool.get_pool(url)
-    assert "secret" not in f"{refused.value!r} {unsupported.value!r}"
+    assert "secret" not in repr(refused.value)
 
 
 def test_get_pool_without_a_name_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from helpers import (
 )
 
 import walpool
-from walpool import errors
+from walpool import errors, schema
 
 SOON = 0.02  # seconds
 INSERT = "INSERT INTO t VALUES (?)"
@@ -119,7 +119,9 @@ def corrupt_error(database: Path) -> None:
 
 
 def not_supported_error(database: Path) -> None:
-    walpool.get_pool("postgresql://host/database")
+    with opened(database) as pool:
+        schema.migrate(pool, "notes", [["CREATE TABLE notes (id INTEGER)"]])
+        schema.migrate(pool, "notes", [])  # an older walpool, which knows no version of them
 
 
 SITUATIONS: dict[type[errors.Error], Situation] = {
