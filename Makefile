@@ -3,7 +3,7 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.extras-installed
-EXTRAS := test,bench,cli
+EXTRAS := test,test-postgres,bench,cli
 
 # The newest Python that can make a virtual environment and that CrewAI supports; failing that, any from 3.10 on.
 # Each is run, not only looked for: a version manager's shim may stand for a Python that is not there.
