@@ -53,6 +53,7 @@ PYTHON_FLOORS = {
     "openai_agents": 7,
     "doctor": 7,
     "copying": 6,
+    "migrating": 6,
     "memory": 6,
     "walpool": 5,  # the list of names: those above may use it, those whose names it lists may not
     "memory.sqlite": 5,
