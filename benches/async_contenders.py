@@ -320,15 +320,13 @@ class OnPostgres(AsyncContender):
                         marks = ", ".join("?" * len(rows[0]))
                         file.executemany(f"INSERT INTO {table} VALUES ({marks})", map(tuple, rows))
                 file.execute("COMMIT")
-        await asyncio.to_thread(self._server.stop)
+        await asyncio.to_thread(self._server.close)
 
     def _asyncpg(self, connections: int, synchronous: str) -> Any:
         import asyncpg  # type: ignore[import-untyped]
 
         return asyncpg.create_pool(
-            host=self._server.host,
-            user="postgres",
-            database="postgres",
+            self._server.url(),
             min_size=connections,
             max_size=connections,
             server_settings={"synchronous_commit": "on" if synchronous == "full" else "off"},
@@ -373,8 +371,7 @@ class AsyncWalpoolOnPostgres(OnPostgres):
         import walpool
 
         await super().open(path, synchronous)
-        url = f"postgresql://postgres@/postgres?host={self._server.host}"
-        self.pool = walpool.get_async_pool(url, synchronous=synchronous)
+        self.pool = walpool.get_async_pool(self._server.url(), synchronous=synchronous)
         await self.pool.open()
 
     async def upsert(self, key: int, body: str) -> None:

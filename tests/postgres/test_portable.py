@@ -6,9 +6,7 @@ there, what passes is none, the server's own messages lead to the hints, and wha
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import walpool
-from benches.postgres_server import PostgresServer, obstacle
+from benches.postgres_server import Databases
+from tests.postgres.plugin import new_database
 from walpool.errors import ProgrammingError
 from walpool.postgres._portable import _REFUSED, _SYNTAX, _UNKNOWN, hint
 from walpool.postgres._translate import parse, translate
@@ -248,17 +247,12 @@ def test_every_rule_has_its_case() -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    psycopg = pytest.importorskip("psycopg")
-    if reason := obstacle():
-        pytest.skip(reason)
-    server = PostgresServer(Path(tempfile.gettempdir()))
-    try:
-        with psycopg.connect(host=server.host, user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(SETTING)
-            yield connection
-    finally:
-        server.stop()
+def server(postgres_server: Databases) -> Iterator[Any]:
+    import psycopg
+
+    with new_database(postgres_server) as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SETTING)
+        yield connection
 
 
 def answer(server: Any, sql: str) -> Any:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import psycopg
 from psycopg import conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.postgres import _errors
@@ -105,8 +105,12 @@ class Address:
 
 
 def is_usable(connection: Connection) -> bool:
-    """Return whether a connection may be lent out again: open, and in no transaction."""
-    return not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+    """Return whether a connection may be lent out again: open, idle, in no transaction."""
+    return (
+        not connection.closed
+        and connection.pgconn.pipeline_status == PipelineStatus.OFF
+        and connection.pgconn.transaction_status == TransactionStatus.IDLE
+    )
 
 
 def _without_settings(url: str, settings: Settings) -> str:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 CANCELLED: Final = "57014"
+_DURABILITY: Final = {"full": "on", "normal": "off"}  # what `synchronous` asks of synchronous_commit
+_CHANGED: Final = frozenset({"on", "off"})  # where the server has more than these, standbys for instance, it stays so
 TRANSACTIONS: Final = 16
 """Transactions at once, if `readers` is not more: they may be held across an upload, so cores are not the measure."""
 
@@ -54,14 +56,25 @@ class Engine:
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, max(TRANSACTIONS, settings.readers), self.figures, "writers")
+        self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
         self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 
     def reach(self) -> None:
-        """Open a first connection, so that a wrong URL fails at once."""
-        self._groups.checkin(self._groups.checkout(self.settings.write_timeout, self.writer.line.late))
+        """Open a first connection, so that a wrong URL fails at once, and see whether its commits are durable."""
+        with self._first() as connection:
+            has = connection.execute("SELECT current_setting('synchronous_commit')").fetchall()[0][0]
+        wanted = _DURABILITY[self.settings.synchronous]
+        self._durable = () if has == wanted or has not in _CHANGED else (("synchronous_commit", wanted),)
+        self.writer.set_durability(self._durable)
+
+    def is_pooled(self) -> bool:
+        """Return whether a pooler stands between: then another process serves us than the one that greeted us."""
+        with self._first() as connection:
+            serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
+            return bool(serving != connection.pgconn.backend_pid)
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job; see `Writer.submit`."""
@@ -166,7 +179,7 @@ class Engine:
                         rows = read_once(connection, asked, (*local, *durations(statement_timeout=left)))
                 except psycopg.Error as error:
                     if is_last or running.is_cancelled or not self._is_worth_another(connection, error, timeout):
-                        raise self._read_failed(error) from None
+                        raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
                     if is_broken(connection, error):
                         connection = self._readers.renewed(connection, wait)
@@ -184,10 +197,10 @@ class Engine:
         """
         return is_broken(connection, error) or (error.sqlstate == CANCELLED and timeout is None)
 
-    def _read_failed(self, error: psycopg.Error) -> Error:
+    def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
             return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name)
+        return mapped(error, self.address.name, sql=sql)
 
     def _begin(
         self,
@@ -199,11 +212,27 @@ class Engine:
     ) -> Session:
         connection = connections.checkout(wait, refuse)
         session = Session(
-            connections, connection, begin, self.settings, name=self.address.name, local_settings=local, timeout=wait
+            connections,
+            connection,
+            begin,
+            self.settings,
+            name=self.address.name,
+            local_settings=(*self._durable, *local),
+            timeout=wait,
         )
         self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
         self._sessions.add(session)
         return session
+
+    @contextmanager
+    def _first(self) -> Iterator[Connection]:
+        connection = self._groups.checkout(self.settings.write_timeout, self.writer.line.late)
+        try:
+            yield connection
+        except psycopg.Error as error:
+            raise mapped(error, self.address.name) from None
+        finally:
+            self._groups.checkin(connection)
 
     def _revoke_late(self) -> None:
         for session in list(self._sessions):

@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 
 from walpool import errors
+from walpool.postgres._portable import hint
 from walpool.types import Outcome
 
 __all__ = ["is_broken", "is_conflict", "is_lock_timeout", "mapped"]
@@ -47,6 +48,7 @@ _STATES: Final = {
     "XX000": errors.OperationalError,  # internal: extensions and poolers use it for all sorts of things
 }
 _RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
+_HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42P01", "42P02", "42P18"})
 _BY_CLASS: Final = (
     (psycopg.IntegrityError, errors.IntegrityError),
     (psycopg.DataError, errors.DataError),
@@ -58,17 +60,20 @@ _QUOTED: Final = re.compile(r'(: |=\(|\()".*', re.DOTALL)
 _PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:@/\s]*:)[^@\s]*@", re.IGNORECASE)
 
 
-def mapped(error: psycopg.Error, what: str, *, place: str = "", outcome: Outcome = "not_applied") -> errors.Error:
+def mapped(
+    error: psycopg.Error, what: str, *, place: str = "", sql: bytes = b"", outcome: Outcome = "not_applied"
+) -> errors.Error:
     """Return the error of walpool that says what psycopg's says, but for what a person may not see.
 
     Args:
         error: psycopg's.
         what: what was tried and where, for the end of the message: a URL without its password.
         place: where in the job.
+        sql: the statement, for a word on what to write instead.
         outcome: whether the write was applied.
     """
     kind = _kind(error)
-    found = kind(f"{_message(error)}{place} [{what}]", outcome=outcome)
+    found = kind(f"{_message(error)}{_portable(error, sql)}{place} [{what}]", outcome=outcome)
     if outcome == "not_applied":
         found.retryable = kind.retryable or error.sqlstate in _RETRYABLE or _lost(error)
     else:
@@ -119,8 +124,16 @@ def _message(error: psycopg.Error) -> str:
         primary = "a function or trigger raised an exception; the server's log has its text"
     elif state.startswith("22"):
         primary = _QUOTED.sub(r"\1...", primary)
-    hint = error.diag.message_hint if state.startswith("42") else None
+    hint = error.diag.message_hint if state.startswith("42") else None  # of types and names, not of values
     return f"{primary}{f' ({hint})' if hint else ''} ({state})"
+
+
+def _portable(error: psycopg.Error, sql: bytes) -> str:
+    """Return the form that both backends take, where the server does not know a thing of SQLite's."""
+    if error.sqlstate not in _HINTED or not sql:
+        return ""
+    found = hint(sql.decode(), error.diag.message_primary or "")
+    return f": {found}" if found else ""
 
 
 def _masked(found: re.Match[str]) -> str:

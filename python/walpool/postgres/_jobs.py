@@ -16,8 +16,8 @@ import psycopg
 from walpool.errors import Error, ProgrammingError
 from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
-from walpool.postgres._translate import parse, translate
-from walpool.postgres._values import checked, size
+from walpool.postgres._translate import Translated, parse, translate
+from walpool.postgres._values import checked
 from walpool.postgres._wire import Exchange, Failed
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Job:
     """One caller's statements, all of them or none."""
 
     statements: Sequence[Statement]
-    bytes: int
-    """About what it takes in memory."""
+    size: int
+    """About how many bytes it takes in memory."""
     key: str | None = None
     """Jobs of a group run in the order of their keys, so that groups of several processes lock rows in one order."""
     local: tuple[tuple[str, str], ...] = ()
@@ -63,6 +63,14 @@ class Job:
             return [Result(sum(answer.command_tuples or 0 for answer in answers))]
         return [Result.of(connection, answer) for answer in answers]
 
+    def sql(self, run: int) -> bytes:
+        """Return the text of a run."""
+        for statement in self.statements:
+            if run < len(statement.rows):
+                return statement.sql
+            run -= len(statement.rows)
+        return b""
+
     def place(self, run: int) -> str:
         """Return where in the job a run stands, for the end of a message."""
         if self.is_many:
@@ -73,8 +81,9 @@ class Job:
 class Refused(Exception):
     """The server refused a statement or the COMMIT; the transaction is rolled back, nothing of any job was applied."""
 
-    def __init__(self, error: psycopg.Error, job: int | None = None, place: str = "") -> None:
+    def __init__(self, error: psycopg.Error, job: int | None = None, place: str = "", sql: bytes = b"") -> None:
         super().__init__()
+        self.sql = sql  # of the statement
         self.error = error
         self.job = job  # which of the jobs; None where that is not known
         self.place = place  # where in the job, for the end of a message
@@ -94,20 +103,24 @@ class Doubtful(Lost):
 
 def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
-    row = checked(translate(sql).arrange(params))
-    return Job([Statement(_only(sql), [row])], len(sql) + size(row))
+    translated = _only(sql)
+    row, size = checked(translated.arrange(params))
+    return Job([Statement(translated.encoded, [row])], len(sql) + size)
 
 
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
-    text, translated = _only(sql), translate(sql)
-    given: list[Sequence[object]] = []
-    for number, row in enumerate(rows, 1):
+    translated = _only(sql)
+    statement = Statement(translated.encoded, [])
+    total = len(sql)
+    for number, params in enumerate(rows, 1):
         try:
-            given.append(checked(translated.arrange(row)))
+            row, size = checked(translated.arrange(params))
         except Error as error:
             raise _placed(error, f"; in row {number} of executemany") from None
-    return Job([Statement(text, given)], len(sql) + sum(map(size, given)), is_many=True)
+        statement.rows.append(row)
+        total += size
+    return Job([statement], total, is_many=True)
 
 
 def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
@@ -119,14 +132,15 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
         sql, params = (statement, ()) if isinstance(statement, str) else statement
         try:
             if sql != last:
-                made.append(Statement(_only(sql), []))
+                translated = _only(sql)
+                made.append(Statement(translated.encoded, []))
                 total += len(sql)
                 last = sql
-            row = checked(translate(sql).arrange(params))
+            row, size = checked(translated.arrange(params))
         except Error as error:
             raise _placed(error, f"; in statement {number} of the batch") from None
         made[-1].rows.append(row)
-        total += size(row)
+        total += size
     return Job(made, total)
 
 
@@ -136,7 +150,7 @@ def script(sql: str) -> Job:
     return Job([Statement(sql.encode(), [()])], len(sql), is_script=True)
 
 
-def _only(sql: str) -> bytes:
+def _only(sql: str) -> Translated:
     translated = translate(sql)
     if not translated.is_single:
         raise ProgrammingError(
@@ -144,7 +158,7 @@ def _only(sql: str) -> bytes:
         )
     if not translated.keyword:
         raise ProgrammingError("the SQL holds no statement")
-    return translated.sql.encode()
+    return translated
 
 
 def _placed(error: Error, place: str) -> Error:
@@ -205,7 +219,7 @@ def _run_script(connection: Connection, job: Job, settings: Sequence[tuple[str, 
         connection.execute(job.statements[0].sql)
     except psycopg.Error as error:
         _roll_back(connection, error)
-        raise Refused(error, 0) from None
+        raise Refused(error, 0, sql=job.statements[0].sql) from None
     return Result(-1)
 
 
@@ -228,6 +242,6 @@ def _refused(failure: Failed, jobs: Sequence[Job]) -> Refused:
     answered = failure.answered
     for number, job in enumerate(jobs):
         if answered < job.runs:
-            return Refused(failure.error, number, job.place(answered))
+            return Refused(failure.error, number, job.place(answered), job.sql(answered))
         answered -= job.runs
     return Refused(failure.error)

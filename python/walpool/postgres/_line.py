@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["LEADERS", "SLICE", "Line", "State", "Ticket"]
 
 LEADERS: Final = 4
-"""Groups at once at most: more than one only where one takes long."""
+"""Groups at once at most: more than two only where one takes long."""
+AT_ONCE: Final = 2
+"""Groups at once: while the server works on one, the next is made ready and sent."""
+CAUTION: Final = 500
+"""Groups that go one by one after two have met at a locked row."""
 STUCK_AFTER: Final = 0.02
 """Seconds after which a group takes long, and the next in line leads one beside it."""
 
@@ -78,13 +82,14 @@ class Line:
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
         self._leaders = 0
+        self._caution = 0  # groups still to go one by one
         self._unanswered = 0
         self._led_at = 0.0  # when the newest group began
         self._is_closed = False
 
     def has_room(self, ticket: Ticket) -> bool:
         """Return whether `join` would not hold the caller back."""
-        return not self._tickets or self._bytes + ticket.job.bytes <= self._settings.max_waiting_bytes
+        return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
 
     def join(self, ticket: Ticket, deadline: float) -> None:
         """Put a ticket in line, and tell the first one to lead if nobody does.
@@ -107,9 +112,9 @@ class Line:
                 self._lock.wait(SLICE)
                 self._refuse_closed()
             self._tickets.append(ticket)
-            self._bytes += ticket.job.bytes
+            self._bytes += ticket.job.size
             self._unanswered += 1
-            leader = self._appointed() if self._leaders == 0 or self._is_stuck() else None
+            leader = self._appointed()
         if leader is not None:
             leader.ring()
 
@@ -119,7 +124,7 @@ class Line:
             if ticket not in self._tickets:
                 return False
             self._tickets.remove(ticket)
-            self._bytes -= ticket.job.bytes
+            self._bytes -= ticket.job.size
             led = ticket.state is State.LEADS
             ticket.state = State.ANSWERED
         self.answered(1)
@@ -137,18 +142,20 @@ class Line:
                 return []
             self._tickets.remove(leader)
             taken = [leader]
-            size = leader.job.bytes
-            while self._tickets and len(taken) < self._settings.max_group and not taken[-1].job.is_script:
+            size = leader.job.size
+            most = min(self._settings.max_group, self._share())
+            while self._tickets and len(taken) < most and not taken[-1].job.is_script:
                 following = self._tickets[0]
-                size += following.job.bytes
+                size += following.job.size
                 is_apart = following.job.is_script or size > self._settings.max_group_bytes
                 if is_apart or following.state is not State.WAITING:
                     break
                 taken.append(self._tickets.popleft())
             for ticket in taken:
                 ticket.state = State.TAKEN
-                self._bytes -= ticket.job.bytes
+                self._bytes -= ticket.job.size
             self._led_at = time.monotonic()
+            self._caution = max(self._caution - 1, 0)
             self._lock.notify_all()
         return taken
 
@@ -163,9 +170,14 @@ class Line:
     def help(self) -> None:
         """Have the first in line lead a group if the one that runs takes long."""
         with self._lock:
-            leader = self._appointed() if self._is_stuck() else None
+            leader = self._appointed()
         if leader is not None:
             leader.ring()
+
+    def be_careful(self) -> None:
+        """Have groups go one by one for a while: each of two may hold what the other waits for."""
+        with self._lock:
+            self._caution = CAUTION
 
     def answered(self, count: int) -> None:
         """Count tickets that need no answer any more."""
@@ -192,13 +204,18 @@ class Line:
 
     def _appointed(self) -> Ticket | None:
         """Make the first that waits a leader, if there may be another; the caller rings."""
-        if self._leaders >= LEADERS:
+        most = LEADERS if self._is_stuck() else 1 if self._caution else AT_ONCE
+        if self._leaders >= most:
             return None
         first = next((ticket for ticket in self._tickets if ticket.state is State.WAITING), None)
         if first is not None:
             self._leaders += 1
             first.state = State.LEADS
         return first
+
+    def _share(self) -> int:
+        """Return how many tickets a group takes so that as many groups as may be at work have the same."""
+        return self._unanswered if self._caution else -(-self._unanswered // AT_ONCE)
 
     def _is_stuck(self) -> bool:
         return self._leaders > 0 and time.monotonic() - self._led_at > STUCK_AFTER

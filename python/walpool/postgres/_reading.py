@@ -74,7 +74,7 @@ def query(sql: str, params: Params) -> Query:
     translated = translate(sql)
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
-    return Query(translated.sql.encode(), checked(translated.arrange(params)))
+    return Query(translated.encoded, checked(translated.arrange(params))[0])
 
 
 def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Rows:

@@ -47,7 +47,7 @@ class Result:
     def __init__(self, rowcount: int, columns: tuple[str, ...] = (), rows: Sequence[Row] = ()) -> None:
         self.rowcount = rowcount
         self.columns = columns
-        self.rows = rows if isinstance(rows, list) else list(rows)
+        self.rows = list(rows)
 
     @classmethod
     def of(cls, connection: Connection, result: PGresult) -> Result:

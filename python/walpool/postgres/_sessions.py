@@ -161,14 +161,13 @@ class Session:
 
     # How it is done.
 
-    def _settings(self, settings: Settings) -> list[tuple[str, str]]:
+    def _settings(self, settings: Settings) -> tuple[tuple[str, str], ...]:
         is_limited = self._connection.info.server_version >= _LIMITS_TRANSACTIONS
-        limits = durations(
+        return durations(
             lock_timeout=settings.busy_timeout,
             idle_in_transaction_session_timeout=self._limit,
             transaction_timeout=self._limit if is_limited else None,
         )
-        return [*limits, *([] if settings.synchronous == "full" else [("synchronous_commit", "off")])]
 
     def _begin_with(self, settings: Sequence[tuple[str, str]], timeout: float) -> None:
         try:
@@ -204,8 +203,8 @@ class Session:
         except Failed as failure:
             if not is_broken(self._connection, failure.error):
                 self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
-                place = job.place(failure.answered) if job is not None else ""
-                raise mapped(failure.error, self._name, place=place) from None
+                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", b"")
+                raise mapped(failure.error, self._name, place=place, sql=sql) from None
             raise failure.error from None
 
     def _run(self, do: Callable[[], T]) -> T:

@@ -46,6 +46,8 @@ class Translated:
     """The first word, in capitals: SELECT, WITH, CREATE. Empty where the text holds no statement."""
     is_single: bool
     """Whether there is at most one statement."""
+    encoded: bytes
+    """The text as it goes to the server."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
 
@@ -115,8 +117,10 @@ def parse(sql: str) -> Translated:
     keyword = next((token.shape for token in tokens if token.kind == "word"), "")
     places, names, numbers = _parameters(sql, tokens)
     wanted = numbers[-1] if numbers else len(names)
+    text = _rewritten(sql, places) if places else sql
     return Translated(
-        sql=_rewritten(sql, places) if places else sql,
+        sql=text,
+        encoded=_encoded(text),
         names=tuple(names) or None,
         count=len(numbers) or len(names),
         wanted=wanted,
@@ -124,6 +128,14 @@ def parse(sql: str) -> Translated:
         is_single=len(held) <= 1,
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
     )
+
+
+def _encoded(sql: str) -> bytes:
+    try:
+        return sql.encode()
+    except UnicodeEncodeError:
+        msg = "the SQL holds a lone surrogate, which UTF-8 has not"
+        raise ProgrammingError(msg) from None
 
 
 def _parameters(sql: str, tokens: list[Token]) -> tuple[list[_Place], list[str], list[int]]:

@@ -6,7 +6,7 @@ The same values as on SQLite, so that a call means the same on both. Owns psycop
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isnan
 from typing import Any, Final
 
@@ -16,21 +16,38 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from walpool.errors import DataError, ProgrammingError
 
-__all__ = ["adapters", "checked", "size"]
+__all__ = ["adapters", "checked"]
 
-_PLAIN: Final = frozenset((type(None), bool, bytes))
+_PLAIN: Final = frozenset((type(None), bool))
 _INT64: Final = 2**63
 _OVERHEAD: Final = 16  # bytes that a parameter is reckoned at besides its text
 
 
-def checked(values: Sequence[object]) -> list[object]:
-    """Return parameters as psycopg takes them; what PostgreSQL could not give back as it was is refused.
+def checked(values: Sequence[object]) -> tuple[list[object], int]:
+    """Return parameters as psycopg takes them, and about how many bytes they take in memory.
+
+    What PostgreSQL could not give back as it was is refused.
 
     Raises:
         ProgrammingError: a type that walpool does not convert in silence; the message names the position.
         DataError: an integer over 64 bits, a NaN, a NUL or a lone surrogate in a text.
     """
-    return [value if type(value) in _PLAIN else _checked(value, n) for n, value in enumerate(values, 1)]
+    taken: list[object] = []
+    size = _OVERHEAD * len(values)
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            size += len(value)  # type: ignore[arg-type]
+            is_plain = value.isascii() and "\0" not in value  # type: ignore[attr-defined, operator]
+        elif kind is int:
+            is_plain = -_INT64 <= value < _INT64  # type: ignore[operator]
+        elif kind is bytes:
+            size += len(value)  # type: ignore[arg-type]
+            is_plain = True
+        else:
+            is_plain = kind in _PLAIN
+        taken.append(value if is_plain else _checked(value, len(taken) + 1))
+    return taken, size
 
 
 def _checked(value: object, position: int) -> object:
@@ -60,14 +77,6 @@ def _text(value: str, position: int) -> str:
     except UnicodeEncodeError:
         raise DataError(f"parameter {position} is a str with lone surrogates, which UTF-8 has not") from None
     return str(value)
-
-
-def size(values: Iterable[object]) -> int:
-    """Return about how many bytes parameters take in memory."""
-    total = 0
-    for value in values:
-        total += _OVERHEAD + (len(value) if isinstance(value, (str, bytes)) else 0)
-    return total
 
 
 class _BoolAsUnknown(adapt.Dumper):

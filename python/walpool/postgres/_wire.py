@@ -1,9 +1,8 @@
 """`Exchange`: statements that go to the server in one round trip, and what it answers. Knows no jobs and no pools.
 
 Built on psycopg's layer over libpq rather than on its cursors: in a pipeline these cost 25 us of Python a statement,
-flush each on its own, and have the server parse it each time. Here a statement that runs for many rows is parsed once,
-as the unnamed one, so that no session keeps anything and poolers do not mind; all is sent at once; and what was refused
-is known by its place among the answers. Measured in benches/README.md, "postgres".
+flush each on its own, and have the server parse it each time. Here all is sent at once, a statement is parsed once, and
+what was refused is known by its place among the answers. Measured in benches/README.md, "postgres".
 """
 
 from __future__ import annotations
@@ -12,29 +11,32 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import errors
+from psycopg import capabilities, errors
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ExecStatus, Format
 from psycopg.waiting import Ready, Wait
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
+    from psycopg.abc import Transformer as Converter
     from psycopg.pq.abc import PGresult
 
     from walpool.types import Row
 
 __all__ = ["Connection", "Exchange", "Failed", "durations"]
 
+NAMES: Final = capabilities.has_send_close_prepared()
+"""Whether this libpq can close a prepared statement, as it can from 17 on."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """psycopg's connection, with the one converter that all of its exchanges use."""
 
-    _converter: Transformer | None = None
+    _converter: Converter | None = None
 
     @property
-    def converter(self) -> Transformer:
+    def converter(self) -> Converter:
         """What turns parameters into bytes and results into rows."""
         if self._converter is None:
             self._converter = Transformer(self)
@@ -57,18 +59,27 @@ class Failed(Exception):
 
 
 class Exchange:
-    """Statements for one round trip; `run` sends them. In a transaction that the first one begins, or that is open."""
+    """Statements for one round trip; `run` sends them. In a transaction that the first one begins, or that is open.
+
+    A statement that is asked for time and again is parsed once. While nothing comes between, the unnamed statement of
+    the protocol does; else it gets a name, which is closed at the end: behind a pooler the next transaction has another
+    session, and this one goes to somebody else.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._wanted: list[bool] = []  # for each result to come, whether the caller asked for it
+        self._parsed: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}  # a statement's name, and its parameters' types
+        self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
+        self._names: list[bytes] = []
         self._pgconn.enter_pipeline_mode()
 
     def say(self, sql: bytes) -> None:
         """Add a statement without parameters, whose result nobody wants."""
         self._pgconn.send_query_params(sql, None)
         self._wanted.append(False)
+        self._unnamed = None
 
     def set_local(self, settings: Iterable[tuple[str, str]]) -> None:
         """Set server settings until the end of the transaction; no session keeps any, since poolers share them."""
@@ -77,13 +88,28 @@ class Exchange:
             calls = ", ".join(f"set_config(${n}, ${n + 1}, true)" for n in range(1, len(given), 2))
             self._pgconn.send_query_params(f"SELECT {calls}".encode(), given)
             self._wanted.append(False)
+            self._unnamed = None
 
     def ask(self, sql: bytes, rows: Sequence[Sequence[object]]) -> None:
-        """Add a statement that runs once for each row of parameters."""
-        if len(rows) == 1:
-            self._ask_once(sql, rows[0])
-        else:
-            self._ask_often(sql, rows)
+        """Add a statement that runs once for each row of parameters; parsed anew where a row has other types."""
+        converter, pgconn, wanted = self._connection.converter, self._pgconn, self._wanted
+        for row in rows:
+            values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
+            types, formats = converter.types or (), converter.formats
+            name, parsed = self._parsed.get(sql, (b"", None))
+            if parsed is None or not (types == parsed or _fit(values, types, parsed)):
+                self._parsed[sql] = (b"", types)
+                self._unnamed = sql
+                pgconn.send_query_params(sql, values, types, formats, Format.BINARY)
+            elif name or self._unnamed == sql:
+                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+            elif NAMES:
+                name = self._named(sql, parsed)
+                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+            else:
+                self._unnamed = sql
+                pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
+            wanted.append(True)
 
     def run(self) -> list[PGresult]:
         """Send all and return what was asked for, a result for each row of parameters.
@@ -92,40 +118,42 @@ class Exchange:
             Failed: the server refused one.
             psycopg.Error: the connection broke.
         """
+        names, self._names = self._names, []
+        results = self._sent(names)
         try:
+            return self._asked_for(results)
+        except Failed:
+            if names and not self._connection.closed:  # what was to close them was skipped
+                self._wanted = []
+                self._pgconn.enter_pipeline_mode()
+                self._sent(names)
+            raise
+
+    def _named(self, sql: bytes, types: tuple[int, ...]) -> bytes:
+        name = b"walpool_%d" % len(self._names)
+        self._names.append(name)
+        self._parsed[sql] = (name, types)
+        self._pgconn.send_prepare(name, sql, types)
+        self._wanted.append(False)
+        return name
+
+    def _sent(self, names: Sequence[bytes]) -> list[PGresult]:
+        """Send what was added, close the names, and return all results."""
+        try:
+            for name in names:
+                self._pgconn.send_close_prepared(name)
             self._pgconn.pipeline_sync()
-            results = self._connection.wait(self._answers(len(self._wanted) + 1))
+            results = self._connection.wait(self._answers(len(self._wanted) + len(names) + 1))
             self._pgconn.exit_pipeline_mode()
         except BaseException:
             self._connection.close()  # what is half read is of no use to anybody
             raise
-        return self._asked_for(results)
-
-    def _ask_once(self, sql: bytes, row: Sequence[object]) -> None:
-        if row:
-            converter = self._connection.converter
-            values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
-            self._pgconn.send_query_params(sql, values, converter.types, converter.formats, Format.BINARY)
-        else:
-            self._pgconn.send_query_params(sql, None, result_format=Format.BINARY)
-        self._wanted.append(True)
-
-    def _ask_often(self, sql: bytes, rows: Sequence[Sequence[object]]) -> None:
-        converter, send, wanted = self._connection.converter, self._pgconn.send_query_prepared, self._wanted
-        types: tuple[int, ...] | None = None  # of the statement as it was parsed last
-        for row in rows:
-            values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
-            given = converter.types or ()
-            if given != types and (types is None or not _fit(values, given, types)):
-                types = given
-                self._pgconn.send_prepare(b"", sql, types)
-                wanted.append(False)
-            send(b"", values, converter.formats, Format.BINARY)
-            wanted.append(True)
+        return results
 
     def _answers(self, count: int) -> PQGen[list[PGresult]]:
         """Send what is not sent yet, reading meanwhile: a server that cannot answer does not read either."""
-        pgconn, answers = self._pgconn, []
+        pgconn = self._pgconn
+        answers: list[PGresult] = []
         while pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
@@ -143,7 +171,7 @@ class Exchange:
 
     def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
         asked: list[PGresult] = []
-        for result, is_wanted in zip(results, self._wanted, strict=False):  # the last answers the sync
+        for result, is_wanted in zip(results, self._wanted, strict=False):  # the last ones answer closes and the sync
             if result.status not in _GOOD:
                 raise Failed(errors.error_from_result(result), len(asked))
             if is_wanted:

@@ -63,9 +63,12 @@ class Writer:
         self._groups = groups
         self._alone = alone
         self.line = Line(settings, address.name)
-        durable = () if settings.synchronous == "full" else (("synchronous_commit", "off"),)
-        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *durable)
-        self._by_itself = (*durations(lock_timeout=settings.busy_timeout), *durable)
+        self.set_durability(())
+
+    def set_durability(self, local: Sequence[tuple[str, str]]) -> None:
+        """Take the server settings that each transaction begins with so that a COMMIT means what `synchronous` says."""
+        self._in_group = (*durations(lock_timeout=GROUP_LOCK_TIMEOUT), *local)
+        self._by_itself = (*durations(lock_timeout=self._settings.busy_timeout), *local)
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job and return its results once it is committed; sleeps, or works for those in line, meanwhile."""
@@ -155,6 +158,8 @@ class Writer:
         if len(group) == 1 and not is_lock_timeout(refusal.error) and not is_conflict(refusal.error):
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
+        if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
+            self.line.be_careful()
         aside = list(group) if is_last or refusal.job is None else [group[refusal.job]]
         self._figures.add("jobs_alone", len(aside))
         for ticket in aside:
@@ -240,7 +245,7 @@ class Writer:
     def _error(self, refusal: Refused) -> Callable[[], Error]:
         if is_lock_timeout(refusal.error):
             self._figures.add("busy_waits")
-        return lambda: mapped(refusal.error, self._name, place=refusal.place)
+        return lambda: mapped(refusal.error, self._name, place=refusal.place, sql=refusal.sql)
 
 
 def _order(ticket: Ticket) -> tuple[bool, str]:

@@ -89,6 +89,11 @@ class PostgresPool:
         return "postgres"
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether a pooler, such as PgBouncer, stands between; asks the server."""
+        return self._here("is_pooled").is_pooled()
+
+    @property
     def closed(self) -> bool:
         """Whether this handle was closed."""
         return self._closed
