@@ -42,13 +42,14 @@ def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int]
                     faulty.add(fault.column)
         number += len(rows)
         tick(table, len(rows))
+    forms = {Form.JSON} if plan.direction == "to_postgres" else {Form.DOUBLE}
     return replace(
         table,
         # Where a key is mended or left out, a range of keys is no longer the same rows on both sides.
         columns=tuple(
             replace(column, sorts_alike=column.sorts_alike and column.name not in faulty) for column in table.columns
         ),
-        is_suspect=any(column.name in faulty and column.form is Form.JSON for column in table.columns),
+        is_suspect=any(column.name in faulty and column.form in forms for column in table.columns),
     )
 
 

@@ -94,6 +94,24 @@ def hash_number(expression: str) -> str:
     return f"('x' || encode(substr({expression}, 1, 8), 'hex'))::bit(64)::bigint"
 
 
+def relation(table: Table) -> str:
+    """Return what a table is hashed from: its rows as the other side is to have them, without a NaN."""
+    doubles = [column for column in table.columns if column.form is Form.DOUBLE]
+    if not table.on_nan or not doubles:
+        return quoted(table.name)
+    if table.on_nan == "skip":
+        kept = " AND ".join(f"{quoted(column.name)} IS DISTINCT FROM 'NaN'" for column in doubles)
+        return f"(SELECT * FROM {quoted(table.name)} WHERE {kept}) AS kept"
+    mended = [
+        f"CASE WHEN {name} = 'NaN' THEN {0 if column.is_required else 'NULL'} ELSE {name} END AS {name}"
+        if column in doubles
+        else name
+        for column in table.columns
+        for name in [quoted(column.name)]
+    ]
+    return f"(SELECT {', '.join(mended)} FROM {quoted(table.name)}) AS mended"
+
+
 def within(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the WHERE for the rows after one key and up to another, and its parameters."""
     params: list[Any] = []
@@ -122,21 +140,21 @@ def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list
     """Return the query for count and sum of the hashes of a range of keys."""
     where, params = within(table, after, upto)
     number = hash_number(hashed(table.columns))
-    return f"SELECT count(*), coalesce(sum({number}), 0) FROM {quoted(table.name)}{where}", params
+    return f"SELECT count(*), coalesce(sum({number}), 0) FROM {relation(table)}{where}", params
 
 
 def hashes(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the query for key and hash of each row of a range of keys."""
     where, params = within(table, after, upto)
     keys = ", ".join(map(value, table.key_columns))
-    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {quoted(table.name)}{where}", params
+    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {relation(table)}{where}", params
 
 
 def buckets(table: Table) -> str:
     """Return the query for count and sum of the hashes in each bucket: by the key's hash, or the row's."""
     number = hash_number(hashed(table.columns))
     by = f"get_byte({hashed(table.key_columns or table.columns)}, 0)"
-    return f"SELECT {by}, count(*), sum({number}) FROM {quoted(table.name)} GROUP BY 1"
+    return f"SELECT {by}, count(*), sum({number}) FROM {relation(table)} GROUP BY 1"
 
 
 def bucket_hashes(table: Table, wanted: Sequence[int]) -> str:
@@ -144,7 +162,7 @@ def bucket_hashes(table: Table, wanted: Sequence[int]) -> str:
     keys = ", ".join(map(value, table.key_columns))
     by = f"get_byte({hashed(table.key_columns)}, 0)"
     numbers = ", ".join(map(str, map(int, wanted)))
-    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {quoted(table.name)} WHERE {by} IN ({numbers})"
+    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {relation(table)} WHERE {by} IN ({numbers})"
 
 
 def by_key(table: Table) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from walpool.errors import ConfigError
@@ -49,7 +49,7 @@ class Options:
 
     Attributes:
         is_dry: make the plan, and write nothing.
-        resume: go on with a migration that was interrupted.
+        resume: go on with a migration that was interrupted; begin, where it had not begun.
         verify: only compare the two.
         repair: compare the two, and copy what differs.
         live: the source is written to meanwhile: at the end everybody is kept from writing it for the last comparison.
@@ -85,7 +85,7 @@ def migrate(source: str, target: str, options: Options | None = None, progress: 
 
     Raises:
         Refused: it cannot be done as asked; see its `report`. Nothing was written.
-        ConfigError: both are of one backend, the source is not there, or there is nothing to go on with.
+        ConfigError: both are of one backend, the source is not there, or there is nothing to compare.
         DataError: a row that the target cannot take came into the source after the plan was made.
     """
     with _Migration(source, target, options or Options(), progress) as migration:
@@ -127,9 +127,7 @@ class _Migration:
         known = None if self._target is None else State(self._target).plan()
         if options.verify or options.repair:
             return self._check_only(known)
-        if options.resume:
-            if known is None:
-                raise ConfigError("there is nothing to go on with: the target has no migration in it")
+        if options.resume and known is not None:  # where nothing was written yet it begins
             plan, on_bad, _ = known
             self._refuse_another(plan)
             return self._work(plan, options.on_bad or on_bad)
@@ -147,6 +145,8 @@ class _Migration:
         if plan.obstacles:
             more = f", and {len(plan.obstacles) - 1} more reasons" if len(plan.obstacles) > 1 else ""
             raise Refused(f"{plan.obstacles[0]}{more}", report)
+        if plan.direction == "to_sqlite" and on_bad != "fail":
+            plan.tables = [replace(table, on_nan=on_bad) if table.is_suspect else table for table in plan.tables]
         target = self._target = self._target or self._opened(self._addresses[1])
         with target.transaction():
             State(target).begin(plan, on_bad)

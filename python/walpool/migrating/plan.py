@@ -79,6 +79,7 @@ class Table:
         notes: what becomes of what is not copied.
         exists: whether it is there in the target already.
         is_suspect: whether some of its values must be looked at one by one, wherever they are read.
+        on_nan: what happens to rows of a server with a NaN, `skip` or `replace`; empty where there are none.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Table:
     notes: tuple[str, ...] = ()
     exists: bool = False
     is_suspect: bool = False
+    on_nan: str = ""
 
     @property
     def forms(self) -> list[Form]:
