@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import start_python
 from migrations import Migrated, rows_of
 
 import walpool
+from benches.postgres_server import PostgresServer
 from tests.torture import Torture
+from walpool.errors import OperationalError
+from walpool.migrating import Table
+from walpool.postgres import Bulk
 
 TABLES = ["children", "log", "parents", 'select "odd" from']
 
@@ -111,6 +116,35 @@ def test_batches_that_were_committed_are_not_copied_again(
     report = migrated(everything, postgres_url, resume=True)
     assert len(report.tables[0].changed) == 1
     assert report.tables[0].copied == 2500
+
+
+def test_server_that_crashes_loses_no_row_of_a_migration_that_goes_on(
+    everything: Path,
+    own_postgres_server: PostgresServer,
+    own_postgres_url: str,
+    migrated: Migrated,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # batches are committed without waiting for the disk, so the server may have lost the last ones
+    copied = 0
+
+    def crash_at_the_third(bulk: Bulk, *given: Any) -> int:
+        nonlocal copied
+        copied += 1
+        if copied == 3:
+            own_postgres_server.stop("immediate")
+        return copy_in(bulk, *given)
+
+    copy_in = Bulk.copy_in
+    monkeypatch.setattr(Table, "page", property(lambda table: 400))
+    monkeypatch.setattr(Bulk, "copy_in", crash_at_the_third)
+    try:
+        with pytest.raises(OperationalError):
+            migrated(everything, own_postgres_url)
+    finally:
+        own_postgres_server.start()
+    assert migrated(everything, own_postgres_url, resume=True).is_same
+    assert rows_of(everything, "children") == rows_of(own_postgres_url, "children")
 
 
 def test_migration_from_another_source_is_not_gone_on_with(

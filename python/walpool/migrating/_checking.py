@@ -34,8 +34,10 @@ def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int]
         return table
     faulty: set[str] = set()
     number = 0
+    # Whether a text is JSON is seen in each value alone: SQLite says if it is worth looking.
+    is_suspect = any(column.form is Form.JSON and source.has_false_json(table, column) for column in table.columns)
     for rows in source.pages(looked_at):
-        if not _is_fit(looked_at, rows):
+        if is_suspect or not _is_fit(looked_at, rows):
             for place, row in enumerate(rows, number + 1):
                 for fault in faults_of(looked_at, row, place):
                     plan.found(fault)
@@ -59,8 +61,6 @@ def _may_be_bad(plan: Plan, form: Form) -> bool:
 
 
 def _is_fit(table: Table, rows: list[Row]) -> bool:
-    if any(column.form is Form.JSON for column in table.columns):
-        return False  # whether it is JSON can be seen in each value alone
     try:
         columns(table.forms, rows)
     except Unfit:

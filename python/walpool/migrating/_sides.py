@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from walpool.migrating.plan import Table
+    from walpool.migrating.plan import Column, Table
     from walpool.types import Row
 
 __all__ = ["Side"]
@@ -39,6 +39,9 @@ class Side(Protocol):
 
     def count(self, table: str) -> int:
         """Return how many rows a table has."""
+
+    def has_false_json(self, table: Table, column: Column) -> bool:
+        """Return whether a column of JSON has texts that are none."""
 
     def page(self, table: Table, after: Row | None, upto: Row | None = None, limit: int | None = None) -> list[Row]:
         """Return the rows after one key and up to another in the order of keys."""

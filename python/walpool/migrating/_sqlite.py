@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from walpool.errors import DataError
 from walpool.migrating import _sqlite_sql as sql
 from walpool.migrating._faults import Garbled
-from walpool.migrating.plan import Index, Table
+from walpool.migrating.plan import Column, Index, Table
 from walpool.pool import Pool
 from walpool.postgres.binary import Form, Unfit
 
@@ -85,6 +85,10 @@ class SqliteSide:
     def orphans(self) -> list[str]:
         """Return a sentence for each table with rows that refer to none."""
         return [f"{table}: {number} rows refer to rows that there are not" for table, number in self.fetch(sql.ORPHANS)]
+
+    def has_false_json(self, table: Table, column: Column) -> bool:
+        """Return whether a column of JSON has texts that are none."""
+        return bool(self.fetch(sql.false_json(table.name, column.name)))
 
     # Rows.
 

@@ -80,6 +80,12 @@ def only_booleans(table: str, column: str) -> str:
     return f"SELECT coalesce(min({is_one}), 1) FROM {quoted(table)}"
 
 
+def false_json(table: str, column: str) -> str:
+    """Return the query that gives a row if a column has texts that are no JSON by RFC 8259."""
+    name = quoted(column)
+    return f"SELECT 1 FROM {quoted(table)} WHERE typeof({name}) = 'text' AND NOT json_valid({name}) LIMIT 1"
+
+
 def page(table: Table, after: Row | None, upto: Row | None, limit: int | None, *, raw: bool) -> tuple[str, list[Any]]:
     """Return the query for the rows after one key and up to another, in the order of keys.
 
