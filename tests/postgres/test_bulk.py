@@ -16,7 +16,7 @@ pytest.importorskip("psycopg", exc_type=ImportError)
 import walpool
 from walpool.errors import ClosedError, DataError, IntegrityError, ProgrammingError
 from walpool.postgres import Bulk, PostgresPool
-from walpool.postgres.binary import Form, Unfit, columns, digests_form, plain_number, rows
+from walpool.postgres.binary import Form, Unfit, check, digests_form, plain_number, rows
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 FLOATS = st.floats(allow_nan=False)
@@ -32,7 +32,8 @@ VALUES: dict[Form, st.SearchStrategy[Any]] = {
     Form.JSON: st.sampled_from(["{}", "[1.50, null]", '"é"']),
 }
 FORMS = list(VALUES)
-ROWS = st.lists(st.tuples(*(st.none() | VALUES[form] for form in FORMS)), min_size=1, max_size=8)
+FULL = st.lists(st.tuples(*VALUES.values()), min_size=1, max_size=8)
+ROWS = FULL | st.lists(st.tuples(*(st.none() | VALUES[form] for form in FORMS)), min_size=1, max_size=8)
 NAMES = [f"c{number}" for number in range(len(FORMS))]
 
 
@@ -52,7 +53,7 @@ def test_any_value_is_read_as_it_was_and_hashed_as_the_server_hashes_it(bulk: Bu
     spelled = ", ".join(f"{name} + 0.0::float8" if form is Form.DOUBLE else name for name, form in hashed)
     with bulk.transaction():
         bulk.execute("DELETE FROM t")
-        assert bulk.copy_in("t", NAMES, [rows(columns(FORMS, given_rows))]) == len(given_rows)
+        assert bulk.copy_in("t", NAMES, [rows(FORMS, given_rows)]) == len(given_rows)
         found = bulk.fetch(f"SELECT *, trim_scale(c7)::text, sha256(record_send(ROW({spelled}))) FROM t")
     numeric = FORMS.index(Form.NUMERIC)
     unnumbered = [(*row[:numeric], *row[numeric + 1 :]) for row in given_rows]
@@ -88,13 +89,15 @@ def test_any_value_is_read_as_it_was_and_hashed_as_the_server_hashes_it(bulk: Bu
     ],
 )
 def test_value_of_another_form_is_unfit_and_its_column_is_named(form: Form, value: Any) -> None:
-    with pytest.raises(Unfit) as unfit:
-        columns([Form.TEXT, form], [("x", None), ("y", value)])
-    assert unfit.value.column == 1
+    for use in (rows, digests_form, check):
+        for other in (None, {Form.TEXT: "", Form.JSON: "", Form.BYTEA: b""}.get(form, 1)):
+            with pytest.raises(Unfit) as unfit:
+                use([Form.TEXT, form], [("x", other), ("y", value)])
+            assert unfit.value.column == 1
 
 
 def test_block_that_raises_undoes_its_rows_and_the_connection_goes_on(bulk: Bulk) -> None:
-    encoded = rows(columns([Form.TEXT], [("a",), ("b",)]))
+    encoded = rows([Form.TEXT], [("a",), ("b",)])
     with pytest.raises(KeyError), bulk.transaction():
         bulk.copy_in("t", ["c4"], [encoded])
         raise KeyError
@@ -108,10 +111,10 @@ def test_block_that_raises_undoes_its_rows_and_the_connection_goes_on(bulk: Bulk
 def test_row_that_a_constraint_refuses_is_an_error_without_its_values(bulk: Bulk) -> None:
     with pytest.raises(IntegrityError) as refused, bulk.transaction():
         bulk.execute("CREATE TABLE keyed (a text PRIMARY KEY)")
-        bulk.copy_in("keyed", ["a"], [rows(columns([Form.TEXT], [("secret",), ("secret",)]))])
+        bulk.copy_in("keyed", ["a"], [rows([Form.TEXT], [("secret",), ("secret",)])])
     assert "secret" not in str(refused.value)
     with pytest.raises(DataError) as broken, bulk.transaction():
-        bulk.copy_in("t", ["c8"], [rows(columns([Form.JSON], [("{secret",)]))])
+        bulk.copy_in("t", ["c8"], [rows([Form.JSON], [("{secret",)])])
     assert "secret" not in str(broken.value)
 
 

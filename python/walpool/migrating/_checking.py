@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from walpool.migrating._cleaning import faults_of
 from walpool.migrating.plan import Plan, Table
-from walpool.postgres.binary import Form, Unfit, columns
+from walpool.postgres.binary import Form, Unfit
+from walpool.postgres.binary import check as fits
 
 if TYPE_CHECKING:
     from walpool.migrating._sides import Side
@@ -62,7 +63,7 @@ def _may_be_bad(plan: Plan, form: Form) -> bool:
 
 def _is_fit(table: Table, rows: list[Row]) -> bool:
     try:
-        columns(table.forms, rows)
+        fits(table.forms, rows)
     except Unfit:
         return False
     return True

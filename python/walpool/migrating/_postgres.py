@@ -12,7 +12,7 @@ from walpool.migrating._hashing import Digest, Hash
 from walpool.migrating._sqlite_sql import quoted, upsert
 from walpool.migrating.plan import Column, ForeignKey, Table
 from walpool.postgres import Bulk, PostgresPool
-from walpool.postgres.binary import Form, columns
+from walpool.postgres.binary import Form, check
 from walpool.postgres.binary import rows as encoded_rows
 
 if TYPE_CHECKING:
@@ -164,13 +164,13 @@ class PostgresSide:
         Raises:
             Unfit: a value that PostgreSQL cannot hold.
         """
-        encoded = encoded_rows(columns(table.forms, rows)) if rows else b""
+        encoded = encoded_rows(table.forms, rows) if rows else b""
         names = [quoted(column.name) for column in table.columns]
         self._bulk.copy_in(quoted(table.name), names, [encoded])
 
     def replace(self, table: Table, rows: Sequence[Row]) -> None:
         """Write rows in place of those that have their keys."""
-        columns(table.forms, rows)  # for what is unfit
+        check(table.forms, rows)
         places = [place for place, column in enumerate(table.columns) if column.form is Form.NUMERIC]
         given = [_as_parameters(row, places) for row in rows]
         self._bulk.executemany(sql.insert(table) + upsert(table), given)
