@@ -99,12 +99,27 @@ EXPORTS = {
         "pack",
         "unpack",
     },
+    "walpool.migrating": {
+        "Column",
+        "Fault",
+        "ForeignKey",
+        "Index",
+        "Options",
+        "Plan",
+        "Progress",
+        "Refused",
+        "Report",
+        "Table",
+        "TableReport",
+        "migrate",
+    },
     "walpool.openai_agents": {"SessionClosedError", "WalpoolSession"},
 }
 
 FRAMEWORKS = {
     "walpool.crewai": "crewai",
     "walpool.langgraph": "langgraph.checkpoint.base",
+    "walpool.migrating": "psycopg",
     "walpool.openai_agents": "agents",
 }
 

@@ -23,3 +23,7 @@ __all__ = [
     "TableReport",
     "migrate",
 ]
+
+_ALL = (Column, Fault, ForeignKey, Index, Options, Plan, Progress, Refused, Report, Table, TableReport, migrate)
+for _public in _ALL:
+    _public.__module__ = "walpool.migrating"
