@@ -196,7 +196,14 @@ def test_names_that_the_target_cannot_tell_apart_or_hold_are_refused(
     fill(tmp_path / "a.db", f"CREATE TABLE {'n' * 64} (a)")
     with pytest.raises(Refused, match="63 bytes"):
         migrated(tmp_path / "a.db", postgres_url)
+    fill(tmp_path / "c.db", "CREATE TABLE t (xmin)")
+    with pytest.raises(Refused, match="keeps that name"):
+        migrated(tmp_path / "c.db", postgres_url)
+    fill(tmp_path / "d.db", f"CREATE TABLE t ({', '.join(f'c{n}' for n in range(1700))})")
+    with pytest.raises(Refused, match="cannot be made"):
+        migrated(tmp_path / "d.db", postgres_url)
     with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
         pool.script('CREATE TABLE t (a int, "A" int)')
     with pytest.raises(Refused, match="one name to SQLite"):
         migrated(postgres_url, tmp_path / "b.db")

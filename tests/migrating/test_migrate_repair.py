@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from helpers import start_python
+from helpers import Caller, start_python
 from migrations import Migrated, fill, rows_of
 
 import walpool
@@ -124,6 +125,35 @@ def test_source_that_is_written_to_is_equal_in_the_end_and_marked_as_retired(
     assert report.is_retired
     assert report.repaired > 0
     assert rows_of(source, "t") == rows_of(postgres_url, "t")
+
+
+def test_server_that_is_written_to_is_equal_in_the_end(
+    source: Path, postgres_url: str, tmp_path: Path, migrated: Migrated
+) -> None:
+    assert migrated(source, postgres_url).is_same
+    stop, begun = threading.Event(), threading.Event()
+
+    def write() -> int:
+        number = 10_000
+        with walpool.get_pool(postgres_url) as pool:
+            while not stop.is_set():
+                number += 1
+                pool.execute("INSERT INTO t VALUES (?, 'live', ?)", (number, number))
+                begun.set()
+        return number
+
+    writer = Caller(write)
+    try:
+        assert begun.wait(20)
+        report = migrated(postgres_url, tmp_path / "back.db", live=True, retire=True)
+    finally:
+        stop.set()
+    assert writer.outcome() > 10_001
+    assert report.is_same
+    assert any("not marked" in note for note in report.notes)
+    back = rows_of(tmp_path / "back.db", "t")
+    last = max(row[0] for row in back)
+    assert back == [row for row in rows_of(postgres_url, "t") if row[0] <= last]
 
 
 def test_retired_mark_names_the_successor_without_its_password(

@@ -33,6 +33,7 @@ _NOW: Final = {
     "current_date": "YYYY-MM-DD",
     "current_time": "HH24:MI:SS",
 }
+_RESERVED: Final = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 _TYPES: Final = {Form.TEXT: "TEXT", Form.BYTEA: "BYTEA"}
 
 
@@ -69,6 +70,11 @@ def refuse_names(plan: Plan) -> None:
             where = name if name == table.name else f"{table.name}.{name}"
             if not name or "\0" in name or len(name.encode()) > NAME_BYTES:
                 plan.obstacles.append(f"{where or table.name!r}: PostgreSQL's names have 1 to {NAME_BYTES} bytes")
+        plan.obstacles += [
+            f"{table.name}.{column.name}: PostgreSQL keeps that name for a column of its own"
+            for column in table.columns
+            if column.name in _RESERVED
+        ]
         if not table.columns:
             plan.obstacles.append(f"{table.name}: it has no column that could be copied")
 
@@ -203,7 +209,7 @@ def _form(side: SqliteSide, table: str, column: str, declared: str, stored: _Sto
         wanted = Form.BIGINT
     if wanted is Form.JSON and texts:
         return Form.JSON, _mixed(stored, stored.texts)
-    if reals and not texts and not blobs:
+    if (reals or (integers and wanted is Form.NUMERIC)) and not texts and not blobs:
         return _numbers(side, table, column, wanted, integers)
     held = {Form.BIGINT: integers, Form.DOUBLE: reals, Form.TEXT: texts, Form.BYTEA: blobs}
     form = wanted if wanted is not None and held.get(wanted) else max(held, key=held.__getitem__)
@@ -217,7 +223,7 @@ def _form(side: SqliteSide, table: str, column: str, declared: str, stored: _Sto
 
 
 def _numbers(side: SqliteSide, table: str, column: str, wanted: Form | None, integers: int) -> tuple[Form, str]:
-    """Return what a column of numbers becomes, some of which are REAL."""
+    """Return what a column of numbers becomes, some of which are REAL, or which was declared for decimals."""
     is_beyond, is_infinite = side.fetch(sql.largest_integers(table, column))[0]
     if (wanted is Form.NUMERIC or is_beyond) and not is_infinite:
         return Form.NUMERIC, "becomes numeric, and TEXT on the way back"

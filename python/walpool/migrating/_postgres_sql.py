@@ -75,6 +75,14 @@ def value(column: Column) -> str:
     return name if column.form in (Form.BYTEA, Form.BOOLEAN) else f"{name}::{column.form.type}"
 
 
+def key_values(table: Table) -> str:
+    """Return the expressions whose values are a key: numbers as the file has them."""
+    return ", ".join(
+        f"{quoted(column.name)}::double precision" if column.form is Form.NUMERIC else value(column)
+        for column in table.key_columns
+    )
+
+
 def hashed(columns: Sequence[Column]) -> str:
     """Return the SHA-256 of columns, as `digests_form` spells them: -0.0 as 0.0, numbers without zeros at their end."""
     spelled = []
@@ -146,8 +154,7 @@ def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list
 def hashes(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the query for key and hash of each row of a range of keys."""
     where, params = within(table, after, upto)
-    keys = ", ".join(map(value, table.key_columns))
-    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {relation(table)}{where}", params
+    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)}{where}", params
 
 
 def buckets(table: Table) -> str:
@@ -159,10 +166,9 @@ def buckets(table: Table) -> str:
 
 def bucket_hashes(table: Table, wanted: Sequence[int]) -> str:
     """Return the query for key and hash of each row in some buckets."""
-    keys = ", ".join(map(value, table.key_columns))
     by = f"get_byte({hashed(table.key_columns)}, 0)"
-    numbers = ", ".join(map(str, map(int, wanted)))
-    return f"SELECT {keys}, {hash_number(hashed(table.columns))} FROM {relation(table)} WHERE {by} IN ({numbers})"
+    where = f"WHERE {by} IN ({', '.join(map(str, map(int, wanted)))})"
+    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)} {where}"
 
 
 def by_key(table: Table) -> str:
@@ -238,12 +244,6 @@ def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:
 def validate(table: Table, name: str) -> str:
     """Return the statement that looks at the rows that are there."""
     return f"ALTER TABLE {quoted(table.name)} VALIDATE CONSTRAINT {quoted(name)}"
-
-
-def not_numbers(table: Table, column: Column) -> str:
-    """Return the query for the keys of rows with a NaN in a column."""
-    keys = ", ".join(map(value, table.key_columns)) or "0"
-    return f"SELECT {keys} FROM {quoted(table.name)} WHERE {quoted(column.name)} = 'NaN'::double precision"
 
 
 def lock(tables: Sequence[Table]) -> str:

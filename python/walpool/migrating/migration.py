@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walpool.errors import ConfigError
+from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
 from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, sets
 from walpool.migrating._checking import check
 from walpool.migrating._cleaning import Cleaner, OnBad
@@ -148,9 +148,13 @@ class _Migration:
         if plan.direction == "to_sqlite" and on_bad != "fail":
             plan.tables = [replace(table, on_nan=on_bad) if table.is_suspect else table for table in plan.tables]
         target = self._target = self._target or self._opened(self._addresses[1])
-        with target.transaction():
-            State(target).begin(plan, on_bad)
-            target.create([table for table in plan.tables if not table.exists])
+        try:
+            with target.transaction():
+                State(target).begin(plan, on_bad)
+                target.create([table for table in plan.tables if not table.exists])
+        except (NotSupportedError, ProgrammingError) as error:
+            plan.obstacles.append(f"the tables cannot be made: {error}")
+            raise Refused(plan.obstacles[0], report) from error
         return self._work(plan, on_bad)
 
     # The plan.
