@@ -218,8 +218,23 @@ def _backups() -> list[Workload]:
     ]
 
 
+def _servers() -> list[Workload]:
+    contenders = {"asyncpg": a.Asyncpg, "walpool": a.AsyncWalpoolOnPostgres}
+    title = "jobs record packs of 16 chunks on PostgreSQL beside a heartbeat; the latency is the transaction's"
+    return [
+        BackupEngine(
+            f"postgres-backup-{jobs}",
+            f"{jobs} {title}",
+            contenders,
+            (Faster(times, than=("asyncpg",), figure="rows/s"), AtMost("errors", 0), AtMost("lag p99 ms", 20.0)),
+            jobs=jobs,
+        )
+        for jobs, times in ((32, 2.0), (10, 1.3))
+    ]
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups()]
+ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups(), *_servers()]

@@ -1,6 +1,7 @@
-"""A backup engine on one SQLite file: FastAPI, a pool made in the lifespan, jobs that write while /health answers.
+"""A backup engine on a file or on PostgreSQL: FastAPI, a pool made in the lifespan, jobs that write as /health answers.
 
     python examples/backup_engine.py [--jobs 32] [--packs 200] [--upload-ms 20] [--json]    # a demonstration
+    python examples/backup_engine.py --database postgresql://app@db.example/backups         # the same on a server
     python examples/backup_engine.py --serve [--port 8000] [--data FOLDER]                  # until Ctrl-C
 
     curl -X POST localhost:8000/backups -H 'content-type: application/json' -d '{"jobs": 4, "packs": 1000}'

@@ -81,6 +81,8 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "async-point-read-1": 2,
         "async-point-read-16": 2,
         "backup-engine-32": 7,
+        "postgres-backup-32": 3,
+        "postgres-backup-10": 3,
         "crewai-kickoff": 2,
         "crewai-kickoff-add": 2,
         "crewai-flow": 2,

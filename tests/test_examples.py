@@ -24,8 +24,13 @@ needs_a_server = pytest.mark.skipif(
 
 
 @needs_a_server
-def test_backup_engine_keeps_every_row_and_answers_its_health_check_throughout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_backup_engine_keeps_every_row_and_answers_its_health_check_throughout(
+    tmp_path: Path, backend: str, request: pytest.FixtureRequest
+) -> None:
     command = [sys.executable, str(EXAMPLES / "backup_engine.py"), "--jobs", str(JOBS), "--packs", str(PACKS), "--json"]
+    if backend == "postgres":
+        command += ["--database", request.getfixturevalue("postgres_url")]
     completed = subprocess.run(
         [*command, "--upload-ms", "0", "--data", str(tmp_path)], capture_output=True, text=True, timeout=50, check=False
     )
@@ -79,11 +84,11 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path, 
     path = tmp_path / "backups.db"
     with closing(sqlite3.connect(path)) as conn, conn:
         conn.executescript(app.SCHEMA)
-        conn.execute(app.NEW_SNAPSHOT, ("backup-0",)).fetchall()
+        conn.execute(app.NEW_SNAPSHOT, ("s0", "backup-0"))
         for number in range(2):
-            for statement in app.pack(1, number):
+            for statement in app.pack("s0", number):
                 conn.execute(*statement)
-    return report, path, [{"snapshot": 1, "packs_done": 2, "state": "done", "error": None}]
+    return report, path, [{"snapshot": "s0", "packs_done": 2, "state": "done", "error": None}]
 
 
 @needs_a_server
@@ -104,7 +109,7 @@ def test_backup_engine_counts_rows_that_are_missing(
     with closing(sqlite3.connect(path)) as conn, conn:
         conn.execute(change)
 
-    counted = report.count(path, jobs)
+    counted = report.count(str(path), jobs)
 
     assert counted == {"rows_acknowledged": 36, "rows_missing": missing}
     outcome = {"jobs": jobs, "health": {"asked": 1, "unanswered": 0}, **counted}

@@ -26,6 +26,9 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TIME_LIMIT = 120  # seconds; to import crewai for the first time compiles all of it
 
 
+SERVER = "postgresql://app@db.example/agents"  # of examples; a new database, whose URL has a query, stands for it
+
+
 def program(page: Path, folder: Path) -> str:
     """Return the page with every line blank that is no Python, so that a traceback names the page's own lines.
 
@@ -50,9 +53,12 @@ def program(page: Path, folder: Path) -> str:
 
 @pytest.mark.timeout(TIME_LIMIT + 10)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_runs(page: Path, tmp_path: Path) -> None:
+def test_page_runs(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     script = tmp_path / f"page_{page.stem}.py"  # crewai.py would pass for the package
-    script.write_text(program(page, tmp_path), encoding="utf-8")
+    text = program(page, tmp_path)
+    if SERVER in text:
+        text = text.replace(f"{SERVER}?", f"{SERVER}&").replace(SERVER, request.getfixturevalue("postgres_url"))
+    script.write_text(text, encoding="utf-8")
     settings = {name for name in os.environ if name.startswith("WALPOOL_")}
     environment = {name: value for name, value in os.environ.items() if name not in settings}
     environment |= {"HOME": str(tmp_path), "CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false"}

@@ -1,4 +1,6 @@
-"""The application: backup jobs behind an HTTP API, on one pool. Must not know who measures it.
+"""The application: backup jobs behind an HTTP API, on one pool; the database is a file, or PostgreSQL by its URL.
+
+Must not know who measures it.
 
 A job loops transactions of 18 rows: 16 chunks, the pack that they lie in, and its snapshot's totals. Each transaction
 is one `batch`, made when its pack is where it belongs; those of all jobs that wait at the same time are committed
@@ -10,32 +12,38 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 import walpool
 
+if TYPE_CHECKING:
+    from walpool.postgres import AsyncPostgresPool
+
 CHUNKS = 16  # in a pack
 ROWS = CHUNKS + 2  # that a transaction writes
 CHUNK_BYTES = 64 * 1024
 
+# What SQLite and PostgreSQL both take: keys that the application makes, and types that both have a name for.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS snapshots (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, packs INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0
-) STRICT;
+    id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL,
+    packs BIGINT NOT NULL DEFAULT 0, bytes BIGINT NOT NULL DEFAULT 0
+);
 CREATE TABLE IF NOT EXISTS packs (
-    id TEXT NOT NULL PRIMARY KEY, snapshot_id INTEGER NOT NULL REFERENCES snapshots (id), bytes INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+    id TEXT NOT NULL PRIMARY KEY, snapshot_id TEXT NOT NULL REFERENCES snapshots (id), bytes BIGINT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS chunks (
-    content_hash BLOB NOT NULL, pack_id TEXT NOT NULL, "offset" INTEGER NOT NULL, length INTEGER NOT NULL
-) STRICT;
+    content_hash TEXT NOT NULL, pack_id TEXT NOT NULL, "offset" BIGINT NOT NULL, length BIGINT NOT NULL
+);
 """
-NEW_SNAPSHOT = "INSERT INTO snapshots (name) VALUES (?) RETURNING id"
+NEW_SNAPSHOT = "INSERT INTO snapshots (id, name) VALUES (?, ?)"
 NEW_CHUNK = 'INSERT INTO chunks (content_hash, pack_id, "offset", length) VALUES (?, ?, ?, ?)'
 NEW_PACK = "INSERT INTO packs (id, snapshot_id, bytes) VALUES (?, ?, ?)"
 GROW_SNAPSHOT = "UPDATE snapshots SET packs = packs + 1, bytes = bytes + ? WHERE id = ?"
@@ -56,7 +64,7 @@ class Job:
     name: str
     packs: int
     upload_s: float
-    snapshot: int | None = None  # its id, once it is there
+    snapshot: str | None = None  # its id, once it is there
     packs_done: int = 0
     state: str = "running"  # then "done" or "failed"
     error: str | None = None
@@ -67,7 +75,7 @@ class Job:
 class Engine:
     """The jobs and the pool that they share."""
 
-    pool: walpool.AsyncPool
+    pool: walpool.AsyncPool | AsyncPostgresPool
     jobs: list[Job] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -92,8 +100,9 @@ class Engine:
     async def _run(self, job: Job) -> None:
         begun = time.monotonic()
         try:
-            result = await self.pool.execute(NEW_SNAPSHOT, (job.name,))
-            job.snapshot = int(result.rows[0][0])
+            snapshot = uuid.uuid4().hex
+            await self.pool.execute(NEW_SNAPSHOT, (snapshot, job.name))
+            job.snapshot = snapshot
             for number in range(job.packs):
                 await upload(job)  # before the transaction: nobody waits for the network with the writer in hand
                 await self.pool.batch(pack(job.snapshot, number))
@@ -115,10 +124,10 @@ async def upload(job: Job) -> None:
         await asyncio.sleep(job.upload_s)
 
 
-def pack(snapshot: int, number: int) -> list[tuple[str, tuple[bytes | str | int, ...]]]:
+def pack(snapshot: str, number: int) -> list[tuple[str, tuple[str | int, ...]]]:
     """Return the statements that store a snapshot's pack, as one transaction."""
-    name = f"{snapshot:08d}-{number:08d}"
-    hashes = (hashlib.blake2b(f"{name}-{chunk}".encode(), digest_size=32).digest() for chunk in range(CHUNKS))
+    name = f"{snapshot}-{number:08d}"
+    hashes = (hashlib.blake2b(f"{name}-{chunk}".encode(), digest_size=32).hexdigest() for chunk in range(CHUNKS))
     size = CHUNKS * CHUNK_BYTES
     return [
         *((NEW_CHUNK, (digest, name, i * CHUNK_BYTES, CHUNK_BYTES)) for i, digest in enumerate(hashes)),
@@ -127,13 +136,13 @@ def pack(snapshot: int, number: int) -> list[tuple[str, tuple[bytes | str | int,
     ]
 
 
-def create_app(path: Path) -> FastAPI:
-    """Return the application on a database file, which is opened when it starts and closed when it ends."""
+def create_app(database: str) -> FastAPI:
+    """Return the application on a path or a URL, which is opened when it starts and closed when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # full: a pack whose chunks may be forgotten after a power cut is worse than no backup
-        async with walpool.AsyncPool(path, synchronous="full") as pool:
+        async with walpool.get_async_pool(database, synchronous="full") as pool:
             await pool.script(SCHEMA)
             app.state.engine = engine = Engine(pool)
             yield

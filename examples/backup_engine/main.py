@@ -33,21 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="backups-", dir=options.data) as made:
         if options.serve:
-            folder = options.data or Path(made)
-            uvicorn.run(create_app(folder / "backups.db"), port=options.port, log_level="info")
+            database = options.database or str((options.data or Path(made)) / "backups.db")
+            uvicorn.run(create_app(database), port=options.port, log_level="info")
             return 0
-        path = Path(made) / "backups.db"
-        outcome = asyncio.run(demonstrate(path, options.jobs, options.packs, options.upload_ms / 1_000))
-        outcome |= report.count(path, outcome["jobs"])
+        database = options.database or str(Path(made) / "backups.db")
+        outcome = asyncio.run(demonstrate(database, options.jobs, options.packs, options.upload_ms / 1_000))
+        outcome |= report.count(database, outcome["jobs"])
     outcome["problems"] = report.problems(outcome)
     sys.stdout.write(json.dumps(outcome, indent=2) + "\n" if options.json else report.text(outcome))
     return 1 if outcome["problems"] else 0
 
 
-async def demonstrate(path: Path, jobs: int, packs: int, upload_s: float) -> dict[str, Any]:
+async def demonstrate(database: str, jobs: int, packs: int, upload_s: float) -> dict[str, Any]:
     """Start the engine on a free port, run jobs in it while /health is asked, and return what was measured."""
     async with (
-        _serving(path) as url,
+        _serving(database) as url,
         httpx.AsyncClient(base_url=url, timeout=30) as client,
         _asking(url) as health,
     ):
@@ -89,12 +89,12 @@ async def _asking(url: str) -> AsyncIterator[dict[str, float]]:
 
 
 @asynccontextmanager
-async def _serving(path: Path) -> AsyncIterator[str]:
+async def _serving(database: str) -> AsyncIterator[str]:
     """Run the engine on this loop and a free local port; yield its URL."""
     # asyncio switches Nagle's algorithm off (40 ms a response) only where a socket says that it is TCP's.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(path), log_level="warning", access_log=False))
+        server = uvicorn.Server(uvicorn.Config(create_app(database), log_level="warning", access_log=False))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:
             if serving.done():
@@ -109,7 +109,7 @@ async def _serving(path: Path) -> AsyncIterator[str]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="backup_engine.py", description="A backup engine behind an HTTP API, on one SQLite file."
+        prog="backup_engine.py", description="A backup engine behind an HTTP API, on a SQLite file or on PostgreSQL."
     )
     parser.add_argument("--jobs", type=int, default=32, metavar="N", help="jobs at once (default: %(default)s)")
     parser.add_argument("--packs", type=int, default=200, metavar="N", help="of each job (default: %(default)s)")
@@ -117,6 +117,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--upload-ms", type=float, default=20.0, metavar="MS", help=upload)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="for the database; a temporary folder if not given")
+    parser.add_argument("--database", metavar="URL", help="postgresql://..., in place of a file")
     parser.add_argument("--serve", action="store_true", help="only serve, until Ctrl-C")
     parser.add_argument("--port", type=int, default=8000, help="to serve on (default: %(default)s)")
     return parser.parse_args(arguments)

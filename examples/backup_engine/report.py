@@ -1,4 +1,4 @@
-"""What the jobs stored, counted by Python's own sqlite3, and what the demonstration prints."""
+"""What the jobs stored, counted without walpool, and what the demonstration prints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from backup_engine.app import CHUNK_BYTES, CHUNKS, ROWS
@@ -21,9 +20,9 @@ GROUP BY s.id
 """
 
 
-def count(path: Path, jobs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count(database: str, jobs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many rows the jobs were told are committed, and how many of those are not in the database."""
-    with closing(sqlite3.connect(path)) as conn:
+    with closing(_connect(database)) as conn:
         stored = {row[0]: row[1:] for row in conn.execute(_STORED)}
     acknowledged = missing = 0
     for job in jobs:
@@ -33,6 +32,14 @@ def count(path: Path, jobs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         missing += max(0, wanted - packs) + max(0, wanted * CHUNKS - chunks)
         missing += max(0, wanted - totals, wanted - size // (CHUNKS * CHUNK_BYTES))  # updates of its snapshot
     return {"rows_acknowledged": acknowledged, "rows_missing": missing}
+
+
+def _connect(database: str) -> Any:
+    if "://" not in database:
+        return sqlite3.connect(database)
+    import psycopg
+
+    return psycopg.connect(database)
 
 
 def problems(outcome: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,8 @@ from helpers import Caller, start_python
 from migrations import Migrated, fill, rows_of
 
 import walpool
+from walpool import doctor
+from walpool.schema import successor
 
 SCRIPT = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, n INTEGER UNIQUE)"
 
@@ -159,10 +161,13 @@ def test_server_that_is_written_to_is_equal_in_the_end(
 def test_retired_mark_names_the_successor_without_its_password(
     source: Path, postgres_url: str, migrated: Migrated
 ) -> None:
+    with walpool.Pool(source) as pool:
+        assert successor(pool) is None
     before = rows_of(source, "t")
     report = migrated(source, postgres_url, retire=True)
     assert report.is_retired
-    ((successor, at),) = rows_of(source, "walpool_retired")
-    assert successor == report.plan.target
-    assert len(at) == 19
+    with walpool.Pool(source) as pool:
+        assert successor(pool) == report.plan.target
+    (finding,) = [finding for finding in doctor.examine(str(source)) if finding.subject == "retired"]
+    assert (finding.verdict, report.plan.target in finding.said) == ("warning", True)
     assert rows_of(source, "t") == before

@@ -29,9 +29,6 @@ HAS_SETS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '
 
 CREATE_STATE: Final = """CREATE TABLE IF NOT EXISTS walpool_migration
     (name TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL)"""
-CREATE_RETIRED: Final = """CREATE TABLE IF NOT EXISTS walpool_retired
-    (successor TEXT PRIMARY KEY, retired_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
-RETIRE: Final = "INSERT INTO walpool_retired (successor) VALUES (?) ON CONFLICT DO NOTHING"
 
 _STORED: Final = ("integer", "real", "text", "blob", "null")
 AT_ONCE: Final = 80  # columns that are counted by one statement

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from walpool import schema
 from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
 from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, sets
 from walpool.migrating._checking import check
@@ -336,8 +337,8 @@ class _Migration:
         if not isinstance(self._source, SqliteSide):
             report.notes.append("a PostgreSQL source is not marked as retired: take its rights to write away")
             return
-        self._source.execute(_sqlite_sql.CREATE_RETIRED)
-        self._source.execute(_sqlite_sql.RETIRE, (report.plan.target,))
+        self._source.execute(schema.CREATE_RETIRED)
+        self._source.execute(schema.RETIRE, (report.plan.target,))
         report.is_retired = True
 
     def _move_sets(self, report: Report) -> None:

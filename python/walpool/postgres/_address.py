@@ -53,10 +53,11 @@ class Address:
             ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
         """
         url = settings.url or ""
-        try:
-            parameters = conninfo.conninfo_to_dict(_without_settings(url, settings))
-        except (psycopg.Error, UnicodeError):
-            raise ConfigError(f"{settings.shown_url!r} is no PostgreSQL URL that libpq understands") from None
+        parameters = _parsed(_without_settings(url, settings))
+        if parameters is None:  # and not in an except clause: the exception there quotes the URL
+            raise ConfigError(f"{settings.shown_url!r} is no PostgreSQL URL that libpq understands")
+        if _is_torn(str(settings.shown_url), parameters):
+            raise ConfigError(f"write %2F for / and %40 for @ in the password of {settings.shown_url!r}, and so on")
         if "options" in parameters:
             raise ConfigError(
                 f"{settings.shown_url!r} sets options=, which poolers such as PgBouncer refuse; set them for the role"
@@ -88,7 +89,12 @@ class Address:
                 context=adapters(),
             )
         except psycopg.Error as error:
-            raise _errors.mapped(error, f"connecting to {self.name}") from None
+            failure = _errors.mapped(error, f"connecting to {self.name}")
+        else:
+            return self._fit(connection)
+        raise failure
+
+    def _fit(self, connection: Connection) -> Connection:
         try:
             self._refuse_unfit(connection)
         except BaseException:
@@ -111,6 +117,21 @@ def is_usable(connection: Connection) -> bool:
         and connection.pgconn.pipeline_status == PipelineStatus.OFF
         and connection.pgconn.transaction_status == TransactionStatus.IDLE
     )
+
+
+def _parsed(url: str) -> dict[str, Any] | None:
+    """Return libpq's parameters in a URL; None where it holds none that libpq understands."""
+    scheme, mark, rest = url.partition("://")
+    try:
+        return dict(conninfo.conninfo_to_dict(scheme.lower() + mark + rest))  # libpq takes small letters alone
+    except (psycopg.Error, UnicodeError):
+        return None
+
+
+def _is_torn(shown: str, parameters: dict[str, Any]) -> bool:
+    """Return whether a password was taken apart where it holds what ends one, and libpq has its pieces elsewhere."""
+    others = "".join(str(parameters.get(name, "")) for name in ("user", "host", "port", "dbname"))
+    return "***@" in shown and ("password" not in parameters or "@" in others)
 
 
 def _without_settings(url: str, settings: Settings) -> str:

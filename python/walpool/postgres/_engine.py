@@ -20,9 +20,9 @@ import psycopg
 from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, finished
+from walpool.postgres._hands import Hands, Mailbox, finished
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
@@ -51,7 +51,7 @@ class Engine:
         self.address = address
         self.settings = settings
         self.process = os.getpid()
-        self.figures = Figures()
+        self.figures = Figures(address.name, settings.slow_threshold)
         self.handles = 0
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
@@ -60,6 +60,7 @@ class Engine:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
         self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
+        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 
     def reach(self) -> None:
@@ -117,6 +118,11 @@ class Engine:
         wait = self.settings.write_timeout if timeout is None else timeout
         with self.counted():
             return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
+
+    def mailbox(self) -> Mailbox:
+        """Return the mailbox of the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        return self._mailboxes.get(loop) or self._mailboxes.setdefault(loop, Mailbox(loop))
 
     async def held(
         self,
@@ -185,6 +191,7 @@ class Engine:
                         connection = self._readers.renewed(connection, wait)
                 else:
                     self.figures.add("reads")
+                    self.figures.took("read", time.monotonic() - began, asked.sql)
                     return rows
             raise AssertionError("unreachable")
         finally:
@@ -219,6 +226,7 @@ class Engine:
             name=self.address.name,
             local_settings=(*self._durable, *local),
             timeout=wait,
+            figures=self.figures,
         )
         self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
         self._sessions.add(session)
@@ -230,9 +238,12 @@ class Engine:
         try:
             yield connection
         except psycopg.Error as error:
-            raise mapped(error, self.address.name) from None
+            failure = mapped(error, self.address.name)
+        else:
+            return
         finally:
             self._groups.checkin(connection)
+        raise failure
 
     def _revoke_late(self) -> None:
         for session in list(self._sessions):
@@ -251,6 +262,7 @@ class Engine:
         try:
             yield
         except Error as error:
+            forget_theirs(error)
             self.figures.add(f"errors_{type(error).__name__}")
             raise
 

@@ -14,7 +14,7 @@ from walpool import errors
 from walpool.postgres._portable import hint
 from walpool.types import Outcome
 
-__all__ = ["is_broken", "is_conflict", "is_lock_timeout", "mapped"]
+__all__ = ["forget_theirs", "is_broken", "is_conflict", "is_lock_timeout", "mapped"]
 
 _CLASSES: Final = {
     "08": errors.OperationalError,  # the connection
@@ -56,6 +56,7 @@ _BY_CLASS: Final = (
     (psycopg.NotSupportedError, errors.NotSupportedError),
     (psycopg.InterfaceError, errors.InterfaceError),
 )
+_THEIRS: Final = (psycopg.Error, UnicodeError)
 _QUOTED: Final = re.compile(r'(: |=\(|\()".*', re.DOTALL)
 _PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:@/\s]*:)[^@\s]*@", re.IGNORECASE)
 
@@ -79,6 +80,12 @@ def mapped(
     else:
         found.retryable = False
     return found
+
+
+def forget_theirs(error: BaseException | None) -> None:
+    """Take psycopg's exceptions out of the chain behind one of ours: they quote rows and URLs."""
+    while isinstance(error, errors.Error) and isinstance(error.__context__, _THEIRS):
+        error.__context__ = error.__context__.__context__
 
 
 def is_conflict(error: psycopg.Error) -> bool:

@@ -1,13 +1,16 @@
-"""`Figures`: what a pool counts, for `stats()`. Knows nobody who counts."""
+"""`Figures`: what a pool counts, for `stats()`, and the log of what took long. Knows nobody who counts."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, deque
 from typing import Final
 
 __all__ = ["Figures"]
 
+_SHOWN: Final = 200
+"""Characters of a statement in the log."""
 _KEPT: Final = 1_000
 """Samples that a percentile is made of, the latest ones."""
 
@@ -26,6 +29,7 @@ COUNTED: Final = (
     "connections_opened",
     "connections_lost",
     "busy_waits",
+    "slow",
 )
 """Counters; each is in `stats()` from the beginning."""
 
@@ -42,10 +46,15 @@ SAMPLED: Final = (
 """Sizes, of which the median and the 99th percentile of the latest are given."""
 
 
+_logger = logging.getLogger("walpool")
+
+
 class Figures:
     """Counters and samples, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, slow_threshold: float) -> None:
+        self._name = name  # of the database
+        self._slow_threshold = slow_threshold
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._samples: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in SAMPLED}
@@ -58,6 +67,13 @@ class Figures:
     def sample(self, name: str, value: float) -> None:
         """Remember a size."""
         self._samples[name].append(value)  # atomic: `deque` says so
+
+    def took(self, what: str, seconds: float, sql: bytes) -> None:
+        """Log what took longer than `slow_threshold`, with its SQL, never its values."""
+        if seconds > self._slow_threshold:
+            self.add("slow")
+            text = " ".join(sql.decode().split())
+            _logger.warning("slow %s: %.3f s: %s [%s]", what, seconds, text[:_SHOWN], self._name)
 
     def told(self, *, pop: bool) -> dict[str, int | float]:
         """Return all of it, and begin anew if it is popped."""

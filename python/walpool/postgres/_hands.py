@@ -1,4 +1,4 @@
-"""`Hands`: the threads that work for callers on event loops. Knows no SQL.
+"""`Hands`: the threads that work for callers on event loops, and `Mailbox`, by which a loop hears of it. Knows no SQL.
 
     reads    one read each, and the wait for its reader
     begins   the wait for a connection that will be held; those who hold one never stand behind these
@@ -11,11 +11,14 @@ Threads are begun as they are needed, and end with the engine.
 from __future__ import annotations
 
 import asyncio
+import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["Hands", "finished"]
+__all__ = ["Hands", "Mailbox", "finished"]
 
 T = TypeVar("T")
 
@@ -33,6 +36,30 @@ class Hands:
         """Let the threads end when they have done what they were given."""
         for threads in (self.reads, self.begins, self.held, self.groups):
             threads.shutdown(wait=False)
+
+
+class Mailbox:
+    """What a loop is to do, from other threads: woken once for a burst, since each wake-up is a system call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # whoever keeps the box does not keep the loop
+        self._calls: deque[Callable[[], object]] = deque()
+        self._is_rung = False
+
+    def put(self, call: Callable[[], object]) -> None:
+        """Have the loop call it soon; a loop that was closed meanwhile does not."""
+        self._calls.append(call)  # before the look: whoever empties the box looks after it
+        if not self._is_rung:
+            self._is_rung = True
+            loop = self._loop()
+            with suppress(RuntimeError):
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_rung = False
+        while self._calls:
+            self._calls.popleft()()
 
 
 def _threads(name: str, count: int) -> ThreadPoolExecutor:

@@ -18,7 +18,7 @@ from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
 from walpool.postgres._translate import Translated, parse, translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed
+from walpool.postgres._wire import Exchange, Failed, committed
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -184,10 +184,10 @@ def run(connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[st
     except psycopg.Error as error:
         raise Lost(error) from None
     try:
-        status = connection.execute("COMMIT").statusmessage
+        status = committed(connection)
     except psycopg.Error as error:
         raise (Doubtful(error) if is_broken(connection, error) else Refused(error)) from None
-    if status != "COMMIT":  # what a script rolled back itself
+    if status != b"COMMIT":  # what a script rolled back itself
         raise Refused(psycopg.errors.InvalidTransactionState("the transaction was rolled back by a statement in it"))
     return results
 

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import psycopg
 
 from walpool.errors import ClosedError, Error, InterfaceError, TransactionTimeout
-from walpool.postgres._errors import is_broken, mapped
+from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
 from walpool.postgres._reading import CANCEL_S, Query
 from walpool.postgres._results import Result, Rows
-from walpool.postgres._wire import Exchange, Failed, durations
+from walpool.postgres._wire import Exchange, Failed, committed, durations
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from walpool.postgres._connections import Connections
+    from walpool.postgres._figures import Figures
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
@@ -60,13 +61,16 @@ class Session:
         name: str,
         local_settings: Sequence[tuple[str, str]] = (),
         timeout: float,
+        figures: Figures,
     ) -> None:
         self._connections = connections
         self._connection = connection
         self._begin = begin
         self._name = name
+        self._figures = figures
+        self._began = time.monotonic()
         self._limit = settings.transaction_timeout
-        self._deadline = time.monotonic() + self._limit
+        self._deadline = self._began + self._limit
         self._lock = threading.Lock()  # a session is one caller's: whoever meets it taken is refused
         self._is_over = False
         self._marks = 0
@@ -122,7 +126,7 @@ class Session:
         """
         with self._in_hand():
             try:
-                status = self._connection.execute("COMMIT").statusmessage
+                status = committed(self._connection)
             except psycopg.Error as error:
                 if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
                     raise self._late() from None
@@ -131,7 +135,7 @@ class Session:
                 raise mapped(error, what, outcome="unknown" if is_unknown else "not_applied") from None
             finally:
                 self._release()
-        if status != "COMMIT":
+        if status != b"COMMIT":
             raise TransactionTimeout(f"the transaction was rolled back meanwhile; nothing was written [{self._name}]")
 
     def end(self) -> None:
@@ -238,6 +242,10 @@ class Session:
         if self._is_over:
             return
         self._is_over = True
+        held = time.monotonic() - self._began
+        self._figures.took(self._begin.name.lower(), held, b"(several statements)")
+        if self._begin is Begin.TRANSACTION:
+            self._figures.sample("lease_ms", held * 1000)
         if broken:
             self._connection.close()
         self._connections.checkin(self._connection)
@@ -250,5 +258,6 @@ class _Taken:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        forget_theirs(error)
         self._lock.release()

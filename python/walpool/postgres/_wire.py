@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "durations"]
+__all__ = ["Connection", "Exchange", "Failed", "committed", "durations"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
@@ -177,6 +177,21 @@ class Exchange:
             if is_wanted:
                 asked.append(result)
         return asked
+
+
+def committed(connection: Connection) -> bytes:
+    """Send COMMIT and return what the server calls it: ROLLBACK, where the transaction had failed.
+
+    Raises:
+        psycopg.Error: it was refused, or the connection broke.
+    """
+    exchange = Exchange(connection)
+    exchange.ask(b"COMMIT", ((),))
+    try:
+        return exchange.run()[0].command_status or b""
+    except Failed as failure:
+        error = failure.error
+    raise error
 
 
 def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -> bool:

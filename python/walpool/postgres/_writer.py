@@ -117,7 +117,9 @@ class Writer:
             for ticket in tickets:
                 self._figures.sample("job_wait_ms", (began - ticket.joined) * 1000)
             self._run_group(sorted(tickets, key=_order))
-            self._figures.sample("group_ms", (time.monotonic() - began) * 1000)
+            taken = time.monotonic() - began
+            self._figures.sample("group_ms", taken * 1000)
+            self._figures.took(f"group of {len(tickets)} jobs", taken, leader.job.sql(0))
         except BaseException as error:
             self._give_up(tickets, error)
             raise
@@ -176,6 +178,7 @@ class Writer:
 
     def run_alone(self, ticket: Ticket) -> None:
         """Run a job in a transaction of its own, again where the server undid it for the sake of another."""
+        began = time.monotonic()
         try:
             with _Lent(self._alone, self._settings, self.line.late) as lent:
                 for attempt in range(RETRIES + 1):
@@ -190,6 +193,8 @@ class Writer:
                 text = f"the thread that ran the job ended ({type(error).__name__}) [{self._name}]"
                 self._fail([ticket], lambda: DatabaseError(text, outcome="unknown"))
             raise
+        finally:
+            self._figures.took("job", time.monotonic() - began, ticket.job.sql(0))
 
     def _attempt(self, lent: _Lent, ticket: Ticket, *, is_last: bool) -> bool:
         """Run a job once; return whether it is answered."""

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -343,6 +343,7 @@ class _Answer:
     def __init__(self, engine: Engine, job: jobs.Job) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
+        self._mailbox = engine.mailbox()
         self._future: asyncio.Future[None] = self._loop.create_future()
         self._ticket = Ticket(job, self._told)
         self._timer: asyncio.TimerHandle | None = None
@@ -379,8 +380,7 @@ class _Answer:
         elif ticket.state is State.ALONE:
             threads.submit(writer.run_alone, ticket)
         else:
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                self._loop.call_soon_threadsafe(self._done)
+            self._mailbox.put(self._done)
 
     def _done(self) -> None:
         if not self._future.done():
