@@ -81,6 +81,18 @@ def test_bad_value_in_a_key_is_skipped_with_its_row(tmp_path: Path, postgres_url
     assert rows_of(postgres_url, "t") == [("a", 1), ("z", 2)]
 
 
+def test_bad_row_of_a_table_without_a_key_is_named_by_its_number(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    script = "CREATE TABLE t (a TEXT); INSERT INTO t VALUES ('x'), (CAST(x'ff' AS TEXT)), ('x'), ('y' || char(0))"
+    fill(tmp_path / "a.db", script)
+    with pytest.raises(Refused) as refused:
+        migrated(tmp_path / "a.db", postgres_url)
+    assert [fault.key for fault in refused.value.report.plan.faults] == ["2", "4"]
+    assert migrated(tmp_path / "a.db", postgres_url, on_bad="skip").is_same
+    assert rows_of(postgres_url, "t") == [("x",), ("x",)]
+
+
 def test_not_a_number_in_postgres_is_found_before_a_file_is_made(
     tmp_path: Path, postgres_url: str, migrated: Migrated
 ) -> None:

@@ -146,6 +146,17 @@ def test_texts_of_values_do_not_depend_on_the_role_s_settings(bulk: Bulk, postgr
                 pool.execute(f"ALTER ROLE CURRENT_USER RESET {name}")
 
 
+def test_limits_that_a_role_has_for_its_statements_end_no_copy(bulk: Bulk, postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.execute("ALTER ROLE CURRENT_USER SET statement_timeout TO '1ms'")
+        try:
+            other = PostgresPool(f"{postgres_url}&application_name=other")
+            with other, Bulk(other) as fresh, fresh.transaction():
+                assert fresh.fetch("SELECT pg_sleep(0.02) IS NULL") == [(False,)]
+        finally:
+            pool.execute("ALTER ROLE CURRENT_USER RESET statement_timeout")
+
+
 def test_closed_connection_is_refused(bulk: Bulk) -> None:
     bulk.close()
     bulk.close()

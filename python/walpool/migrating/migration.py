@@ -329,6 +329,8 @@ class _Migration:
                 self._made_equal(report, Cleaner(on_bad), frozen, set())
                 if self._options.retire and report.is_same:
                     self._retire(report)
+                if self._options.tables is None and self._target is not None:
+                    State(self._target).set_plan(plan, on_bad, is_done=report.is_same)
             else:
                 _enter(report, self._compared(plan.tables, Cleaner(on_bad)))
         return report

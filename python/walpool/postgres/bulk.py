@@ -38,6 +38,12 @@ _CANONICAL: Final = (
 )
 """One text for one value, whatever the role, the database or the user's environment say."""
 
+_UNLIMITED: Final = (("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"))
+"""What takes long is meant to, whatever limit the role has for what it does every day."""
+
+_LIMITS_TRANSACTIONS: Final = 170000
+"""The first version that has a limit for whole transactions."""
+
 _BLOCK: Final = 1 << 20  # bytes that are handed to libpq at once
 
 
@@ -75,7 +81,11 @@ class Bulk:
         """
         if self._connection.closed:
             raise ClosedError(f"the connection is closed [{self._name}]")
-        local = (*_CANONICAL, *self._local, *([] if waits_for_disk else [("synchronous_commit", "off")]))
+        local = [*_CANONICAL, *_UNLIMITED, *self._local]
+        if self._connection.info.server_version >= _LIMITS_TRANSACTIONS:
+            local.append(("transaction_timeout", "0"))
+        if not waits_for_disk:
+            local.append(("synchronous_commit", "off"))
         exchange = Exchange(self._connection)
         exchange.say(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reads_only else b"BEGIN")
         exchange.set_local(local)
