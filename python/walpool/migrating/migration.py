@@ -380,7 +380,7 @@ class _Migration:
         def tick(rows: int) -> None:
             nonlocal done
             done += rows
-            if self._progress is not None:
+            if self._progress is not None and (table.rows or done):
                 self._progress(done, max(table.rows, done), f"{what} {table.name}")
 
         return tick
