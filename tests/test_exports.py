@@ -68,6 +68,7 @@ EXPORTS = {
     },
     "walpool.memory": {
         "AsyncMemoryStore",
+        "AsyncPostgresMemoryStore",
         "AsyncSqliteMemoryStore",
         "Changes",
         "Collection",
@@ -84,6 +85,7 @@ EXPORTS = {
         "MemoryStore",
         "Metric",
         "Mode",
+        "PostgresMemoryStore",
         "PythonEquals",
         "Query",
         "Range",

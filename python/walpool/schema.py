@@ -8,7 +8,7 @@ the pool takes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from walpool.errors import IntegrityError, NotSupportedError, ProgrammingError
 from walpool.types import Params
@@ -18,7 +18,24 @@ if TYPE_CHECKING:
     from walpool.pool import Pool
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-__all__ = ["CREATE_RETIRED", "RETIRE", "Migration", "migrate", "migrate_async", "successor", "version", "version_async"]
+__all__ = [
+    "CREATE_RETIRED",
+    "RETIRE",
+    "TENANT",
+    "TENANT_COLUMN",
+    "Migration",
+    "migrate",
+    "migrate_async",
+    "successor",
+    "version",
+    "version_async",
+]
+
+TENANT: Final = "coalesce(current_setting('walpool.tenant', true), '')"
+"""On PostgreSQL, as SQL: whose rows a statement is about, which is what its pool was opened with."""
+
+TENANT_COLUMN: Final = f'tenant TEXT COLLATE "C" NOT NULL DEFAULT {TENANT}'
+"""The first column of a table on PostgreSQL, and of its key: rows of a tenant lie together, and may be told apart."""
 
 Migration: TypeAlias = Sequence[str]
 """The statements, without parameters, that lead from one version to the next."""

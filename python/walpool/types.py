@@ -1,4 +1,4 @@
-"""The types that walpool's signatures speak in: aliases.
+"""The types that walpool's signatures speak in: aliases, and one kind of bytes.
 
 Knows no pool, no settings and no compiled module.
 """
@@ -6,7 +6,14 @@ Knows no pool, no settings and no compiled module.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Outcome", "Params", "Row", "RowFactory", "Value"]
+__all__ = ["Binary", "Outcome", "Params", "Row", "RowFactory", "Value"]
+
+
+class Binary(bytes):
+    """A value of any type of PostgreSQL's in its binary form, such as `CAST(? AS VECTOR)` takes; bytes to SQLite."""
+
+    __slots__ = ()
+
 
 Value: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview | None
 """What may be a parameter: an integer has 64 bits; a bool is stored as 0 or 1, any bytes-like object as a BLOB."""

@@ -24,8 +24,8 @@ from walpool.crewai import Installation, WalpoolFlowPersistence
 
 
 @pytest.fixture
-def persistence(database: Path) -> Iterator[WalpoolFlowPersistence]:
-    opened = WalpoolFlowPersistence(str(database))
+def persistence(place: str) -> Iterator[WalpoolFlowPersistence]:
+    opened = WalpoolFlowPersistence(place)
     yield opened
     opened.close()
 
@@ -40,13 +40,13 @@ class Inner(BaseModel):
     when: datetime
 
 
-def test_last_state_counts_and_every_one_is_kept(persistence: WalpoolFlowPersistence, database: Path) -> None:
+def test_last_state_counts_and_every_one_is_kept(persistence: WalpoolFlowPersistence, place: str) -> None:
     for step in range(3):
         persistence.save_state("flow-1", f"step{step}", {"id": "flow-1", "step": step})
     persistence.save_state("flow-2", "step0", {"id": "flow-2"})
     assert persistence.load_state("flow-1") == {"id": "flow-1", "step": 2}
     assert persistence.load_state("unknown") is None
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         history = pool.fetch("SELECT method_name FROM flow_states WHERE flow_uuid = 'flow-1' ORDER BY id")
     assert history == [("step0",), ("step1",), ("step2",)]
 
@@ -117,15 +117,15 @@ def test_pending_feedback_comes_with_its_state_until_it_is_cleared(persistence: 
     assert persistence.load_state("f") == {"step": 2}
 
 
-def test_state_and_pending_feedback_are_one_job(persistence: WalpoolFlowPersistence, database: Path) -> None:
-    with walpool.Pool(database) as pool:
-        pool.script("CREATE TRIGGER refuse BEFORE INSERT ON pending_feedback BEGIN SELECT RAISE(ABORT, 'refused'); END")
-    with pytest.raises(walpool.IntegrityError):
+def test_state_and_pending_feedback_are_one_job(persistence: WalpoolFlowPersistence, place: str) -> None:
+    with walpool.get_pool(place) as pool:
+        pool.execute("DROP TABLE pending_feedback")
+    with pytest.raises(walpool.ProgrammingError, match="pending_feedback"):
         persistence.save_pending_feedback("f", context("f"), {"step": 1})
     assert persistence.load_state("f") is None
 
 
-def test_restored_persistence_stores_in_the_same_file(persistence: WalpoolFlowPersistence, database: Path) -> None:
+def test_restored_persistence_stores_in_the_same_database(persistence: WalpoolFlowPersistence) -> None:
     from crewai.flow.persistence.base import _persistence_registry
 
     persistence.save_state("f", "m", {"step": 1})

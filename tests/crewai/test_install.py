@@ -170,7 +170,7 @@ def test_installing_something_else_is_refused(database: Path, other: dict[str, A
     "wrong",
     [
         {"components": ["memory", "knowledge"]},
-        {"url": "postgresql://host/name"},
+        {"url": "mysql://host/name"},
         {"readers": "many"},
         {"unknown": 1},
         {"score": "l1"},

@@ -17,8 +17,8 @@ from walpool.crewai import Installation, WalpoolKickoffStorage
 
 
 @pytest.fixture
-def storage(database: Path) -> Iterator[WalpoolKickoffStorage]:
-    opened = WalpoolKickoffStorage(str(database))
+def storage(place: str) -> Iterator[WalpoolKickoffStorage]:
+    opened = WalpoolKickoffStorage(place)
     yield opened
     opened.close()
 
@@ -71,8 +71,8 @@ def test_update_of_no_column_is_refused(storage: WalpoolKickoffStorage, changes:
         storage.update(0, **changes)
 
 
-def test_errors_are_crewais_and_carry_walpools(storage: WalpoolKickoffStorage, database: Path) -> None:
-    with walpool.Pool(database) as pool:
+def test_errors_are_crewais_and_carry_walpools(storage: WalpoolKickoffStorage, place: str) -> None:
+    with walpool.get_pool(place) as pool:
         pool.execute("DROP TABLE latest_kickoff_task_outputs")
     for failing, text in (
         (storage.load, "Error loading task outputs"),

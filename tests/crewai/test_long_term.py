@@ -45,8 +45,8 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     assert {name: vars(module.LTMSQLiteStorage)[name] for name in METHODS} == before
 
 
-def test_storage_answers_as_crewais_own_does(stock: Any, database: Path, tmp_path: Path) -> None:
-    theirs, ours = stock(str(tmp_path / "stock.db")), WalpoolLongTermStorage(str(database))
+def test_storage_answers_as_crewais_own_does(stock: Any, place: str, tmp_path: Path) -> None:
+    theirs, ours = stock(str(tmp_path / "stock.db")), WalpoolLongTermStorage(place)
     memories = [
         ("write", {"quality": 7, "suggestions": ["é", 'a "b"']}, "1700000001.5", 7),
         ("write", {"agent": "writer"}, "1700000003", 3.5),
@@ -93,9 +93,9 @@ def test_install_serves_objects_built_before_and_after_and_gives_all_back(
     assert [row["metadata"]["of"] for row in early.load("task", 3)] == ["crewai"]
 
 
-def test_threads_share_one_storage_and_lose_nothing(database: Path) -> None:
+def test_threads_share_one_storage_and_lose_nothing(place: str) -> None:
     with ThreadPoolExecutor(8) as threads:
-        storage = WalpoolLongTermStorage(str(database))
+        storage = WalpoolLongTermStorage(place)
         list(threads.map(lambda n: storage.save("task", {"n": n}, f"{n:04}", n), range(200)))
         loaded = storage.load("task", 1000)
     assert loaded is not None

@@ -1,4 +1,4 @@
-"""What the tests of the LangGraph savers share: each of them runs on both kinds."""
+"""What the tests of the LangGraph savers share: each of them runs on both kinds, and on both backends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def place(request: pytest.FixtureRequest, database: Path) -> str:
+    """Return where things are kept: a path, then the URL of an empty database."""
+    return str(database) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture
-def face(kind: str, database: Path) -> Iterator[Any]:
+def face(kind: str, place: str, database: Path) -> Iterator[Any]:
     """Yield a saver behind a `savers.Face`; once it is closed, nothing of it may be left."""
     from savers import opened_saver  # langgraph may not be installed, and then the tests are skipped
 
     before = engine_threads()
-    with opened_saver(kind, database) as opened:
+    with opened_saver(kind, place) as opened:
         yield opened
     assert open_descriptors(database) == []
     assert threads_left_since(before) == {}

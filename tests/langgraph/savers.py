@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -65,9 +64,9 @@ class Face:
 
 
 @contextmanager
-def opened_saver(kind: str, database: Path | str, **settings: Any) -> Iterator[Face]:
-    """Yield a saver of that kind on a database."""
-    face = Face((WalpoolSaver if kind == "sync" else AsyncWalpoolSaver)(str(database), **settings))
+def opened_saver(kind: str, database: Any, **settings: Any) -> Iterator[Face]:
+    """Yield a saver of that kind on a path, a URL or a pool."""
+    face = Face((WalpoolSaver if kind == "sync" else AsyncWalpoolSaver)(database, **settings))
     try:
         yield face
     finally:

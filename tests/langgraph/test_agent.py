@@ -83,25 +83,25 @@ def assert_all_is_right(asked: dict[str, str], states: dict[str, Any], saver: Wa
 
 
 @pytest.mark.timeout(120)
-def test_hundred_agents_on_one_event_loop_do_not_mix(database: Path) -> None:
+def test_hundred_agents_on_one_event_loop_do_not_mix(place: str, database: Path) -> None:
     asked = questions(100)
 
     async def run_all() -> dict[str, Any]:
-        async with AsyncWalpoolSaver(database) as saver:
+        async with AsyncWalpoolSaver(place) as saver:
             graph = agent(saver)
             runs = {name: graph.ainvoke(question(text), config(name)) for name, text in asked.items()}
             return dict(zip(runs, await asyncio.gather(*runs.values()), strict=True))
 
     states = asyncio.run(run_all())
     assert open_descriptors(database) == []
-    with WalpoolSaver(database) as saver:
+    with WalpoolSaver(place) as saver:
         assert_all_is_right(asked, states, saver)
 
 
 @pytest.mark.timeout(120)
-def test_hundred_agents_on_sixteen_threads_do_not_mix(database: Path) -> None:
+def test_hundred_agents_on_sixteen_threads_do_not_mix(place: str) -> None:
     asked = questions(100)
-    with WalpoolSaver(database) as saver:
+    with WalpoolSaver(place) as saver:
         graph = agent(saver)
         with ThreadPoolExecutor(16) as threads:
             runs = threads.map(lambda item: graph.invoke(question(item[1]), config(item[0])), asked.items())
@@ -110,9 +110,9 @@ def test_hundred_agents_on_sixteen_threads_do_not_mix(database: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_agents_end_well_while_their_threads_are_pruned_all_the_time(database: Path) -> None:
+def test_agents_end_well_while_their_threads_are_pruned_all_the_time(place: str) -> None:
     asked = questions(24)
-    with WalpoolSaver(database) as saver:
+    with WalpoolSaver(place) as saver:
         graph = agent(saver)
         done = threading.Event()
 
@@ -136,14 +136,14 @@ def test_agents_end_well_while_their_threads_are_pruned_all_the_time(database: P
             assert len(list(saver.list(config(thread_id)))) == 1
 
 
-def test_agent_is_interrupted_asked_and_resumed_by_the_other_saver(database: Path) -> None:
-    with WalpoolSaver(database) as saver:
+def test_agent_is_interrupted_asked_and_resumed_by_the_other_saver(place: str) -> None:
+    with WalpoolSaver(place) as saver:
         graph = agent(saver)
         graph.invoke(question(QUESTION), config("t"), interrupt_before=["tools"])
         assert graph.get_state(config("t")).next == ("tools",)
 
     async def resume() -> Any:
-        async with AsyncWalpoolSaver(database) as saver:
+        async with AsyncWalpoolSaver(place) as saver:
             graph = agent(saver)
             state = await graph.ainvoke(None, config("t"))
             history = [item async for item in graph.aget_state_history(config("t"))]

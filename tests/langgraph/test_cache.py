@@ -27,48 +27,48 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def cache(kind: str, database: Path) -> Iterator[Any]:
-    with opened_cache(kind, database) as opened:
+def cache(kind: str, place: str) -> Iterator[Any]:
+    with opened_cache(kind, place) as opened:
         yield opened
 
 
 KEY = (("ns", "node"), "k")
 
 
-def age(database: Path, seconds: int) -> None:
+def age(place: str, seconds: int) -> None:
     """Let every entry expire so much earlier, as if the time had passed."""
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         pool.execute("UPDATE langgraph_cache SET expires_at = expires_at - ?", (seconds * 1_000_000,))
 
 
-def entries(database: Path) -> int:
-    with walpool.Pool(database) as pool:
+def entries(place: str) -> int:
+    with walpool.get_pool(place) as pool:
         return int(pool.fetchval("SELECT count(*) FROM langgraph_cache"))
 
 
-def test_cache_keeps_values_after_it_was_closed(kind: str, database: Path) -> None:
+def test_cache_keeps_values_after_it_was_closed(kind: str, place: str) -> None:
     values = {(("a",), "1"): {"n": {1, 2}}, (("a", "b"), "1"): [b"x", None], ((), "empty"): bytearray(b"y")}
-    with opened_cache(kind, database) as cache:
+    with opened_cache(kind, place) as cache:
         cache.set({key: (value, None) for key, value in values.items()})
-    with opened_cache(kind, database) as cache:
+    with opened_cache(kind, place) as cache:
         assert cache.get([*values, (("a",), "absent")]) == values
         assert cache.get([]) == {}
 
 
-def test_set_replaces_value_and_ttl(cache: Any, database: Path) -> None:
+def test_set_replaces_value_and_ttl(cache: Any, place: str) -> None:
     cache.set({KEY: ("old", 1)})
     cache.set({KEY: ("new", None)})
-    age(database, 60)
+    age(place, 60)
     assert cache.get([KEY]) == {KEY: "new"}
 
 
-def test_entry_is_gone_when_its_ttl_has_passed_and_deleted_by_a_later_write(cache: Any, database: Path) -> None:
+def test_entry_is_gone_when_its_ttl_has_passed_and_deleted_by_a_later_write(cache: Any, place: str) -> None:
     cache.set({KEY: ("v", 30), (("ns",), "long"): ("v", 3600)})
     assert KEY in cache.get([KEY])
-    age(database, 31)
+    age(place, 31)
     assert cache.get([KEY]) == {}
     cache.set({(("ns",), "other"): ("v", None)})
-    assert entries(database) == 2
+    assert entries(place) == 2
 
 
 def test_clear_forgets_exactly_the_namespaces_it_is_given(cache: Any) -> None:
@@ -94,19 +94,19 @@ def test_cache_answers_as_the_in_memory_cache_does(cache: Any) -> None:
         assert cache.get(keys) == judge.get(keys)
 
 
-def test_cache_takes_a_serializer(kind: str, database: Path) -> None:
+def test_cache_takes_a_serializer(kind: str, place: str) -> None:
     class Shouting(JsonPlusSerializer):
         def loads_typed(self, data: tuple[str, bytes]) -> Any:
             return str(super().loads_typed(data)).upper()
 
-    with opened_cache(kind, database, serde=Shouting()) as cache:
+    with opened_cache(kind, place, serde=Shouting()) as cache:
         cache.set({KEY: ("quiet", None)})
         assert cache.get([KEY]) == {KEY: "QUIET"}
 
 
-def test_both_kinds_of_methods_see_each_others_values_at_once(database: Path) -> None:
+def test_both_kinds_of_methods_see_each_others_values_at_once(place: str, database: Path) -> None:
     async def main() -> None:
-        async with WalpoolCache[Any](database) as cache:
+        async with WalpoolCache[Any](place) as cache:
             await cache.aset({KEY: ("async", None)})
             assert await asyncio.get_running_loop().run_in_executor(None, cache.get, [KEY]) == {KEY: "async"}
             await asyncio.get_running_loop().run_in_executor(None, cache.set, {KEY: ("sync", None)})
@@ -120,9 +120,9 @@ def test_both_kinds_of_methods_see_each_others_values_at_once(database: Path) ->
     assert threads_left_since(before) == {}
 
 
-def test_close_closes_what_the_asynchronous_methods_opened(database: Path) -> None:
+def test_close_closes_what_the_asynchronous_methods_opened(place: str, database: Path) -> None:
     before = engine_threads()
-    cache: WalpoolCache[Any] = WalpoolCache(database)
+    cache: WalpoolCache[Any] = WalpoolCache(place)
     asyncio.run(cache.aset({KEY: (1, None)}))
     cache.set({KEY: (2, None)})
     cache.close()
@@ -135,9 +135,9 @@ def test_close_closes_what_the_asynchronous_methods_opened(database: Path) -> No
         asyncio.run(cache.aget([KEY]))
 
 
-def test_cache_that_was_made_and_closed_on_an_event_loop_warns_of_nothing(database: Path) -> None:
+def test_cache_that_was_made_and_closed_on_an_event_loop_warns_of_nothing(place: str) -> None:
     async def main() -> None:
-        cache: WalpoolCache[Any] = WalpoolCache(database)
+        cache: WalpoolCache[Any] = WalpoolCache(place)
         await cache.aset({KEY: (1, None)})
         await asyncio.get_running_loop().run_in_executor(None, cache.get, [KEY])
         await cache.aclose()

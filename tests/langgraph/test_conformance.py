@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,26 @@ def left_out(report: CapabilityReport) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [WalpoolSaver, AsyncWalpoolSaver])
-def test_saver_passes_every_test_of_the_conformance_kit(kind: type[BaseCheckpointSaver[str]], tmp_path: Path) -> None:
+def test_saver_passes_every_test_of_the_conformance_kit(
+    kind: type[WalpoolSaver | AsyncWalpoolSaver], tmp_path: Path
+) -> None:
+    assert_conforms(kind, lambda opened: nullcontext(tmp_path / f"{opened}.db"))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", [WalpoolSaver, AsyncWalpoolSaver])
+def test_saver_passes_every_test_of_the_conformance_kit_on_postgres(
+    kind: type[WalpoolSaver | AsyncWalpoolSaver], postgres_url: str
+) -> None:
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
+
+    # Each saver that the kit asks for is to be an empty one: a tenant of its own.
+    pool = PostgresPool if kind is WalpoolSaver else AsyncPostgresPool
+    assert_conforms(kind, lambda opened: pool(postgres_url, tenant=str(opened)))
+
+
+def assert_conforms(kind: type[WalpoolSaver | AsyncWalpoolSaver], empty: Callable[[int], Any]) -> None:
+    """Run the kit; `empty` makes a context manager of what a saver is opened on, with nothing in it."""
     opened = 0
 
     @checkpointer_test(name=kind.__name__)
@@ -49,11 +70,13 @@ def test_saver_passes_every_test_of_the_conformance_kit(kind: type[BaseCheckpoin
         nonlocal opened
         opened += 1
         if kind is WalpoolSaver:
-            sync_saver = await asyncio.to_thread(WalpoolSaver, tmp_path / f"{opened}.db")  # opening would keep the loop
+            given = await asyncio.to_thread(empty, opened)  # opening would keep the loop
+            sync_saver = await asyncio.to_thread(WalpoolSaver, given.__enter__())
             yield sync_saver
             await asyncio.to_thread(sync_saver.close)
+            await asyncio.to_thread(given.__exit__, None, None, None)
         else:
-            async with AsyncWalpoolSaver(tmp_path / f"{opened}.db") as async_saver:
+            async with empty(opened) as given, AsyncWalpoolSaver(given) as async_saver:
                 yield async_saver
 
     failures: list[str] = []

@@ -22,31 +22,31 @@ import walpool
 from walpool.langgraph import AsyncWalpoolSaver, WalpoolSaver
 
 
-def test_two_savers_on_one_file_see_each_others_threads_at_once(kind: str, database: Path) -> None:
-    with opened_saver(kind, database) as one, opened_saver("sync", database) as other:
+def test_two_savers_on_one_file_see_each_others_threads_at_once(kind: str, place: str) -> None:
+    with opened_saver(kind, place) as one, opened_saver("sync", place) as other:
         stored = Run(one).put(state=["seen"])
         assert other.get_tuple(thread()).checkpoint["channel_values"] == {"state": ["seen"]}
         other.put_writes(stored, [("x", [1])], "task")
         assert one.get_tuple(thread()).pending_writes == [("task", "x", [1])]
 
 
-def test_threads_are_there_after_a_restart(kind: str, database: Path) -> None:
-    with opened_saver(kind, database) as face:
+def test_threads_are_there_after_a_restart(kind: str, place: str) -> None:
+    with opened_saver(kind, place) as face:
         run = Run(face)
         stored = run.put(state=["kept"], count=3)
         face.put_writes(stored, [("x", [1])], "task")
         expected = face.get_tuple(thread())
     for again in KINDS:
-        with opened_saver(again, database) as face:
+        with opened_saver(again, place) as face:
             assert face.get_tuple(thread()) == expected
     assert Run(face, stored, run.versions).versions == expected.checkpoint["channel_versions"]
 
 
-def test_serializer_of_ones_own_is_used_and_may_give_text(kind: str, database: Path) -> None:
+def test_serializer_of_ones_own_is_used_and_may_give_text(kind: str, place: str) -> None:
     class Text:
         dumps, loads = staticmethod(json.dumps), staticmethod(json.loads)
 
-    with opened_saver(kind, database, serde=Text()) as face:
+    with opened_saver(kind, place, serde=Text()) as face:
         stored = Run(face).put(state=["own"])
         face.put_writes(stored, [("x", {"a": 1})], "task")
         found = face.get_tuple(stored)
@@ -158,9 +158,11 @@ def test_threads_of_langgraphs_own_saver_in_the_file_are_not_passed_over_in_sile
         assert face.list(None) == []  # said once, when the tables are made
 
 
-def test_sync_methods_of_the_async_saver_serve_other_threads_and_refuse_the_loops_own(database: Path) -> None:
+def test_sync_methods_of_the_async_saver_serve_other_threads_and_refuse_the_loops_own(
+    database: Path, place: str
+) -> None:
     async def work() -> None:
-        async with AsyncWalpoolSaver(database, synchronous="normal") as saver:
+        async with AsyncWalpoolSaver(place, synchronous="normal") as saver:
             stored = await asyncio.to_thread(saver.put, thread(), checkpoint(), {"step": 0}, {})
             await asyncio.to_thread(saver.put_writes, stored, [("x", [1])], "task")
             found = await asyncio.to_thread(saver.get_tuple, thread())
@@ -179,8 +181,8 @@ def test_sync_methods_of_the_async_saver_serve_other_threads_and_refuse_the_loop
     assert open_descriptors(database) == []
 
 
-def test_async_saver_is_used_on_several_loops_and_made_without_one(database: Path) -> None:
-    saver = AsyncWalpoolSaver(database)
+def test_async_saver_is_used_on_several_loops_and_made_without_one(database: Path, place: str) -> None:
+    saver = AsyncWalpoolSaver(place)
     ends = threading.Barrier(4)
 
     def work(number: int) -> None:

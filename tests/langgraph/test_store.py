@@ -34,41 +34,51 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def store(kind: str, database: Path) -> Iterator[Any]:
-    with opened_store(kind, database) as opened:
+def store(kind: str, place: str) -> Iterator[Any]:
+    with opened_store(kind, place) as opened:
         yield opened
 
 
 @pytest.fixture
-def indexed(kind: str, database: Path) -> Iterator[Any]:
-    with opened_store(kind, database, index=INDEX) as opened:
+def indexed(kind: str, place: str) -> Iterator[Any]:
+    with opened_store(kind, place, index=INDEX) as opened:
         yield opened
 
 
-def let_pass(database: Path, micros: int) -> None:
+def let_pass(place: str, micros: int) -> None:
     """Let every item expire so much earlier, as if the time had passed."""
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         pool.execute("UPDATE langgraph_items SET expires_at = expires_at - ?", (micros,))
 
 
-def expiry(database: Path, key: str) -> int:
-    with walpool.Pool(database) as pool:
+def expiry(place: str, key: str) -> int:
+    with walpool.get_pool(place) as pool:
         return int(pool.fetchval("SELECT expires_at FROM langgraph_items WHERE key = ?", (key,)))
 
 
-def count(database: Path, table: str) -> int:
-    with walpool.Pool(database) as pool:
+def count(place: str, table: str) -> int:
+    with walpool.get_pool(place) as pool:
         return int(pool.fetchval(f"SELECT count(*) FROM {table}"))
 
 
 # Items
 
 
-def test_store_keeps_items_after_it_was_closed(kind: str, database: Path) -> None:
+def vectors(place: str) -> int:
+    """Return how many vectors there are; in a file each has its sketch."""
+    found = count(place, "langgraph_vectors")
+    assert "://" in place or count(place, "langgraph_sketches") == found
+    return found
+
+
+# Items
+
+
+def test_store_keeps_items_after_it_was_closed(kind: str, place: str) -> None:
     value = {"text": "Zoë 🦉", "nested": {"list": [1, 2.5, None, True]}, "nan": math.inf}
-    with opened_store(kind, database) as store:
+    with opened_store(kind, place) as store:
         store.put(("users", "1"), "k", value)
-    with opened_store(kind, database) as store:
+    with opened_store(kind, place) as store:
         found = store.get(("users", "1"), "k")
         assert (found.namespace, found.key, found.value) == (("users", "1"), "k", value)
         assert found.created_at == found.updated_at
@@ -221,53 +231,53 @@ def test_pages_of_a_ranked_search_follow_each_other_without_gap_or_repeat(indexe
     assert len(whole) == 12
 
 
-def test_value_that_is_put_again_loses_the_vectors_of_the_old_one(indexed: Any, database: Path) -> None:
+def test_value_that_is_put_again_loses_the_vectors_of_the_old_one(indexed: Any, place: str) -> None:
     indexed.put(("n",), "k", {"text": ["a", "b", "c"]}, index=["text[*]"])
-    assert count(database, "langgraph_vectors") == 3
+    assert vectors(place) == 3
     indexed.put(("n",), "k", {"text": "a"}, index=False)
     assert indexed.search((), query="a")[0].score is None
-    assert count(database, "langgraph_vectors") == count(database, "langgraph_sketches") == 0
+    assert vectors(place) == 0
 
 
-def test_vectors_go_with_their_item(indexed: Any, database: Path) -> None:
+def test_vectors_go_with_their_item(indexed: Any, place: str) -> None:
     indexed.put(("n",), "k", {"text": "a"})
     indexed.put(("n",), "stays", {"text": "b"})
     indexed.delete(("n",), "k")
     assert keys(indexed.search((), query="a")) == ["stays"]
-    assert count(database, "langgraph_vectors") == count(database, "langgraph_sketches") == 1
+    assert vectors(place) == 1
 
 
-def test_same_text_is_embedded_once_for_a_batch(kind: str, database: Path) -> None:
+def test_same_text_is_embedded_once_for_a_batch(kind: str, place: str) -> None:
     asked: list[list[str]] = []
 
     def embed(texts: list[str]) -> list[list[float]]:
         asked.append(list(texts))
         return [[1.0, 2.0] for _ in texts]
 
-    with opened_store(kind, database, index={"dims": 2, "embed": embed, "fields": ["text"]}) as store:
+    with opened_store(kind, place, index={"dims": 2, "embed": embed, "fields": ["text"]}) as store:
         store.batch([PutOp(("n",), key, {"text": "same"}) for key in "abc"])
         assert asked == [["same"]]
         assert [item.score for item in store.search((), query="same")] == [pytest.approx(1.0)] * 3
 
 
-def test_nobody_waits_for_an_embedding(kind: str, database: Path) -> None:
+def test_nobody_waits_for_an_embedding(kind: str, place: str) -> None:
     # The embedding function writes to the same file: it would wait for itself, were a transaction open around it.
-    with walpool.Pool(database, write_timeout="2s") as other:
+    with walpool.get_pool(place, write_timeout="2s") as other:
 
         def embed(texts: list[str]) -> list[list[float]]:
             other.execute("INSERT INTO seen VALUES (1)")
             return [[1.0] for _ in texts]
 
-        other.execute("CREATE TABLE seen (one)")
-        with opened_store(kind, database, index={"dims": 1, "embed": embed}) as store:
+        other.execute("CREATE TABLE seen (one INTEGER)")
+        with opened_store(kind, place, index={"dims": 1, "embed": embed}) as store:
             store.put(("n",), "k", {"text": "a"})
             store.batch([SearchOp((), query="a"), PutOp(("n",), "l", {})])
         assert other.fetchval("SELECT count(*) FROM seen") == 3
 
 
-def test_embedding_of_other_dims_than_configured_is_refused_and_nothing_is_written(kind: str, database: Path) -> None:
+def test_embedding_of_other_dims_than_configured_is_refused_and_nothing_is_written(kind: str, place: str) -> None:
     config: Any = {"dims": 3, "embed": lambda texts: [[1.0, 2.0] for _ in texts]}
-    with opened_store(kind, database, index=config) as store:
+    with opened_store(kind, place, index=config) as store:
         with pytest.raises(DimsError, match="3 dims"):
             store.put(("n",), "k", {"text": "a"})
         with pytest.raises(DimsError):
@@ -276,20 +286,18 @@ def test_embedding_of_other_dims_than_configured_is_refused_and_nothing_is_writt
 
 
 @pytest.mark.parametrize("made", [[[math.nan]], [[1.0], [1.0]], []])
-def test_embedding_that_is_none_is_refused(kind: str, database: Path, made: list[list[float]]) -> None:
-    with opened_store(kind, database, index={"dims": 1, "embed": lambda texts: made}) as store:
+def test_embedding_that_is_none_is_refused(kind: str, place: str, made: list[list[float]]) -> None:
+    with opened_store(kind, place, index={"dims": 1, "embed": lambda texts: made}) as store:
         with pytest.raises(EmbeddingError):
             store.put(("n",), "k", {"text": "a"})
         assert store.get(("n",), "k") is None
 
 
-def test_items_of_an_earlier_embedding_model_count_as_unindexed_until_they_are_put_again(
-    kind: str, database: Path
-) -> None:
-    with opened_store(kind, database, index={"dims": 2, "embed": lambda texts: [[1.0, 0.0] for _ in texts]}) as store:
+def test_items_of_an_earlier_embedding_model_count_as_unindexed_until_they_are_put_again(kind: str, place: str) -> None:
+    with opened_store(kind, place, index={"dims": 2, "embed": lambda texts: [[1.0, 0.0] for _ in texts]}) as store:
         store.put(("n",), "old", {})
         store.put(("n",), "moved", {})
-    with opened_store(kind, database, index={"dims": 3, "embed": lambda texts: [[1.0, 0, 0] for _ in texts]}) as store:
+    with opened_store(kind, place, index={"dims": 3, "embed": lambda texts: [[1.0, 0, 0] for _ in texts]}) as store:
         store.put(("n",), "moved", {})
         assert [(item.key, item.score) for item in store.search((), query="a")] == [("moved", 1.0), ("old", None)]
 
@@ -302,82 +310,82 @@ def test_query_without_an_index_is_a_search_without_a_query(store: Any) -> None:
 # Expiry
 
 
-def test_item_outlives_its_ttl_until_it_is_swept(store: Any, database: Path) -> None:
+def test_item_outlives_its_ttl_until_it_is_swept(store: Any, place: str) -> None:
     store.put(("n",), "k", {}, ttl=1)
     store.put(("n",), "forever", {})
     assert store.sweep_ttl() == 0
-    let_pass(database, LATER)
+    let_pass(place, LATER)
     assert store.get(("n",), "k", refresh_ttl=False) is not None
     assert store.sweep_ttl() == 1
     assert keys(store.search(())) == ["forever"]
 
 
-def test_omit_expired_hides_what_was_not_swept_yet(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"omit_expired": True}, index=INDEX) as store:
+def test_omit_expired_hides_what_was_not_swept_yet(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"omit_expired": True}, index=INDEX) as store:
         store.put(("n",), "k", {"text": "a", "v": 1}, ttl=1)
         assert keys(store.search((), query="a")) == ["k"]
-        let_pass(database, LATER)
+        let_pass(place, LATER)
         assert store.get(("n",), "k") is None
         assert store.search(()) == store.search((), query="a") == store.search((), filter={"v": {"$gt": 0}}) == []
         assert store.list_namespaces() == []
 
 
-def test_read_refreshes_the_ttl_unless_it_says_not_to(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"default_ttl": 10}) as store:
+def test_read_refreshes_the_ttl_unless_it_says_not_to(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"default_ttl": 10}) as store:
         store.put(("n",), "k", {})
-        put = expiry(database, "k")
-        let_pass(database, 5_000_000)
+        put = expiry(place, "k")
+        let_pass(place, 5_000_000)
         store.get(("n",), "k", refresh_ttl=False)
-        assert expiry(database, "k") == put - 5_000_000
+        assert expiry(place, "k") == put - 5_000_000
         store.get(("n",), "k")
-        assert expiry(database, "k") >= put
-        let_pass(database, 5_000_000)
+        assert expiry(place, "k") >= put
+        let_pass(place, 5_000_000)
         store.search(("n",))
-        assert expiry(database, "k") >= put
+        assert expiry(place, "k") >= put
 
 
-def test_refresh_on_read_off_is_the_default_of_reads_that_do_not_say(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"default_ttl": 10, "refresh_on_read": False}) as store:
+def test_refresh_on_read_off_is_the_default_of_reads_that_do_not_say(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"default_ttl": 10, "refresh_on_read": False}) as store:
         store.put(("n",), "k", {})
-        let_pass(database, 5_000_000)
-        before = expiry(database, "k")
+        let_pass(place, 5_000_000)
+        before = expiry(place, "k")
         store.get(("n",), "k")
         store.search(())
-        assert expiry(database, "k") == before
+        assert expiry(place, "k") == before
         store.get(("n",), "k", refresh_ttl=True)
-        assert expiry(database, "k") > before
+        assert expiry(place, "k") > before
 
 
-def test_read_of_what_was_refreshed_a_moment_ago_writes_nothing(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"default_ttl": 10}) as store, walpool.Pool(database) as pool:
+def test_read_of_what_was_refreshed_a_moment_ago_writes_nothing(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"default_ttl": 10}) as store, walpool.get_pool(place) as pool:
         store.put(("n",), "k", {})
         jobs = pool.stats()["jobs"]
         store.get(("n",), "k")
         assert pool.stats()["jobs"] == jobs
 
 
-def test_put_with_a_ttl_of_none_never_expires_whatever_the_default(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"default_ttl": 0}) as store:
+def test_put_with_a_ttl_of_none_never_expires_whatever_the_default(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"default_ttl": 0}) as store:
         store.put(("n",), "k", {}, ttl=None)
         store.put(("n",), "gone", {})
         assert store.sweep_ttl() == 1
         assert keys(store.search(())) == ["k"]
 
 
-def test_put_sweeps_on_its_way_when_the_interval_has_passed(kind: str, database: Path) -> None:
-    with opened_store(kind, database, ttl={"sweep_interval_minutes": 60}) as store:
+def test_put_sweeps_on_its_way_when_the_interval_has_passed(kind: str, place: str) -> None:
+    with opened_store(kind, place, ttl={"sweep_interval_minutes": 60}) as store:
         store.put(("n",), "first", {}, ttl=0)  # it sweeps, then puts: the interval begins
         store.put(("n",), "second", {})
-        assert count(database, "langgraph_items") == 2
-    with opened_store(kind, database, ttl={"sweep_interval_minutes": 60}) as store:
+        assert count(place, "langgraph_items") == 2
+    with opened_store(kind, place, ttl={"sweep_interval_minutes": 60}) as store:
         store.put(("n",), "third", {})
         assert sorted(keys(store.search(()))) == ["second", "third"]
 
 
-def test_sweep_deletes_more_than_one_job_may(store: Any, database: Path) -> None:
+def test_sweep_deletes_more_than_one_job_may(store: Any, place: str) -> None:
     store.batch([PutOp(("n",), str(i), {}, ttl=0) for i in range(2500)])
     assert store.sweep_ttl() == 2500
-    assert count(database, "langgraph_items") == 0
+    assert count(place, "langgraph_items") == 0
 
 
 @pytest.mark.parametrize("ttl", [math.inf, 1e300, -math.inf])
@@ -398,25 +406,25 @@ def test_store_leaves_a_pool_that_was_given_open() -> None:
             WalpoolStore(pool, readers=2)
 
 
-def test_store_is_made_from_a_connection_string_as_langgraphs_own_is(database: Path) -> None:
-    with WalpoolStore.from_conn_string(str(database), index=INDEX) as store:
+def test_store_is_made_from_a_connection_string_as_langgraphs_own_is(place: str) -> None:
+    with WalpoolStore.from_conn_string(place, index=INDEX) as store:
         store.setup()
         store.put(("n",), "k", {"text": "a"})
 
     async def main() -> None:
-        async with AsyncWalpoolStore.from_conn_string(str(database), index=INDEX) as store:
+        async with AsyncWalpoolStore.from_conn_string(place, index=INDEX) as store:
             await store.setup()
             assert keys(await store.asearch((), query="a")) == ["k"]
 
     asyncio.run(main())
 
 
-def test_each_store_has_the_methods_of_the_other_kind_on_the_same_engine(database: Path) -> None:
+def test_each_store_has_the_methods_of_the_other_kind_on_the_same_engine(place: str, database: Path) -> None:
     async def main() -> None:
-        with WalpoolStore(database) as store:
+        with WalpoolStore(place) as store:
             await store.aput(("n",), "sync", {"v": 1})
             assert keys(await store.asearch(())) == ["sync"]
-        async with AsyncWalpoolStore(database) as store:
+        async with AsyncWalpoolStore(place) as store:
             in_thread = asyncio.get_running_loop().run_in_executor
             await in_thread(None, lambda: store.put(("n",), "async", {"v": 1}))
             assert (await store.aget(("n",), "async")).value == {"v": 1}  # type: ignore[union-attr]
@@ -428,9 +436,9 @@ def test_each_store_has_the_methods_of_the_other_kind_on_the_same_engine(databas
     assert open_descriptors(database) == []
 
 
-def test_closed_store_refuses_work_and_leaves_no_thread_and_no_file_open(kind: str, database: Path) -> None:
+def test_closed_store_refuses_work_and_leaves_no_thread_and_no_file_open(kind: str, place: str, database: Path) -> None:
     before = engine_threads()
-    with opened_store(kind, database) as store:
+    with opened_store(kind, place) as store:
         store.put(("n",), "k", {})
         store.close()
         with pytest.raises(walpool.ClosedError):
@@ -445,8 +453,8 @@ def test_setting_that_is_wrong_is_refused_when_the_store_is_made(kind: str, data
     assert not database.exists()
 
 
-def test_threads_that_put_into_one_store_lose_nothing(database: Path, threads: Any) -> None:
-    with WalpoolStore(database) as store:
+def test_threads_that_put_into_one_store_lose_nothing(place: str, threads: Any) -> None:
+    with WalpoolStore(place) as store:
         threads(8, lambda number: [store.put((f"t{number}",), str(i), {"i": i}) for i in range(20)])
         assert len(store.search((), limit=1000)) == 160
         assert len(store.list_namespaces()) == 8

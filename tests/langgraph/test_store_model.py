@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 pytest.importorskip("langgraph.store.base")
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 from stores import INDEX, KINDS, opened_store
+
+from walpool.langgraph import WalpoolStore
 
 EVERYTHING = 10**6
 FAST = {"synchronous": "normal"}  # what is answered is the same, and a test is short
@@ -130,23 +133,40 @@ def check_search(store: Any, judge: Judge, op: SearchOp, found: list[Any]) -> No
 @settings(max_examples=100, deadline=None)
 @given(batches=batches)
 def test_store_answers_as_the_in_memory_store_does(kind: str, batches: list[list[Any]]) -> None:
-    judge = Judge(index=INDEX)
     with TemporaryDirectory() as folder, opened_store(kind, Path(folder) / "test.db", **FAST, index=INDEX) as store:
-        for ops in batches:
-            # The reads of a batch see the store before it, so they may be judged before it; a search is asked again.
-            searched = {place: store.batch([op])[0] for place, op in enumerate(ops) if isinstance(op, SearchOp)}
-            for place, found in searched.items():
-                check_search(store, judge, ops[place], found)
-            wanted = [judge.answer(op) if isinstance(op, (GetOp, ListNamespacesOp)) else None for op in ops]
-            found = store.batch(ops)
-            for place, op in enumerate(ops):
-                if isinstance(op, GetOp):
-                    assert plain(found[place]) == plain(wanted[place])
-                elif isinstance(op, ListNamespacesOp):
-                    assert found[place] == wanted[place]
-                elif isinstance(op, SearchOp):
-                    assert list(map(plain, found[place])) == list(map(plain, searched[place]))
-            judge.apply([op for op in ops if isinstance(op, PutOp)])
+        check_batches(store, batches)
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(300)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=batches)
+def test_store_on_postgres_answers_as_the_in_memory_store_does(postgres_url: str, batches: list[list[Any]]) -> None:
+    from walpool.postgres import PostgresPool
+
+    # An empty store for each run: a tenant of its own.
+    with PostgresPool(postgres_url, tenant=uuid4().hex) as pool, WalpoolStore(pool, index=INDEX) as store:
+        check_batches(store, batches)
+
+
+def check_batches(store: Any, batches: list[list[Any]]) -> None:
+    """Hold an empty store to answering as the judge does."""
+    judge = Judge(index=INDEX)
+    for ops in batches:
+        # The reads of a batch see the store before it, so they may be judged before it; a search is asked again.
+        searched = {place: store.batch([op])[0] for place, op in enumerate(ops) if isinstance(op, SearchOp)}
+        for place, found in searched.items():
+            check_search(store, judge, ops[place], found)
+        wanted = [judge.answer(op) if isinstance(op, (GetOp, ListNamespacesOp)) else None for op in ops]
+        found = store.batch(ops)
+        for place, op in enumerate(ops):
+            if isinstance(op, GetOp):
+                assert plain(found[place]) == plain(wanted[place])
+            elif isinstance(op, ListNamespacesOp):
+                assert found[place] == wanted[place]
+            elif isinstance(op, SearchOp):
+                assert list(map(plain, found[place])) == list(map(plain, searched[place]))
+        judge.apply([op for op in ops if isinstance(op, PutOp)])
 
 
 # SqliteStore compares numbers, texts and null as Python does; the rest its own way. It orders by the second.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from looping import on_asyncio
 
 import walpool
 import walpool.memory
+from tests.memory.awaited import Awaited
 from tests.memory.contract import StoreContract, record
 from tests.memory.contract_conditions import ConditionsContract
 from tests.memory.contract_spaces import SpacesContract
@@ -21,61 +21,16 @@ from tests.memory.contract_words import WordsContract
 from tests.test_mirror import annotation, parameters, public, texts_of_annotations
 from walpool.memory import (
     AsyncMemoryStore,
+    AsyncPostgresMemoryStore,
     AsyncSqliteMemoryStore,
     MemoryStore,
+    PostgresMemoryStore,
     Query,
     SqliteMemoryStore,
     pack,
 )  # fmt: skip
 
-METHODS = [name for name in public(SqliteMemoryStore) if inspect.isfunction(vars(SqliteMemoryStore)[name])]
-
-
-class Awaited:
-    """An async store for callers that wait: each call is run on a loop that a thread of its own runs."""
-
-    def __init__(self, store: AsyncMemoryStore, loop: asyncio.AbstractEventLoop) -> None:
-        self._store = store
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._store, name)
-
-        def call(*args: Any, **named: Any) -> Any:
-            begun = method(*args, **named)
-            return self._iterate(begun) if inspect.isasyncgen(begun) else self._wait(begun)
-
-        return call
-
-    def _wait(self, awaitable: Any) -> Any:
-        async def wait() -> Any:
-            return await awaitable
-
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(50)
-
-    def _iterate(self, begun: Any) -> Iterator[Any]:
-        async def following() -> list[Any]:
-            try:
-                return [await anext(begun)]
-            except StopAsyncIteration:
-                return []
-
-        try:
-            while found := self._wait(following()):
-                yield from found
-        finally:
-            self._wait(begun.aclose())
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    running = asyncio.new_event_loop()
-    thread = threading.Thread(target=running.run_forever)
-    thread.start()
-    yield running
-    running.call_soon_threadsafe(running.stop)
-    thread.join()
-    running.close()
+METHODS = [name for name in public(MemoryStore) if inspect.isfunction(getattr(SqliteMemoryStore, name))]
 
 
 @pytest.fixture
@@ -102,23 +57,38 @@ class TestAsyncSqliteStore(StoreContract, ConditionsContract, SpacesContract, Wo
 
 # As its mirror
 
+PAIRS = [(SqliteMemoryStore, AsyncSqliteMemoryStore), (PostgresMemoryStore, AsyncPostgresMemoryStore)]
 
-def test_store_has_the_same_names_in_the_same_order() -> None:
-    assert public(AsyncSqliteMemoryStore) == public(SqliteMemoryStore)
+
+def names(store: type) -> list[str]:
+    """Return the public names of a store, its own and those that it has from the stores' common class."""
+    return [name for one in reversed(store.__mro__) if one is not object for name in public(one)]
+
+
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS)
+def test_store_has_the_same_names_in_the_same_order(plain: type, mirrored: type) -> None:
+    assert names(mirrored) == names(plain)
+    assert set(names(plain)) >= set(public(MemoryStore))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_method_takes_the_same_arguments_and_is_awaited(name: str) -> None:
-    plain, mirrored = vars(SqliteMemoryStore)[name], vars(AsyncSqliteMemoryStore)[name]
-    assert parameters(mirrored) == parameters(plain)
-    assert texts_of_annotations(mirrored) == texts_of_annotations(plain)
-    assert inspect.iscoroutinefunction(mirrored) or inspect.isasyncgenfunction(mirrored)
-    given = inspect.signature(mirrored).return_annotation
-    assert annotation(given) == annotation(inspect.signature(plain).return_annotation)
+@pytest.mark.parametrize(("plain", "mirrored"), PAIRS)
+def test_method_takes_the_same_arguments_and_is_awaited(plain: type, mirrored: type, name: str) -> None:
+    method, awaited = getattr(plain, name), getattr(mirrored, name)
+    assert parameters(awaited) == parameters(method)
+    assert texts_of_annotations(awaited) == texts_of_annotations(method)
+    assert inspect.iscoroutinefunction(awaited) or inspect.isasyncgenfunction(awaited)
+    given = inspect.signature(awaited).return_annotation
+    assert annotation(given) == annotation(inspect.signature(method).return_annotation)
 
 
 @pytest.mark.parametrize(
-    ("store", "contract"), [(SqliteMemoryStore, MemoryStore), (AsyncSqliteMemoryStore, AsyncMemoryStore)]
+    ("store", "contract"),
+    [
+        (store, contract)
+        for pair in PAIRS
+        for store, contract in zip(pair, (MemoryStore, AsyncMemoryStore), strict=True)
+    ],
 )
 def test_store_has_what_the_contract_asks(store: type, contract: type) -> None:
     for name in public(contract):

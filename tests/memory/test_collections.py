@@ -50,8 +50,22 @@ def test_collections_needs_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WALPOOL_URL", raising=False)
     with pytest.raises(ConfigError):
         memory.collections()
-    with pytest.raises(NotSupportedError):
-        memory.collections("postgresql://localhost/x")
+
+
+def test_collections_of_a_server_are_found_in_the_same_way(postgres_url: str) -> None:
+    assert memory.collections(postgres_url) == []
+    with memory.open(postgres_url, tenant="b", words="trigram") as store:
+        store.save([Record(id="1", content="x", embedding=pack([1, 2]))])
+    with memory.open(postgres_url, tenant="a") as store:
+        store.save([Record(id="1", content="x")])
+    assert memory.collections(postgres_url) == [
+        Collection("a", "memory", "unicode61", None, 1),
+        Collection("b", "memory", "trigram", 2, 1),
+    ]
+    with walpool.get_pool(postgres_url) as pool:
+        pool.execute("UPDATE walpool_schema SET version = 99 WHERE name = 'memory'")
+    with pytest.raises(NotSupportedError, match="upgrade walpool"):
+        memory.collections(postgres_url)
 
 
 @pytest.mark.parametrize(("version", "said"), [(1, "upgrade"), (99, "upgrade walpool")])

@@ -25,11 +25,11 @@ def said(*texts: str) -> list[Any]:
     return [{"role": "user", "content": text} for text in texts]
 
 
-def on(database: Path, work: Callable[[WalpoolSession], Awaitable[T]], **arguments: Any) -> T:
+def on(place: str | Path, work: Callable[[WalpoolSession], Awaitable[T]], **arguments: Any) -> T:
     """Return `await work(session)`, with a session on the database that is closed afterwards."""
 
     async def main() -> T:
-        async with WalpoolSession("a", database, **arguments) as session:
+        async with WalpoolSession("a", place, **arguments) as session:
             return await work(session)
 
     return asyncio.run(main())
@@ -41,23 +41,23 @@ def put_row(database: Path, sql_value: str) -> None:
         conn.execute(f"INSERT INTO agent_messages (session_id, message_data) VALUES ('a', {sql_value})")
 
 
-def test_session_is_what_the_sdk_calls_a_session(database: Path) -> None:
+def test_session_is_what_the_sdk_calls_a_session(place: str) -> None:
     async def work(session: WalpoolSession) -> None:
         assert isinstance(session, Session)
         assert session.session_id == "a"
         assert session.session_settings == SessionSettings()
 
-    on(database, work)
+    on(place, work)
 
 
-def test_session_keeps_the_order_of_items_within_and_between_adds(database: Path) -> None:
+def test_session_keeps_the_order_of_items_within_and_between_adds(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         await session.add_items(said("1", "2"))
         await session.add_items(said("3"))
         await session.add_items([])
         return await session.get_items()
 
-    assert on(database, work) == said("1", "2", "3")
+    assert on(place, work) == said("1", "2", "3")
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,16 @@ def test_session_keeps_the_order_of_items_within_and_between_adds(database: Path
     ],
 )
 def test_limit_takes_the_newest_and_one_that_is_given_wins_over_the_settings(
-    database: Path, limit: int | None, of_settings: int | None, found: str
+    place: str, limit: int | None, of_settings: int | None, found: str
 ) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         await session.add_items(said(*"12345"))
         return await session.get_items(limit)
 
-    assert on(database, work, session_settings={"limit": of_settings}) == said(*found)
+    assert on(place, work, session_settings={"limit": of_settings}) == said(*found)
 
 
-def test_session_settings_may_be_replaced(database: Path) -> None:
+def test_session_settings_may_be_replaced(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         await session.add_items(said(*"123"))
         session.session_settings = SessionSettings(limit=1)
@@ -91,10 +91,10 @@ def test_session_settings_may_be_replaced(database: Path) -> None:
         session.session_settings = None
         return [newest, await session.get_items()]
 
-    assert on(database, work) == [said("3"), said(*"123")]
+    assert on(place, work) == [said("3"), said(*"123")]
 
 
-def test_items_come_back_as_they_were_whatever_their_text(database: Path) -> None:
+def test_items_come_back_as_they_were_whatever_their_text(place: str) -> None:
     items = said("こんにちは", "😊", "half a pair: \ud83d", "nul: \0", "'); DROP TABLE agent_messages;--")
     items.append({"type": "reasoning", "summary": [{"text": "é", "score": 0.1, "none": None}], "n": 2**70})
 
@@ -102,7 +102,7 @@ def test_items_come_back_as_they_were_whatever_their_text(database: Path) -> Non
         await session.add_items(items)
         return await session.get_items()
 
-    assert on(database, work) == items
+    assert on(place, work) == items
 
 
 BROKEN = ["'not JSON {'", "''", "CAST(x'22ff22' AS TEXT)", "x'fffe'"]
@@ -134,29 +134,29 @@ def test_pop_takes_rows_that_are_no_json_out_on_its_way(database: Path, value: s
         assert conn.execute("SELECT count(*) FROM agent_messages").fetchone() == (0,)
 
 
-def test_clear_forgets_one_session_and_leaves_the_others(database: Path) -> None:
+def test_clear_forgets_one_session_and_leaves_the_others(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
-        async with WalpoolSession("b", database) as other:
+        async with WalpoolSession("b", place) as other:
             await session.add_items(said("mine"))
             await other.add_items(said("theirs"))
             await session.clear_session()
             await session.add_items(said("anew"))
             return [await session.get_items(), await other.get_items()]
 
-    assert on(database, work) == [said("anew"), said("theirs")]
+    assert on(place, work) == [said("anew"), said("theirs")]
 
 
-def test_item_without_a_json_form_is_a_type_error_and_nothing_is_written(database: Path) -> None:
+def test_item_without_a_json_form_is_a_type_error_and_nothing_is_written(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         with pytest.raises(TypeError):
             await session.add_items([*said("1"), {"role": "user", "content": object()}])
         await session.add_items(said("2"))
         return await session.get_items()
 
-    assert on(database, work) == said("2")
+    assert on(place, work) == said("2")
 
 
-def test_session_does_what_the_sdks_own_does_on_any_sequence_of_calls(database: Path, tmp_path: Path) -> None:
+def test_session_does_what_the_sdks_own_does_on_any_sequence_of_calls(place: str, tmp_path: Path) -> None:
     rng = random.Random(4)
 
     async def step(session: Any, call: int, number: int) -> Any:
@@ -176,7 +176,7 @@ def test_session_does_what_the_sdks_own_does_on_any_sequence_of_calls(database: 
         assert await session.get_items() == await sdks.get_items()
         sdks.close()
 
-    on(database, work)
+    on(place, work)
 
 
 def test_file_of_the_sdks_own_session_goes_on_and_may_go_back(database: Path) -> None:
@@ -196,14 +196,14 @@ def test_file_of_the_sdks_own_session_goes_on_and_may_go_back(database: Path) ->
     assert asyncio.run(sdk("again")) == said("SQLiteSession's", "walpool's", "again")
 
 
-def test_history_goes_on_in_another_process(database: Path) -> None:
+def test_history_goes_on_in_another_process(place: str) -> None:
     async def add(session: WalpoolSession) -> None:
         await session.add_items(said("before"))
 
     async def get(session: WalpoolSession) -> list[Any]:
         return await session.get_items()
 
-    on(database, add)
+    on(place, add)
     run_python(
         """
         import asyncio, sys
@@ -216,26 +216,26 @@ def test_history_goes_on_in_another_process(database: Path) -> None:
 
         asyncio.run(main())
         """,
-        database,
+        place,
     )
-    assert on(database, get) == said("before", "in between")
+    assert on(place, get) == said("before", "in between")
 
 
 @asynccontextmanager
-async def many(count: int, database: Path) -> AsyncIterator[list[WalpoolSession]]:
-    sessions = [WalpoolSession(f"session {i}", database) for i in range(count)]
+async def many(count: int, place: str) -> AsyncIterator[list[WalpoolSession]]:
+    sessions = [WalpoolSession(f"session {i}", place) for i in range(count)]
     yield sessions
     for session in sessions:
         await session.close()
 
 
-def test_two_hundred_sessions_that_add_at_once_lose_nothing_and_keep_their_orders(database: Path) -> None:
+def test_two_hundred_sessions_that_add_at_once_lose_nothing_and_keep_their_orders(place: str) -> None:
     async def talk(session: WalpoolSession) -> None:
         for number in range(10):
             await session.add_items(said(f"{session.session_id}: {number}", "answer"))
 
     async def main() -> None:
-        async with many(200, database) as sessions:
+        async with many(200, place) as sessions:
             await asyncio.gather(*(talk(session) for session in sessions))
             for session in sessions:
                 lines = [text for number in range(10) for text in (f"{session.session_id}: {number}", "answer")]
@@ -244,18 +244,18 @@ def test_two_hundred_sessions_that_add_at_once_lose_nothing_and_keep_their_order
     asyncio.run(main())
 
 
-def test_adds_to_one_session_do_not_mix(database: Path) -> None:
+def test_adds_to_one_session_do_not_mix(place: str) -> None:
     async def work(session: WalpoolSession) -> None:
         await asyncio.gather(*(session.add_items(said(*[str(caller)] * 5)) for caller in range(100)))
         texts = [str(item["content"]) for item in await session.get_items()]
         assert len(texts) == 500
         assert all(len(set(texts[start : start + 5])) == 1 for start in range(0, 500, 5))
 
-    on(database, work)
+    on(place, work)
 
 
 def test_each_of_many_pops_at_once_gets_another_item(
-    database: Path, threads: Callable[[int, Callable[[int], list[Any]]], list[list[Any]]]
+    place: str, threads: Callable[[int, Callable[[int], list[Any]]], list[list[Any]]]
 ) -> None:
     async def fill(session: WalpoolSession) -> None:
         await session.add_items(said(*(str(i) for i in range(100))))
@@ -263,14 +263,14 @@ def test_each_of_many_pops_at_once_gets_another_item(
     async def pop(session: WalpoolSession) -> list[Any]:
         return await asyncio.gather(*(session.pop_item() for _ in range(40)))
 
-    on(database, fill)
+    on(place, fill)
     # Three event loops, in threads of their own, 120 pops in all.
-    popped = [item for items in threads(3, lambda _: on(database, pop)) for item in items]
+    popped = [item for items in threads(3, lambda _: on(place, pop)) for item in items]
     assert sorted(int(item["content"]) for item in popped if item) == list(range(100))
     assert popped.count(None) == 20
 
 
-def test_cancelled_adds_are_whole_or_not_there(database: Path) -> None:
+def test_cancelled_adds_are_whole_or_not_there(place: str) -> None:
     rng = random.Random(7)
 
     async def add(session: WalpoolSession, number: int) -> bool:
@@ -298,12 +298,12 @@ def test_cancelled_adds_are_whole_or_not_there(database: Path) -> None:
         assert len(seen) == 3 * len(set(seen))
         assert len(acknowledged) >= 200
 
-    on(database, work)
+    on(place, work)
 
 
-def test_closed_session_refuses_every_call_as_walpool_and_as_the_sdk_do(database: Path) -> None:
+def test_closed_session_refuses_every_call_as_walpool_and_as_the_sdk_do(place: str) -> None:
     async def main() -> None:
-        session = WalpoolSession("a", database)
+        session = WalpoolSession("a", place)
         await session.add_items(said("1"))
         await session.close()
         await session.close()

@@ -207,8 +207,6 @@ def test_what_cannot_be_a_sessions_database_is_refused_at_once(database: Path) -
         WalpoolSession("a", pool, readers=2)
     with walpool.Pool(database) as synchronous, pytest.raises(TypeError, match="AsyncPool"):
         WalpoolSession("a", synchronous)  # type: ignore[arg-type]
-    with pytest.raises(walpool.NotSupportedError):
-        WalpoolSession("a", "postgresql://localhost/agents")
     with pytest.raises(TypeError, match="limitt"):
         WalpoolSession("a", pool, session_settings={"limitt": 1})
 

@@ -65,6 +65,39 @@ DESELECTED = {
     f"{ASYNC}::test_cancelled_connect_closes_eventually_acquired_connection": OPENING,
 }
 
+# Of FILES, those that are about sessions; the least number that pass on PostgreSQL.
+ON_A_SERVER = {
+    SYNC: 35,
+    "tests/memory/test_session_limit.py": 15,
+    "tests/memory/test_openai_responses_compaction_session.py": 50,
+    ASYNC: 15,
+    "tests/extensions/memory/test_encrypt_session.py": 20,
+}
+
+# Puts rows that are no JSON into the file, or asks it for its rows, by a connection of another library.
+IN_A_FILE = [
+    *(
+        f"{SYNC}::test_sqlite_session_{name}"
+        for name in (
+            "pop_item_skips_corrupt_most_recent",
+            "pop_item_returns_none_after_dropping_only_corrupt_rows",
+            "get_items_limit_skips_corrupt_newest_rows",
+            "get_items_session_settings_limit_skips_corrupt_rows",
+            "failed_add_items_releases_write_lock",
+        )
+    ),
+    *(
+        f"{ASYNC}::test_async_sqlite_session_{name}"
+        for name in (
+            "pop_item_skips_corrupt_most_recent",
+            "pop_item_returns_none_after_dropping_only_corrupt_rows",
+            "get_items_limit_skips_corrupt_newest_rows",
+            "get_items_same_timestamp_consistent_order",
+            "pop_item_same_timestamp_returns_latest",
+        )
+    ),
+]
+
 # What a test that may be left out names: the inside of a session, or the library under AsyncSQLiteSession.
 INSIDE = re.compile(
     r"\._(connections?|connections_lock|get_connection|lock|file_locks|closed|quarantined_connections)\b"
@@ -106,3 +139,17 @@ def test_what_is_left_out_is_still_there_and_reaches_inside_a_session(source: Pa
                 code = ast.get_source_segment(text, node) or ""
                 reaching |= {f"{file}::{node.name}"} if INSIDE.search(code) else set()
     assert set(DESELECTED) <= reaching
+
+
+@pytest.mark.postgres
+def test_sdks_own_tests_of_sessions_pass_on_a_server(
+    source: Path, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSIONS_IN", postgres_url)
+    left_out = {**DESELECTED, **dict.fromkeys(IN_A_FILE, "looks into the file")}
+    found = sdists.outcomes(
+        source, PLUGIN, tmp_path / "junit.xml", list(ON_A_SERVER), left_out, "-o", "asyncio_mode=auto"
+    )
+    for file, passed in ON_A_SERVER.items():
+        assert found[file]["failure"] == found[file]["error"] == found[file]["skipped"] == 0
+        assert found[file]["passed"] >= passed

@@ -3,6 +3,8 @@
 Loaded by `test_upstream_sessions.py` into a pytest of its own (`-p upstream_plugin`). The two classes below have the
 constructors of `SQLiteSession` and `AsyncSQLiteSession`, the one `close()` that is not awaited, and, for tests that put
 broken rows into the file, a connection to it by another library. What they store goes through `WalpoolSession`.
+
+With the URL of a PostgreSQL database in SESSIONS_IN, each file is a tenant in that database.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 os.environ.update(
     OPENAI_AGENTS_DISABLE_TRACING="true",
@@ -35,6 +38,11 @@ from agents.memory import SessionSettings
 
 from walpool.openai_agents import WalpoolSession
 
+if TYPE_CHECKING:
+    from walpool.postgres import AsyncPostgresPool
+
+SESSIONS_IN = os.environ.get("SESSIONS_IN")
+
 
 class AsyncSQLiteSession(WalpoolSession):
     """`WalpoolSession` with the constructor and the attributes of the SDK's asynchronous SQLite session."""
@@ -48,7 +56,8 @@ class AsyncSQLiteSession(WalpoolSession):
         session_settings: SessionSettings | dict[str, Any] | None = None,
     ) -> None:
         assert (sessions_table, messages_table) == ("agent_sessions", "agent_messages")
-        super().__init__(session_id, db_path, session_settings=session_settings)
+        self._own_pool = None if SESSIONS_IN is None else _tenant(SESSIONS_IN, db_path)
+        super().__init__(session_id, self._own_pool or db_path, session_settings=session_settings)
         self.db_path = db_path
         self.sessions_table = sessions_table
         self.messages_table = messages_table
@@ -63,6 +72,8 @@ class AsyncSQLiteSession(WalpoolSession):
         while self._strangers:
             await self._strangers.pop().close()
         await super().close()
+        if self._own_pool is not None:
+            await self._own_pool.close()
 
 
 class SQLiteSession(AsyncSQLiteSession):
@@ -76,6 +87,12 @@ class SQLiteSession(AsyncSQLiteSession):
 
     def close(self) -> None:  # type: ignore[override]
         _elsewhere(super().close())
+
+
+def _tenant(url: str, db_path: str | Path) -> AsyncPostgresPool:
+    from walpool.postgres import AsyncPostgresPool
+
+    return AsyncPostgresPool(url, tenant=uuid4().hex if db_path == ":memory:" else str(db_path))
 
 
 def _elsewhere(work: Coroutine[Any, Any, object]) -> None:

@@ -1,6 +1,7 @@
 """Which database the integration writes to, and handles on it that can be closed while others use them.
 
-Knows `walpool`'s pools and where CrewAI keeps its files; knows no surface of CrewAI's.
+Owns what of a URL may be said aloud. Knows `walpool`'s pools and where CrewAI keeps its files; knows no surface of
+CrewAI's.
 """
 
 from __future__ import annotations
@@ -8,19 +9,26 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from walpool import schema
 from walpool.crewai import _sql
-from walpool.errors import ClosedError, ConfigError
-from walpool.pool import Pool
+from walpool.errors import ClosedError, NotSupportedError
 from walpool.registry import get_pool
 from walpool.settings import Settings
 
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
+
 T = TypeVar("T")
+
+# URLs of servers that this process was given, by what `canonical_url` made of them. CrewAI writes URLs into checkpoints
+# and shows them to people, so a password is not in them; but whoever was given one in this process is to be served.
+_given: Final[dict[str, str]] = {}
 
 
 class Resource(Protocol):
@@ -33,23 +41,32 @@ R = TypeVar("R", bound=Resource)
 
 
 def canonical_url(url: str | os.PathLike[str] | None) -> str:
-    """Return `url` as a `walpool://` URL with an absolute path, the same from every working directory.
+    """Return `url` as a URL that names the same from every working directory, and that may be shown and stored.
 
-    None takes `WALPOOL_URL`, and without that the file `walpool.db` where CrewAI keeps its own databases.
+    A file's is a `walpool://` URL with an absolute path; a server's has no password. None takes `WALPOOL_URL`, and
+    without that the file `walpool.db` where CrewAI keeps its own databases.
 
     Raises:
-        ConfigError: it is no path and no URL of an SQLite file.
+        ConfigError: it is no path and no URL of a database.
     """
     settings = Settings.load(url)
     given = settings.url
     if given is None:
         return _walpool_url(os.path.join(storage_folder(), "walpool.db"), "")
     if settings.path is None:
-        raise ConfigError("the CrewAI integration stores in an SQLite file: give a path, walpool://... or sqlite://...")
+        shown = _without_password(settings)
+        if given != shown:
+            _given[shown] = given
+        return shown
     if settings.path == ":memory:":
         return settings.path
     _, mark, query = given.partition("?") if "://" in given else ("", "", "")
     return _walpool_url(os.path.abspath(settings.path), mark + query)
+
+
+def is_server(url: str) -> bool:
+    """Return whether a path or URL names a PostgreSQL server."""
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 def storage_folder() -> str:
@@ -62,42 +79,80 @@ def storage_folder() -> str:
 
 
 def file_of(url: str) -> str:
-    """Return the path of the file that a canonical URL names; `:memory:` for that."""
-    return str(Settings.load(url).path)
+    """Return the path of the file that a canonical URL names; `:memory:` for that, and a server's URL for itself."""
+    return url if is_server(url) else str(Settings.load(url).path)
 
 
-def open_pool(url: str, settings: dict[str, Any]) -> Pool:
+def open_pool(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
     """Return a handle of its own on the process's pool for `url`; makes the folder that the file is to lie in."""
     path = file_of(url)
-    if path != ":memory:":
+    if path != ":memory:" and not is_server(url):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pool = get_pool(url, **settings)
+    pool = get_pool(full_url(url), **settings)
     # CrewAI's interfaces are synchronous, and it calls them on the event loops that it runs flows on.
     pool._warns_on_loop = False
     return pool
 
 
-def open_tables(url: str, settings: dict[str, Any]) -> Pool:
-    """Return `open_pool` of a file that has the tables of flows and kickoffs."""
+def open_file(url: str, settings: dict[str, Any]) -> Pool:
+    """Return `open_pool` of a file.
+
+    Raises:
+        NotSupportedError: the URL is a server's.
+    """
+    if is_server(url):
+        raise NotSupportedError(f"this needs an SQLite file: give a path or a walpool:// URL [{url}]")
+    return cast("Pool", open_pool(url, settings))
+
+
+def full_url(url: str) -> str:
+    """Return a canonical URL with its password, if this process was given one or has it in `WALPOOL_URL`.
+
+    Without one libpq looks for it, in PGPASSWORD and in its password file.
+    """
+    if not is_server(url) or url in _given:
+        return _given.get(url, url)
+    environment = Settings.load()
+    is_it = environment.url is not None and _without_password(environment) == url
+    return str(environment.url) if is_it else url
+
+
+def open_tables(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
+    """Return `open_pool` of a database that has the tables of flows and kickoffs."""
     return _open_migrated(url, settings, "crewai", _sql.MIGRATIONS)
 
 
-def open_long_term(url: str, settings: dict[str, Any]) -> Pool:
-    """Return `open_pool` of a file that has the table of long-term memories."""
+def open_long_term(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
+    """Return `open_pool` of a database that has the table of long-term memories."""
     return _open_migrated(url, settings, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS)
 
 
+def open_checkpoints(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
+    """Return `open_pool` of a database that has the table of checkpoints: in a file CrewAI's own, and no other."""
+    if is_server(url):
+        return _open_migrated(url, settings, "crewai_checkpoints", {"postgres": _sql.CHECKPOINT_MIGRATIONS})
+    pool = open_pool(url, settings)
+    try:
+        pool.execute(_sql.CREATE_CHECKPOINTS)
+    except BaseException:
+        pool.close()
+        raise
+    return pool
+
+
 def make_tables(pool: Pool) -> None:
-    """Make all tables of the integration but memory's, where they are missing: as an import needs them."""
-    schema.migrate(pool, "crewai", _sql.MIGRATIONS)
-    schema.migrate(pool, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS)
+    """Make all tables of the integration but memory's in a file, where they are missing: as an import needs them."""
+    schema.migrate(pool, "crewai", _sql.MIGRATIONS["sqlite"])
+    schema.migrate(pool, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS["sqlite"])
     pool.execute(_sql.CREATE_CHECKPOINTS)
 
 
-def _open_migrated(url: str, settings: dict[str, Any], name: str, migrations: Sequence[schema.Migration]) -> Pool:
+def _open_migrated(
+    url: str, settings: dict[str, Any], name: str, migrations: Mapping[str, Sequence[schema.Migration]]
+) -> Pool | PostgresPool:
     pool = open_pool(url, settings)
     try:
-        schema.migrate(pool, name, migrations)
+        schema.migrate(pool, name, migrations[pool.backend])
     except BaseException:
         pool.close()
         raise
@@ -121,7 +176,7 @@ class Reopening(Generic[R]):
     lies at the path now; and when the last user has gone, or the interpreter ends, it is closed without a warning.
 
     Args:
-        path: the file; `:memory:` is never looked at.
+        path: the file; `:memory:` and a server's URL are never looked at.
         opener: opens it.
     """
 
@@ -198,6 +253,10 @@ class Reopening(Generic[R]):
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def _without_password(settings: Settings) -> str:
+    return str(settings.__getstate__()["url"])  # what a pickle of it may carry
 
 
 def _walpool_url(path: str, query: str) -> str:

@@ -15,13 +15,13 @@ from typing import Any, Final
 import walpool.memory
 from walpool.copying import Part, Progress, RecordCopy, Report, SourceFile, Ticker
 from walpool.crewai import _import_sql as sql
-from walpool.crewai._database import canonical_url, file_of, open_pool
+from walpool.crewai._database import canonical_url, file_of, is_server, open_file
 from walpool.crewai._import_checkpoints import Checkpoints, FolderOfCheckpoints, TableOfCheckpoints
 from walpool.crewai._import_find import Found, find, places
 from walpool.crewai._import_memory import LanceTable, QdrantShards, lance_tables
 from walpool.crewai._import_tables import FlowStates, KickoffOutputs, LongTermMemories
 from walpool.crewai._import_target import Copy, Target, is_same_file
-from walpool.errors import ConfigError, Error
+from walpool.errors import ConfigError, Error, NotSupportedError
 from walpool.memory import MemoryStore
 
 __all__ = ["CrewReport", "import_crewai"]
@@ -67,6 +67,8 @@ def import_crewai(
     """
     wanted = [Path(path)] if path is not None else places()
     url = canonical_url(into)
+    if is_server(url):
+        raise NotSupportedError("import into an SQLite file; `walpool migrate` then copies that to PostgreSQL")
     target = file_of(url)
     found = [entry for place in wanted for entry in find(place)]
     if path is not None and os.path.isfile(path) and is_same_file(path, target):
@@ -76,7 +78,7 @@ def import_crewai(
     with ExitStack() as stack:
         pool = None
         if not dry_run or os.path.exists(target):
-            pool = stack.enter_context(open_pool(url, settings))
+            pool = stack.enter_context(open_file(url, settings))
         run = _Run(Target(pool, is_dry=dry_run), report, progress)
         if pool is not None and (not dry_run or run.target.has("memory_records")):
             run.store = stack.enter_context(walpool.memory.open(url, **settings))

@@ -81,7 +81,7 @@ class FlowStates(_TableCopy):
         new = mine[len(theirs) :]
         self.part.added += len(new)
         self.part.present += len(mine) - len(new)
-        groups: list[list[Statement]] = [[_sql.save_state(flow, *row)] for row in new]
+        groups: list[list[Statement]] = [[_sql.save_state("sqlite", flow, *row)] for row in new]
         question = self._question_to_store(flow, is_new=bool(new) or not theirs)
         if question is not None:
             groups = groups or [[]]
@@ -102,7 +102,7 @@ class FlowStates(_TableCopy):
             self._settled.add(flow)
             return None
         self.part.added += 1
-        return _sql.save_feedback(flow, *question)
+        return _sql.save_feedback("sqlite", flow, *question)
 
     def _flows(self) -> Iterator[str]:
         flows = {str(flow) for (flow,) in self._source.rows(sql.FLOWS)}
@@ -202,7 +202,7 @@ class LongTermMemories(_TableCopy):
                 theirs[row[1:]] -= 1
                 self.part.present += 1
             else:
-                missing.append([_sql.save_long_term(*row[1:])])
+                missing.append([_sql.save_long_term("sqlite", *row[1:])])
                 self.part.added += 1
             self._tick(1)
         for job in jobs(missing):

@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from walpool.crewai._database import canonical_url, storage_folder
+from walpool.crewai._database import canonical_url, is_server, storage_folder
 
 if TYPE_CHECKING:
     from walpool.crewai.memory import Score
@@ -199,7 +199,11 @@ class _Storages(Generic[C]):
     def __call__(self, spec: str) -> C | None:
         if spec == "lancedb":
             url = self._default_url
-        elif spec.startswith(("walpool://", "sqlite://")) or spec.endswith((".db", ".sqlite", ".sqlite3")):
+        elif (
+            spec.startswith(("walpool://", "sqlite://"))
+            or is_server(spec)
+            or spec.endswith((".db", ".sqlite", ".sqlite3"))
+        ):
             url = canonical_url(spec)
         else:
             return None

@@ -11,18 +11,22 @@ from collections import OrderedDict
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from crewai.state.provider.sqlite_provider import SqliteProvider
 from pydantic import PrivateAttr
 
 from walpool.crewai import _sql
-from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
-from walpool.pool import Pool
+from walpool.crewai._database import Reopening, canonical_url, file_of, is_server, open_checkpoints
+
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
 
 __all__ = ["CheckpointFiles", "WalpoolCheckpointProvider", "is_checkpoint_location"]
 
 _MAX_OPEN: Final = 8  # files; each costs a few connections, and a process rarely writes checkpoints to more at once
+_SUFFIX: Final = ".db"  # CrewAI appends it to what looks like no file's name: to a server's URL too
 _LOCATION: Final = re.compile(r".+#\d{8}T\d{6}_[0-9a-f]{8}", re.DOTALL)
 
 
@@ -36,15 +40,19 @@ class CheckpointFiles:
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
         self._lock = threading.Lock()  # guards `_open`; not held while a file is opened, read or written
-        self._open: OrderedDict[str, Reopening[Pool]] = OrderedDict()  # by URL, the one used last at the end
+        self._open: OrderedDict[str, Reopening[Pool | PostgresPool]] = (
+            OrderedDict()
+        )  # by URL, the one used last at the end
 
-    def at(self, location: str) -> Reopening[Pool]:
-        """Return the handle on the file at `location`; it opens at its first use."""
+    def at(self, location: str) -> Reopening[Pool | PostgresPool]:
+        """Return the handle on the file at `location`, or on a server's database; it opens at its first use."""
+        if is_server(location):
+            location = location.removesuffix(_SUFFIX)
         url = canonical_url(location)
         with self._lock:
             handle = self._open.pop(url, None)
             if handle is None:
-                handle = Reopening(file_of(url), partial(_open_checkpoints, url, self._settings))
+                handle = Reopening(file_of(url), partial(open_checkpoints, url, self._settings))
             self._open[url] = handle
             evicted = self._open.popitem(last=False)[1] if len(self._open) > _MAX_OPEN else None
         if evicted is not None:
@@ -91,9 +99,10 @@ class WalpoolCheckpointProvider(SqliteProvider):
         """Store a checkpoint in the file at `location`, durable when it returns; return `"<location>#<id>"`."""
         created_at = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
         checkpoint_id = f"{created_at}_{uuid.uuid4().hex[:8]}"
-        statement = _sql.put_checkpoint(checkpoint_id, created_at, parent_id, branch, data)
-        self._files.at(location).use(lambda pool: pool.execute(*statement))
-        return f"{location}#{checkpoint_id}"
+        row = (checkpoint_id, created_at, parent_id, branch, data)
+        self._files.at(location).use(lambda pool: pool.execute(*_sql.put_checkpoint(pool.backend, *row)))
+        # What is returned goes into events and logs.
+        return f"{canonical_url(location) if is_server(location) else location}#{checkpoint_id}"
 
     async def acheckpoint(self, data: str, location: str, *, parent_id: str | None = None, branch: str = "main") -> str:
         """Do what `checkpoint` does without blocking the loop."""
@@ -101,10 +110,12 @@ class WalpoolCheckpointProvider(SqliteProvider):
 
     def prune(self, location: str, max_keep: int, *, branch: str = "main") -> int:
         """Delete all checkpoints of a branch but the newest `max_keep`; return how many went."""
-        if not os.path.exists(location):
+        if not is_server(location) and not os.path.exists(location):
             return 0
-        statement = _sql.prune_checkpoints(branch, max_keep)
-        return self._files.at(location).use(lambda pool: pool.execute(*statement)).rowcount
+        pruned = self._files.at(location).use(
+            lambda pool: pool.execute(*_sql.prune_checkpoints(pool.backend, branch, max_keep))
+        )
+        return pruned.rowcount
 
     def from_checkpoint(self, location: str) -> str:
         """Return the JSON of a checkpoint, whoever wrote it.
@@ -113,9 +124,9 @@ class WalpoolCheckpointProvider(SqliteProvider):
             ValueError: there is no checkpoint with this id, or no such file.
         """
         path, _, checkpoint_id = location.rpartition("#")
-        if not Path(path).is_file():  # opening it would make it
+        if not is_server(path) and not Path(path).is_file():  # opening it would make it
             raise ValueError(f"Checkpoint not found: {location}")
-        data = self._files.at(path).use(lambda pool: pool.fetchval(*_sql.load_checkpoint(checkpoint_id)))
+        data = self._files.at(path).use(lambda pool: pool.fetchval(*_sql.load_checkpoint(pool.backend, checkpoint_id)))
         if data is None:
             raise ValueError(f"Checkpoint not found: {checkpoint_id}")
         return str(data)
@@ -131,13 +142,3 @@ WalpoolCheckpointProvider.__module__ = "walpool.crewai"
 def is_checkpoint_location(location: str) -> bool:
     """Return whether `location` has the form `<file>#<checkpoint id>`, which only SQLite checkpoints have."""
     return _LOCATION.fullmatch(location) is not None
-
-
-def _open_checkpoints(url: str, settings: dict[str, Any]) -> Pool:
-    pool = open_pool(url, settings)
-    try:
-        pool.execute(_sql.CREATE_CHECKPOINTS)
-    except BaseException:
-        pool.close()
-        raise
-    return pool

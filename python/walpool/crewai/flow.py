@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date, datetime, timezone
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crewai.flow.async_feedback.types import PendingFeedbackContext
 from crewai.flow.persistence.base import FlowPersistence
@@ -17,6 +17,9 @@ from walpool.crewai._database import Reopening, canonical_url, file_of, open_tab
 from walpool.crewai._json import decode
 from walpool.pool import Pool
 
+if TYPE_CHECKING:
+    from walpool.postgres import PostgresPool
+
 __all__ = ["WalpoolFlowPersistence"]
 
 
@@ -27,24 +30,25 @@ class WalpoolFlowPersistence(FlowPersistence):
     last one counts. JSON holds it, as with CrewAI's own store: models as their fields, sets and tuples as lists, dates
     in ISO form, anything else as its `str`.
 
-    The fields go into checkpoints, so they are plain JSON; a restored one stores in the same file.
+    The fields go into checkpoints, so they are plain JSON; a restored one stores in the same database. A password does
+    not go with them: where it is needed the process has it in `WALPOOL_URL`, or libpq in PGPASSWORD or its own file.
 
     Args:
-        url: a path, or a `walpool://` or `sqlite://` URL; None takes `WALPOOL_URL`, and without that `walpool.db` where
-            CrewAI keeps its own databases.
+        url: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without that
+            `walpool.db` where CrewAI keeps its own databases. The field does not show a password.
         settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: the URL is not one of an SQLite file.
-        NotSupportedError: the file's tables come from a newer walpool.
-        StorageError: the file cannot be opened.
+        ConfigError: the URL is none of a database.
+        NotSupportedError: the tables come from a newer walpool.
+        StorageError, OperationalError: the database cannot be opened.
     """
 
     # CrewAI looks a restored one up by this field in a table whose keys are names of classes.
     persistence_type: str = Field(default="WalpoolFlowPersistence")
     url: str = Field(default_factory=lambda: canonical_url(None))
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    _pool: Reopening[Pool] = PrivateAttr()
+    _pool: Reopening[Pool | PostgresPool] = PrivateAttr()
 
     def __init__(self, url: str | None = None, /, **fields: Any) -> None:
         super().__init__(**fields if url is None else {"url": url, **fields})
@@ -57,17 +61,20 @@ class WalpoolFlowPersistence(FlowPersistence):
         return self
 
     def init_db(self) -> None:
-        """Make the file and its tables, where they are missing."""
+        """Make the database's tables, where they are missing."""
         self._pool.get()
 
     def save_state(self, flow_uuid: str, method_name: str, state_data: dict[str, Any] | BaseModel) -> None:
         """Append a state to the flow's history; one job."""
         state_json = _encode(_as_dict(state_data))
-        self._pool.use(lambda pool: pool.execute(*_sql.save_state(flow_uuid, method_name, _now(), state_json)))
+        now = _now()
+        self._pool.use(
+            lambda pool: pool.execute(*_sql.save_state(pool.backend, flow_uuid, method_name, now, state_json))
+        )
 
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
         """Return the state that was saved last; None if there is none, or if it is not an object."""
-        state_json = self._pool.use(lambda pool: pool.fetchval(*_sql.load_state(flow_uuid)))
+        state_json = self._pool.use(lambda pool: pool.fetchval(*_sql.load_state(pool.backend, flow_uuid)))
         state = None if state_json is None else decode(state_json)
         return state if isinstance(state, dict) else None
 
@@ -78,15 +85,16 @@ class WalpoolFlowPersistence(FlowPersistence):
         state_json = _encode(_as_dict(state_data))
         context_json = _encode(context.to_dict())
         now = _now()
-        job = [
-            _sql.save_state(flow_uuid, context.method_name, now, state_json),
-            _sql.save_feedback(flow_uuid, context_json, state_json, now),
-        ]
-        self._pool.use(lambda pool: pool.batch(job))
+
+        def save(pool: Pool | PostgresPool) -> None:
+            state = _sql.save_state(pool.backend, flow_uuid, context.method_name, now, state_json)
+            pool.batch([state, _sql.save_feedback(pool.backend, flow_uuid, context_json, state_json, now)])
+
+        self._pool.use(save)
 
     def load_pending_feedback(self, flow_uuid: str) -> tuple[dict[str, Any], PendingFeedbackContext] | None:
         """Return the state and the context that a flow waits with; None if it waits for nothing."""
-        row = self._pool.use(lambda pool: pool.fetchone(*_sql.load_feedback(flow_uuid)))
+        row = self._pool.use(lambda pool: pool.fetchone(*_sql.load_feedback(pool.backend, flow_uuid)))
         if row is None:
             return None
         state_json, context_json = row
@@ -94,7 +102,7 @@ class WalpoolFlowPersistence(FlowPersistence):
 
     def clear_pending_feedback(self, flow_uuid: str) -> None:
         """Forget what the flow waited for; its states stay."""
-        self._pool.use(lambda pool: pool.execute(*_sql.clear_feedback(flow_uuid)))
+        self._pool.use(lambda pool: pool.execute(*_sql.clear_feedback(pool.backend, flow_uuid)))
 
     def close(self) -> None:
         """Give the database back; the next call opens it again."""

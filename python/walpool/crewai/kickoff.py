@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crewai.task import Task
 from crewai.utilities.crew_json_encoder import CrewJSONEncoder
@@ -16,7 +16,10 @@ from walpool.crewai import _sql
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_tables
 from walpool.crewai._json import decode
 from walpool.errors import Error
-from walpool.pool import Pool
+
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
 
 __all__ = ["WalpoolKickoffStorage"]
 
@@ -32,8 +35,8 @@ class WalpoolKickoffStorage:
     takes the replay data of the crew before it, and of crews that run at once each sees the others' rows.
 
     Args:
-        db_path: a path, or a `walpool://` or `sqlite://` URL; None takes `WALPOOL_URL`, and without that `walpool.db`
-            where CrewAI keeps its own databases.
+        db_path: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without
+            that `walpool.db` where CrewAI keeps its own databases.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
@@ -59,7 +62,7 @@ class WalpoolKickoffStorage:
         Raises:
             DatabaseOperationError: the database refused; `original_error` is walpool's.
         """
-        statement = _sql.add_output(
+        row = (
             str(task.id),
             task.key,
             task.expected_output,
@@ -68,7 +71,7 @@ class WalpoolKickoffStorage:
             _encode(inputs or {}),
             was_replayed,
         )
-        self._run(DatabaseError.SAVE_ERROR, lambda pool: pool.execute(*statement))
+        self._run(DatabaseError.SAVE_ERROR, lambda pool: pool.execute(*_sql.add_output(pool.backend, *row)))
 
     def update(self, task_index: int, **kwargs: Any) -> None:
         """Change columns of the output at `task_index`; a dict is stored as JSON. No such output is a warning.
@@ -82,7 +85,8 @@ class WalpoolKickoffStorage:
             named = ", ".join(unknown) or "none given"
             raise _failed(DatabaseError.UPDATE_ERROR, ValueError(f"no such column: {named}"))
         result = self._run(
-            DatabaseError.UPDATE_ERROR, lambda pool: pool.execute(*_sql.update_outputs(task_index, changes))
+            DatabaseError.UPDATE_ERROR,
+            lambda pool: pool.execute(*_sql.update_outputs(pool.backend, task_index, changes)),
         )
         if result.rowcount == 0:
             _logger.warning("No row found with task_index %s. No update performed.", task_index)
@@ -93,7 +97,7 @@ class WalpoolKickoffStorage:
         Raises:
             DatabaseOperationError: the database refused.
         """
-        rows = self._run(DatabaseError.LOAD_ERROR, lambda pool: pool.fetch(_sql.LOAD_OUTPUTS, row=dict))
+        rows = self._run(DatabaseError.LOAD_ERROR, lambda pool: pool.fetch(_sql.LOAD_OUTPUTS[pool.backend], row=dict))
         for row in rows:
             row["output"] = decode(row["output"])
             row["inputs"] = decode(row["inputs"])
@@ -105,13 +109,13 @@ class WalpoolKickoffStorage:
         Raises:
             DatabaseOperationError: the database refused.
         """
-        self._run(DatabaseError.DELETE_ERROR, lambda pool: pool.execute(_sql.DELETE_OUTPUTS))
+        self._run(DatabaseError.DELETE_ERROR, lambda pool: pool.execute(_sql.DELETE_OUTPUTS[pool.backend]))
 
     def close(self) -> None:
         """Give the database back; the next call opens it again."""
         self._pool.close()
 
-    def _run(self, what_failed: str, work: Callable[[Pool], T]) -> T:
+    def _run(self, what_failed: str, work: Callable[[Pool | PostgresPool], T]) -> T:
         try:
             return self._pool.use(work)
         except Error as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 from walpool.crewai import _sql
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_long_term
-from walpool.pool import Pool
 
 __all__ = ["WalpoolLongTermStorage"]
 
@@ -21,19 +20,19 @@ class WalpoolLongTermStorage:
     says so and goes on.
 
     Args:
-        db_path: a path, or a `walpool://` or `sqlite://` URL; None takes `WALPOOL_URL`, and without that `walpool.db`
-            where CrewAI keeps its own databases. The file is opened at the first call.
+        db_path: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without
+            that `walpool.db` where CrewAI keeps its own databases. Opened at the first call.
         verbose: accepted for CrewAI's sake; nothing is printed.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: the URL is not one of an SQLite file.
+        ConfigError: the URL is none of a database.
     """
 
     def __init__(self, db_path: str | None = None, verbose: bool = True, **settings: Any) -> None:
         self.url = canonical_url(db_path)
         self.db_path = file_of(self.url)
-        self._pool: Reopening[Pool] = Reopening(self.db_path, partial(open_long_term, self.url, settings))
+        self._pool = Reopening(self.db_path, partial(open_long_term, self.url, settings))
 
     def save(self, task_description: str, metadata: dict[str, Any], datetime: str, score: int | float) -> None:  # noqa: PYI041 - as CrewAI says
         """Add what a task taught; one job, durable when it returns.
@@ -42,8 +41,8 @@ class WalpoolLongTermStorage:
             TypeError: metadata that JSON cannot hold.
             DataError: a text with a lone surrogate.
         """
-        statement = _sql.save_long_term(task_description, json.dumps(metadata), datetime, score)
-        self._pool.use(lambda pool: pool.execute(*statement))
+        row = (task_description, json.dumps(metadata), datetime, score)
+        self._pool.use(lambda pool: pool.execute(*_sql.save_long_term(pool.backend, *row)))
 
     def load(self, task_description: str, latest_n: int) -> list[dict[str, Any]] | None:
         """Return what this very task taught, as dicts with metadata, datetime and score; None if nothing is there.
@@ -52,12 +51,14 @@ class WalpoolLongTermStorage:
             task_description: the task, to the letter.
             latest_n: at most this many, the latest first.
         """
-        rows = self._pool.use(lambda pool: pool.fetch(*_sql.load_long_term(task_description, latest_n), row=dict))
+        rows = self._pool.use(
+            lambda pool: pool.fetch(*_sql.load_long_term(pool.backend, task_description, latest_n), row=dict)
+        )
         return [{**row, "metadata": json.loads(row["metadata"])} for row in rows] or None
 
     def reset(self) -> None:
         """Delete all long-term memories."""
-        self._pool.use(lambda pool: pool.execute(_sql.CLEAR_LONG_TERM))
+        self._pool.use(lambda pool: pool.execute(_sql.CLEAR_LONG_TERM[pool.backend]))
 
     async def asave(self, task_description: str, metadata: dict[str, Any], datetime: str, score: int | float) -> None:  # noqa: PYI041
         """Do what `save` does without blocking the loop."""

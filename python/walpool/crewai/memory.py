@@ -12,7 +12,7 @@ from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 from pydantic_core import SchemaSerializer, core_schema
 
-from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
+from walpool.crewai._database import Reopening, canonical_url, file_of, open_file
 from walpool.errors import ConfigError
 from walpool.memory import (
     DimsError,
@@ -249,7 +249,7 @@ WalpoolStorage.__module__ = "walpool.crewai"
 
 
 def _open_store(url: str, settings: dict[str, Any]) -> SqliteMemoryStore:
-    pool = open_pool(url, settings)
+    pool = open_file(url, settings)
     try:
         return SqliteMemoryStore(pool)
     except BaseException:

@@ -19,8 +19,8 @@ def open_collection(
     url: str | os.PathLike[str] | None, collection: Collection, settings: dict[str, Any]
 ) -> MemoryStore:
     """Return the store of one collection, made if it is not there; the caller closes it."""
-    named = {"tenant": collection.tenant, "collection": collection.collection, "words": collection.words}
-    return walpool.memory.open(url, **named, **settings)
+    tenant, name, words = collection.tenant, collection.collection, collection.words
+    return walpool.memory.open(url, tenant=tenant, collection=name, words=words, **settings)
 
 
 def name_of(tenant: str, collection: str) -> str:

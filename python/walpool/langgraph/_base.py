@@ -9,14 +9,15 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from walpool import schema
 from walpool.errors import ConfigError
-from walpool.langgraph import _codec, _sql
+from walpool.langgraph import _codec, _dialects, _sql
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
     from walpool.pool import Pool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 _STOCK_TABLES: Final = (
-    "holds threads of langgraph-checkpoint-sqlite, which walpool does not read: "
+    "{path} holds threads of {stock}, which walpool does not read: "
     "its savers begin with tables of their own, beside them"
 )
 
@@ -34,16 +35,6 @@ class BaseSaver(BaseCheckpointSaver[str]):
         return _codec.next_version(current)
 
 
-def refuse_kind(kind: type, given: object, advice: str) -> None:
-    """Refuse a pool of the other kind.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if isinstance(given, kind):
-        raise ConfigError(advice)
-
-
 def refuse_unknown(strategy: str) -> None:
     """Refuse what `prune` cannot do.
 
@@ -55,15 +46,19 @@ def refuse_unknown(strategy: str) -> None:
         raise ConfigError(msg)
 
 
-def prepare(pool: Pool) -> None:
-    """Bring the savers' tables in the pool's file up to date."""
-    if schema.version(pool, _sql.SCHEMA) == 0 and pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-        warnings.warn(f"{pool.path} {_STOCK_TABLES}", UserWarning, stacklevel=4)
-    schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
+def prepare(pool: Pool | PostgresPool) -> None:
+    """Bring the savers' tables in the pool's database up to date."""
+    dialect = _dialects.of(pool.backend)
+    if schema.version(pool, _sql.SCHEMA) == 0 and pool.fetchval(dialect.find_stock_tables) == 2:
+        text = _STOCK_TABLES.format(path=pool.path, stock=dialect.stock)
+        warnings.warn(text, UserWarning, stacklevel=4)
+    schema.migrate(pool, _sql.SCHEMA, dialect.migrations)
 
 
-async def prepare_async(pool: AsyncPool) -> None:
-    """Do what `prepare` does, through an `AsyncPool`."""
-    if await schema.version_async(pool, _sql.SCHEMA) == 0 and await pool.fetchval(_sql.FIND_STOCK_TABLES) == 2:
-        warnings.warn(f"{pool.path} {_STOCK_TABLES}", UserWarning, stacklevel=3)
-    await schema.migrate_async(pool, _sql.SCHEMA, _sql.MIGRATIONS)
+async def prepare_async(pool: AsyncPool | AsyncPostgresPool) -> None:
+    """Do what `prepare` does, through a pool for asyncio."""
+    dialect = _dialects.of(pool.backend)
+    if await schema.version_async(pool, _sql.SCHEMA) == 0 and await pool.fetchval(dialect.find_stock_tables) == 2:
+        text = _STOCK_TABLES.format(path=pool.path, stock=dialect.stock)
+        warnings.warn(text, UserWarning, stacklevel=3)
+    await schema.migrate_async(pool, _sql.SCHEMA, dialect.migrations)

@@ -27,6 +27,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from walpool.errors import ConfigError, DataError
 from walpool.langgraph import _sql, _upkeep_sql
+from walpool.langgraph._dialects import Dialect
 from walpool.langgraph._sql import Key, Search, Statement
 from walpool.types import Value
 
@@ -107,6 +108,7 @@ def _turned_round(version: str) -> str:
 
 
 def encode_put(
+    dialect: Dialect,
     serde: SerializerProtocol,
     config: RunnableConfig,
     checkpoint: Checkpoint,
@@ -130,7 +132,7 @@ def encode_put(
             continue
         channels[channel] = key = blob_key(versions[channel])
         if channel in new_versions:
-            statements.append(_sql.put_blob(key, thread_id, ns, channel, dumps(value)))
+            statements.append(dialect.put_blob(key, thread_id, ns, channel, dumps(value)))
     if short:
         rest["channel_values"] = short
     channels_json = _to_json(channels)
@@ -140,7 +142,7 @@ def encode_put(
     full_metadata = cast("dict[str, Any]", get_checkpoint_metadata(config, metadata))
     run_id = full_metadata.get("run_id")
     statements.append(
-        _sql.put_checkpoint(
+        dialect.put_checkpoint(
             thread_id,
             ns,
             checkpoint["id"],
@@ -155,44 +157,51 @@ def encode_put(
 
 
 def encode_writes(
-    serde: SerializerProtocol, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    dialect: Dialect,
+    serde: SerializerProtocol,
+    config: RunnableConfig,
+    writes: Sequence[tuple[str, Any]],
+    task_id: str,
+    task_path: str,
 ) -> list[tuple[Value, ...]]:
-    """Return the parameters of `PUT_WRITES`, a row for each write."""
+    """Return the parameters of `put_writes`, a row for each write."""
     (thread_id, ns, _), checkpoint_id = checkpoint_place_of(config)
-    dumps, special = serde.dumps_typed, WRITES_IDX_MAP
+    dumps, special, stored = serde.dumps_typed, WRITES_IDX_MAP, dialect.stored
     return [
-        (thread_id, ns, checkpoint_id, task_id, special.get(channel, idx), task_path, channel, *dumps(value))
+        (thread_id, ns, checkpoint_id, task_id, special.get(channel, idx), task_path, channel, *stored(dumps(value)))
         for idx, (channel, value) in enumerate(writes)
     ]
 
 
-def decode_tuples(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> dict[int, CheckpointTuple]:
-    """Return the checkpoints of `get_many`, by row."""
+def decode_tuples(
+    dialect: Dialect, serde: SerializerProtocol, rows: Iterable[Sequence[Any]]
+) -> dict[int, CheckpointTuple]:
+    """Return the checkpoints of `get_many`, by the number of each."""
     by_row: dict[int, list[Sequence[Any]]] = {}
     for row in rows:
         by_row.setdefault(row[1], []).append(row)
-    decoded = {number: decode_tuple(serde, its_rows) for number, its_rows in by_row.items()}
+    decoded = {number: decode_tuple(dialect, serde, its_rows) for number, its_rows in by_row.items()}
     return {number: found for number, found in decoded.items() if found is not None}
 
 
-def decode_tuple(serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> CheckpointTuple | None:
+def decode_tuple(dialect: Dialect, serde: SerializerProtocol, rows: Iterable[Sequence[Any]]) -> CheckpointTuple | None:
     """Return the checkpoint of `get`; None where there is none."""
-    loads = serde.loads_typed
+    loads, loaded = serde.loads_typed, dialect.loaded
     head: Sequence[Any] | None = None
     values: dict[str, Any] = {}
     writes: list[tuple[str, str, int, str, tuple[str, bytes]]] = []
     for row in rows:
         kind = row[0]
         if kind == _sql.KIND_BLOB:
-            values[row[2]] = loads((row[7], row[8]))
+            values[row[2]] = loads(loaded(row[7], row[8]))
         elif kind == _sql.KIND_WRITE:
-            writes.append((row[2], row[3], row[4], row[5], (row[7], row[8])))
+            writes.append((row[2], row[3], int(row[4]), row[5], loaded(row[7], row[8])))
         else:
             head = row
     if head is None:
         return None
     _, _, thread_id, ns, checkpoint_id, parent_id, metadata, type_, stored = head
-    checkpoint = loads((type_, stored))
+    checkpoint = loads(loaded(type_, stored))
     checkpoint["channel_values"] = {**checkpoint.get("channel_values", {}), **values}
     writes.sort()  # the order of `writes_sort_key`: path, task, index; no two have the same three
     return CheckpointTuple(
@@ -211,6 +220,7 @@ class Listing:
     pages nothing is held.
 
     Args:
+        dialect: what is said to the database.
         config: as `list` takes it, and so are the others.
         metadata_filter: what the metadata must hold.
         before: the config of the checkpoint before which to begin.
@@ -222,11 +232,13 @@ class Listing:
 
     def __init__(
         self,
+        dialect: Dialect,
         config: RunnableConfig | None,
         metadata_filter: Mapping[str, Any] | None,
         before: RunnableConfig | None,
         limit: int | None,
     ) -> None:
+        self._dialect = dialect
         self._filter = dict(metadata_filter or {})
         # The run has an index; the comparison below is made all the same.
         run_id = self._filter.get("run_id")
@@ -240,17 +252,17 @@ class Listing:
         """Return the query of the next keys."""
         wanted = self.page if self._left is None else min(self.page, self._left)
         self._asked = self._keys if self._filter else wanted
-        return _sql.find(self._search, self._after, self._asked)
+        return self._dialect.find(self._search, self._after, self._asked)
 
-    def choose(self, rows: Sequence[Sequence[Any]]) -> list[int]:
+    def choose(self, rows: Sequence[Sequence[Any]]) -> list[Key]:
         """Return which checkpoints to read, in order, given what `keys_wanted` found."""
         most = self.page if self._left is None else min(self.page, self._left)
         keys = _sql.keys(rows)
-        chosen: list[int] = []
+        chosen: list[Key] = []
         for key in keys:
             self._after = key
             if not self._filter or self._matches(json.loads(key.metadata)):
-                chosen.append(key.row)
+                chosen.append(key)
                 if len(chosen) == most:
                     break
         else:
@@ -274,23 +286,24 @@ def _search(config: RunnableConfig | None, before: RunnableConfig | None, run_id
 
 
 def decode_history(
-    serde: SerializerProtocol, rows: Iterable[Sequence[Any]], channels: Sequence[str]
+    dialect: Dialect, serde: SerializerProtocol, rows: Iterable[Sequence[Any]], channels: Sequence[str]
 ) -> dict[str, DeltaChannelHistory]:
     """Return what `history` found, for each channel: its writes, oldest first, and the value that they begin from."""
     first: str | None = None
     steps: dict[tuple[str, str], tuple[str | None, Any]] = {}
     writes: dict[tuple[str, str], list[tuple[str, str, int, Any]]] = {}
+    loaded = dialect.loaded
     for kind, channel, at, other, order, type_, value in rows:
         if kind == _upkeep_sql.KIND_START:
             first = at
         elif kind == _upkeep_sql.KIND_STEP:
-            steps[channel, at] = other, None if type_ is None else (type_, value)
+            steps[channel, at] = other, None if type_ is None else loaded(type_, value)
         elif kind == _upkeep_sql.KIND_INLINED:
-            short = serde.loads_typed((type_, value))["channel_values"][channel]
+            short = serde.loads_typed(loaded(type_, value))["channel_values"][channel]
             steps[channel, at] = other, serde.dumps_typed(short)
         else:
             path, idx = json.loads(order)
-            writes.setdefault((channel, at), []).append((path, other, idx, (type_, value)))
+            writes.setdefault((channel, at), []).append((path, other, idx, loaded(type_, value)))
     return {channel: _history_of(serde, channel, first, steps, writes) for channel in channels}
 
 

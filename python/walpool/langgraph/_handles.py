@@ -1,6 +1,6 @@
-"""`Handles`: a `Pool` and an `AsyncPool` on one file, for a class that LangGraph calls from threads and from loops.
+"""`Handles`: a pool for threads and one for loops on one database, for a class that LangGraph calls from both.
 
-Both share the file's engine: one writer, one set of readers, no extra descriptor. Knows no tables but by name.
+Both share the database's engine: one writer, one set of readers, no extra descriptor. Knows no tables but by name.
 """
 
 from __future__ import annotations
@@ -8,15 +8,30 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from walpool import schema
-from walpool.aio import AsyncPool
-from walpool.errors import ClosedError, ConfigError
-from walpool.pool import Pool
-from walpool.registry import get_async_pool, get_pool
+from walpool.errors import ClosedError, ConfigError, NotSupportedError
+from walpool.registry import async_twin, get_async_pool, get_pool, is_async_pool, is_pool, sync_twin
 from walpool.settings import Settings
+
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
+    from walpool.pool import Pool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
+
+_Backend: TypeAlias = Literal["sqlite", "postgres"]
+
+
+class Tables(NamedTuple):
+    """A set of tables that a class needs."""
+
+    name: str
+    """For `walpool.schema`."""
+    migrations: Mapping[_Backend, Sequence[schema.Migration]]
+    needs: tuple[str, str] | None = None
+    """A query that says whether a PostgreSQL has what they need, and what to say where it has not."""
 
 
 class Handles:
@@ -24,9 +39,11 @@ class Handles:
 
     Args:
         target: a path, a URL, or a pool of either kind, which stays its owner's to close; None takes `WALPOOL_URL`.
-        name: the name of the tables, for `walpool.schema`.
-        migrations: their migrations.
+        tables: what is to be there.
         settings: as a pool takes them; only with a path or a URL.
+
+    Attributes:
+        backend: which SQL the database takes.
 
     Raises:
         ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
@@ -34,66 +51,82 @@ class Handles:
 
     def __init__(
         self,
-        target: Pool | AsyncPool | str | os.PathLike[str] | None,
-        name: str,
-        migrations: Sequence[schema.Migration],
+        target: Pool | PostgresPool | AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None,
+        tables: Sequence[Tables],
         settings: dict[str, Any],
     ) -> None:
-        self._name = name
-        self._migrations = migrations
+        self._tables = tables
         self._settings = settings
-        self._pool: Pool | None = None
-        self._async_pool: AsyncPool | None = None
-        self._owned: list[Pool | AsyncPool] = []
+        self._pool: Pool | PostgresPool | None = None
+        self._async_pool: AsyncPool | AsyncPostgresPool | None = None
+        self._owned: list[Pool | PostgresPool | AsyncPool | AsyncPostgresPool] = []
         self._is_migrated = False
         self._is_closed = False
         self._lock = threading.Lock()  # guards the opening of either pool
         self._target: str | os.PathLike[str] | None = None
         if target is None or isinstance(target, (str, os.PathLike)):
-            Settings.load(target, **settings)  # refuses what is wrong now, rather than at the first use
+            loaded = Settings.load(target, **settings)  # refuses what is wrong now, rather than at the first use
             self._target = target
+            self.backend: _Backend = "sqlite" if loaded.url is None or loaded.path is not None else "postgres"
         elif settings:
             raise ConfigError("settings belong to whoever opens the pool: give a path, or a pool without settings")
-        elif isinstance(target, Pool):
-            self._pool = target
         else:
-            self._async_pool = target
+            self.backend = target.backend
+            if is_pool(target):
+                self._pool = target
+            else:
+                self._async_pool = target
 
     @property
     def path(self) -> str | None:
-        """The real path of the file; None before it is opened."""
+        """The real path of the file, or the server's URL; None before it is opened."""
         opened = self._pool or self._async_pool
         return None if opened is None else opened.path
 
-    def pool(self) -> Pool:
+    def pool(self) -> Pool | PostgresPool:
         """Return the synchronous pool, its tables up to date."""
         if self._pool is None or not self._is_migrated:
             with self._lock:
                 self._refuse_if_closed()
                 if self._pool is None:
-                    self._pool = self._own(get_pool(self._where(), **self._settings))
+                    other = self._async_pool
+                    is_server = other is not None and other.backend == "postgres"
+                    self._pool = self._own(
+                        sync_twin(other) if other and is_server else get_pool(self._where(), **self._settings)
+                    )
                 if not self._is_migrated:
-                    schema.migrate(self._pool, self._name, self._migrations)
+                    for tables in self._tables:
+                        if tables.needs and self.backend == "postgres" and not self._pool.fetchval(tables.needs[0]):
+                            raise NotSupportedError(f"{tables.needs[1]} [{self._pool.path}]")
+                        schema.migrate(self._pool, tables.name, tables.migrations[self.backend])
                     self._is_migrated = True
         return self._pool
 
-    async def async_pool(self) -> AsyncPool:
+    async def async_pool(self) -> AsyncPool | AsyncPostgresPool:
         """Return the asynchronous pool, its tables up to date."""
         if self._async_pool is None:
             with self._lock:  # opens nothing yet, so it is held for an instant
                 self._refuse_if_closed()
                 if self._async_pool is None:
-                    self._async_pool = self._own(get_async_pool(self._where(), **self._settings))
+                    other = self._pool
+                    is_server = other is not None and other.backend == "postgres"
+                    self._async_pool = self._own(
+                        async_twin(other) if other and is_server else get_async_pool(self._where(), **self._settings)
+                    )
         if not self._is_migrated:
             # Several tasks may come here at once: all but one find nothing to do.
-            await schema.migrate_async(self._async_pool, self._name, self._migrations)
+            pool = self._async_pool
+            for tables in self._tables:
+                if tables.needs and self.backend == "postgres" and not await pool.fetchval(tables.needs[0]):
+                    raise NotSupportedError(f"{tables.needs[1]} [{pool.path}]")
+                await schema.migrate_async(pool, tables.name, tables.migrations[self.backend])
             self._is_migrated = True
         return self._async_pool
 
     def close(self) -> None:
         """Close what was opened here; safe to call twice, from any thread."""
         for pool in self._take():
-            if isinstance(pool, Pool):
+            if is_pool(pool):
                 pool.close()
             else:
                 _close_from_here(pool)
@@ -101,10 +134,10 @@ class Handles:
     async def close_async(self) -> None:
         """Close what was opened here; safe to call twice."""
         taken = self._take()
-        pools = [pool for pool in taken if isinstance(pool, Pool)]
-        last = [pool for pool in taken if not isinstance(pool, Pool)]
+        pools = [pool for pool in taken if is_pool(pool)]
+        last = [pool for pool in taken if is_async_pool(pool)]
         if pools and not last:
-            last.append(AsyncPool(pools[0].path))
+            last.append(async_twin(pools[0]))
             await last[0].open()
         # The asynchronous one last: it waits for what is under way without keeping the loop.
         for pool in pools:
@@ -113,7 +146,7 @@ class Handles:
         for async_pool in last:
             await async_pool.close()
 
-    def _take(self) -> list[Pool | AsyncPool]:
+    def _take(self) -> list[Pool | PostgresPool | AsyncPool | AsyncPostgresPool]:
         with self._lock:
             self._is_closed = True
             taken, self._owned = self._owned, []
@@ -132,7 +165,7 @@ class Handles:
             raise ClosedError("the database was closed by close()")
 
 
-def _close_from_here(pool: AsyncPool) -> None:
+def _close_from_here(pool: AsyncPool | AsyncPostgresPool) -> None:
     """Close an asynchronous pool from synchronous code, which may run on the thread of an event loop."""
     # A thread of its own, since a thread has one running loop at most; it is joined before this returns.
     thread = threading.Thread(target=lambda: asyncio.run(pool.close()), name="walpool-close")

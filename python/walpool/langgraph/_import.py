@@ -17,9 +17,10 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
 from walpool import schema
 from walpool.copying import Difference, jobs
-from walpool.errors import DataError, IntegrityError
+from walpool.errors import DataError, IntegrityError, NotSupportedError
 from walpool.langgraph import _codec, _sql, _store_sql, _upkeep_sql
 from walpool.langgraph import _import_sql as sql
+from walpool.langgraph._dialects import SQLITE
 from walpool.langgraph._import_raw import RawSerializer
 from walpool.langgraph._import_source import Source
 from walpool.langgraph._steps import Statement
@@ -100,6 +101,8 @@ def _import_opened(
     settings: dict[str, Any],
 ) -> ImportReport:
     with get_pool(target, **settings) as pool:
+        if not isinstance(pool, Pool):
+            raise NotSupportedError("import into an SQLite file; `walpool migrate` then copies that to PostgreSQL")
         schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
         if opened.items:
             schema.migrate(pool, "langgraph_store", _store_sql.MIGRATIONS)
@@ -262,7 +265,7 @@ def _checkpoint_statements(thread_id: str, row: Any, stored: set[tuple[str, str,
     stored.update((ns, name, version) for name, version in new.items())
     config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": parent_id}}
     loaded = cast("CheckpointMetadata", _load_metadata(metadata))
-    statements, _ = _codec.encode_put(serializer, config, cast("Checkpoint", checkpoint), loaded, new)
+    statements, _ = _codec.encode_put(SQLITE, serializer, config, cast("Checkpoint", checkpoint), loaded, new)
     return statements
 
 
@@ -270,7 +273,7 @@ def _compare_checkpoint(row: Any, found: list[Any]) -> str | None:
     """Return what differs between a checkpoint of the source and what the savers read of it; None if nothing does."""
     _, _, parent_id, kind, content, metadata = row
     serializer = RawSerializer(kind)
-    read = _codec.decode_tuple(serializer, found)
+    read = _codec.decode_tuple(SQLITE, serializer, found)
     if read is None:
         return "it is missing"
     wanted = _load_checkpoint(serializer, kind, content)

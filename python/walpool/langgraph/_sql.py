@@ -8,7 +8,7 @@ the names of `langgraph-checkpoint-sqlite`'s tables, which keep other things: bo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from walpool.types import Value
@@ -130,7 +130,7 @@ KIND_CHECKPOINT, KIND_BLOB, KIND_WRITE = 0, 1, 2
 
 
 class Key(NamedTuple):
-    """A checkpoint found by `find`: its row, its place in the order of `list`, and its metadata as JSON."""
+    """A checkpoint found by `find`: a number for it, its place in the order of `list`, and its metadata as JSON."""
 
     row: int
     checkpoint_id: str
@@ -175,14 +175,19 @@ def get(thread_id: str, checkpoint_ns: str, checkpoint_id: str | None) -> Statem
     return _GET_ONE, (thread_id, checkpoint_ns, checkpoint_id)
 
 
-def get_many(rows: Iterable[int]) -> Statement:
-    """Return the query of the checkpoints in these rows, each as `get` has it, in no order."""
-    return _GET_MANY, (json.dumps(list(rows)),)
+def get_many(keys: Sequence[Key]) -> Statement:
+    """Return the query of these checkpoints, each as `get` has it, in no order."""
+    return _GET_MANY, (json.dumps([key.row for key in keys]),)
 
 
 def find(search: Search, after: Key | None, limit: int) -> Statement:
     """Return the query of the next `limit` keys that a search finds, newest first, after the one given."""
-    wheres: list[str] = []
+    return find_keys("rowid", [], search, after, limit)
+
+
+def find_keys(row: str, wheres: Sequence[str], search: Search, after: Key | None, limit: int) -> Statement:
+    """Return what `find` does, with the SQL of a key's row, and conditions that all of them meet."""
+    wheres = list(wheres)
     params: list[Value] = []
     for column, value in (
         ("thread_id = ?", search.thread_id),
@@ -199,11 +204,11 @@ def find(search: Search, after: Key | None, limit: int) -> Statement:
         wheres.append("checkpoint_id <= ? AND (checkpoint_id, thread_id, checkpoint_ns) < (?, ?, ?)")
         params += [after.checkpoint_id, after.checkpoint_id, after.thread_id, after.checkpoint_ns]
     where = f"WHERE {' AND '.join(wheres)}" if wheres else ""
-    sql = f"""SELECT rowid, checkpoint_id, thread_id, checkpoint_ns, metadata FROM langgraph_checkpoints {where}
+    sql = f"""SELECT {row}, checkpoint_id, thread_id, checkpoint_ns, metadata FROM langgraph_checkpoints {where}
         ORDER BY checkpoint_id DESC, thread_id DESC, checkpoint_ns DESC LIMIT ?"""
     return sql, (*params, limit)
 
 
 def keys(rows: Sequence[Sequence[Any]]) -> list[Key]:
-    """Return what a `find` found."""
-    return [Key(*row) for row in rows]
+    """Return what a `find` found; where the backend's rows have no number, each has its place in this answer."""
+    return [Key(place if row[0] is None else row[0], *row[1:]) for place, row in enumerate(rows)]

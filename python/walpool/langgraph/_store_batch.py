@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from enum import Enum
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from walpool.errors import DataError
 from walpool.langgraph import _store_filter
 from walpool.langgraph import _store_sql as sql
 from walpool.langgraph._steps import Statement, Steps, ask
+from walpool.langgraph._store_dialects import StoreDialect
 from walpool.langgraph._store_index import Index
 
 _CHUNK: Final = 256  # items whose values are read at a time where Python filters
@@ -44,6 +46,7 @@ class Batch:
     """The operations of one call of `batch`.
 
     Args:
+        dialect: what is said to the database.
         ops: LangGraph's operations.
         index: what is embedded; None where the store has no index.
         omit_expired: whether reads leave out what has expired and was not swept yet.
@@ -62,13 +65,14 @@ class Batch:
         TypeError: a value has no JSON form.
     """
 
-    def __init__(self, ops: Iterable[Op], index: Index | None, *, omit_expired: bool) -> None:
+    def __init__(self, dialect: StoreDialect, ops: Iterable[Op], index: Index | None, *, omit_expired: bool) -> None:
+        self._sql = dialect
         self._ops = list(ops)
         self._index = index
         self._now = sql.now()
         self._live_at = self._now if omit_expired else None
         self._puts: dict[_Key, PutOp] = {}
-        self._refreshed: list[int] = []
+        self._refreshed: list[sql.ItemId] = []
         for op in self._ops:
             self._validate(op)
         self._values = {key: encode(op.value) for key, op in self._puts.items() if op.value is not None}
@@ -124,20 +128,34 @@ class Batch:
         statements: list[Statement] = []
         # In this order: what was read lives on, and what is put has the TTL that it was put with.
         if self._refreshed:
-            statements.append(sql.refresh(self._refreshed, self._now))
+            statements.append(self._sql.refresh(self._refreshed, self._now))
         if self._puts and sweep:
-            statements.append(sql.sweep(self._now, sweep))
-        for key, op in self._puts.items():
+            statements.append(self._sql.sweep(self._now, sweep))
+        for place, key in self._in_order():
+            op = self._puts[key]
             if op.value is None:
-                statements.append(sql.delete(*key))
+                statements.append(self._sql.delete(*key))
             else:
                 vectors = [(path, embeddings[text]) for path, text in self._vectors[key]]
                 ttl = None if op.ttl is None else sql.ttl_micros(op.ttl)
-                statements += sql.put(*key, self._values[key], vectors, now=self._now, ttl=ttl)
+                statements += self._sql.put(
+                    *key,
+                    self._values[key],
+                    vectors,
+                    now=self._now,
+                    ttl=ttl,
+                    place=place,
+                    is_indexed=self._index is not None,
+                )
         return statements
 
+    def _in_order(self) -> Iterable[tuple[int, _Key]]:
+        """Return the keys that are put, each with its place among them."""
+        places = list(enumerate(self._puts))
+        return sorted(places, key=itemgetter(1)) if self._sql.in_key_order else places
+
     def _get(self, op: GetOp) -> Steps[Item | None]:
-        found = yield from ask(sql.one(op.namespace, op.key, self._live_at))
+        found = yield from ask(self._sql.one(op.namespace, op.key, self._live_at))
         if found is None:
             return None
         self._note_read(found, op.refresh_ttl)
@@ -153,11 +171,11 @@ class Batch:
         limit, offset = (min(max(number, 0), _MOST) for number in (op.limit, op.offset))
         if not limit:
             return []
-        narrowed, is_exact = sql.narrow(op.filter or {})
-        selection = sql.select(op.namespace_prefix, narrowed, self._live_at)
+        narrowed, is_exact = self._sql.narrow(op.filter or {})
+        selection = self._sql.select(op.namespace_prefix, narrowed, self._live_at)
         if query is not None:
             if not is_exact:
-                selection = sql.select_ids((yield from self._matching(selection, op, None)))
+                selection = self._sql.select_ids((yield from self._matching(selection, op, None)))
             ranked = yield from self._ranked(selection, query, limit, offset)
         elif is_exact:
             ids = yield from ask(sql.newest(selection, limit=limit, offset=offset))
@@ -169,33 +187,35 @@ class Batch:
 
     def _ranked(
         self, selection: sql.Selection, query: bytes, limit: int, offset: int
-    ) -> Steps[list[tuple[int, float | None]]]:
+    ) -> Steps[list[tuple[sql.ItemId, float | None]]]:
         """Return one page of the selected items: the scored ones by falling score, then those that have no vector."""
-        scored = yield from ask(sql.nearest(query, selection, limit=offset + limit))
-        page: list[tuple[int, float | None]] = [*scored[offset:]]
+        scored = yield from ask(self._sql.nearest(query, selection, limit=offset + limit))
+        page: list[tuple[sql.ItemId, float | None]] = [*scored[offset:]]
         if len(page) < limit:
             # Fewer than were asked for: these are all that have a score.
             beyond = max(offset - len(scored), 0)
-            rest = sql.unscored(selection, len(query) // 4, limit=limit - len(page), offset=beyond)
+            rest = self._sql.unscored(selection, len(query) // 4, limit=limit - len(page), offset=beyond)
             page += [(item, None) for item in (yield from ask(rest))]
         return page
 
-    def _matching(self, selection: sql.Selection, op: SearchOp, enough: int | None) -> Steps[list[int]]:
+    def _matching(self, selection: sql.Selection, op: SearchOp, enough: int | None) -> Steps[list[sql.ItemId]]:
         """Return the selected items that meet the filter, last put first; the first `enough` of them."""
-        ids = yield from ask(sql.newest(selection, limit=-1, offset=0))
-        matching: list[int] = []
+        ids = yield from ask(sql.newest(selection, limit=_MOST, offset=0))
+        matching: list[sql.ItemId] = []
         for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
-            found = yield from ask(sql.items(chunk))
+            found = yield from ask(self._sql.items(chunk))
             matching += [item for item in chunk if _store_filter.matches(found[item].value, op.filter or {})]
             if enough is not None and len(matching) >= enough:
                 return matching[:enough]
         return matching
 
-    def _search_items(self, ranked: Sequence[tuple[int, float | None]], refresh_ttl: bool) -> Steps[list[SearchItem]]:
+    def _search_items(
+        self, ranked: Sequence[tuple[sql.ItemId, float | None]], refresh_ttl: bool
+    ) -> Steps[list[SearchItem]]:
         if not ranked:
             return []
-        items = yield from ask(sql.items([item for item, _ in ranked]))
+        items = yield from ask(self._sql.items([item for item, _ in ranked]))
         results = []
         for item, score in ranked:
             found = items[item]
@@ -214,7 +234,7 @@ class Batch:
 
     def _namespaces(self, op: ListNamespacesOp) -> Steps[list[tuple[str, ...]]]:
         conditions = op.match_conditions or ()
-        found = yield from ask(sql.namespaces(_literal_prefix(conditions), self._live_at))
+        found = yield from ask(self._sql.namespaces(_literal_prefix(conditions), self._live_at))
         chosen = {
             namespace[: op.max_depth] for namespace in found if all(_matches(namespace, one) for one in conditions)
         }

@@ -1,5 +1,7 @@
 """The LangGraph store in SQLite's terms: its tables, and each operation as SQL, parameters and a decoder; no I/O.
 
+`_store_postgres` has PostgreSQL's.
+
     langgraph_items      one row an item; the wide `value` comes last, so that the others are read without it
     langgraph_vectors    the embeddings of an item: 65 536 ids for each, from `item << 16` on
     langgraph_sketches   under the same id, the embedding's sketch, a quarter of its size: what a search reads of all
@@ -15,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from walpool.langgraph._steps import Read, Statement
 from walpool.langgraph._store_filter import is_operators
@@ -59,11 +61,14 @@ MIGRATIONS: Final = (
     ),
 )
 
+ItemId: TypeAlias = int | str
+"""What tells an item from the others of a database: a number on SQLite, a text on PostgreSQL."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _EXACT: Final = 1 << 53  # whole numbers up to here are the same in Python, in JSON and in SQLite
-_NEWEST: Final = "updated_at DESC, id DESC"
-_COLUMNS: Final = "id, namespace, key, value, created_at, updated_at, ttl, expires_at"
+NEWEST: Final = "updated_at DESC, id DESC"
+COLUMNS: Final = "id, namespace, key, value, created_at, updated_at, ttl, expires_at"
 
 _PUT: Final = """INSERT INTO langgraph_items (namespace, key, created_at, updated_at, ttl, expires_at, value)
     VALUES (?1, ?2, ?3, ?3, ?4, ?3 + ?4, ?5)
@@ -78,7 +83,7 @@ _SWEEP: Final = """DELETE FROM langgraph_items WHERE id IN (
 class Found(NamedTuple):
     """An item as it was read; times in microseconds since 1970, the TTL in microseconds."""
 
-    id: int
+    id: ItemId
     namespace: tuple[str, ...]
     key: str
     value: dict[str, Any]
@@ -124,7 +129,7 @@ def select(prefix: Sequence[str], narrowed: Selection, live_at: int | None) -> S
     return Selection(" AND ".join(conditions), tuple(params))
 
 
-def select_ids(ids: Sequence[int]) -> Selection:
+def select_ids(ids: Sequence[ItemId]) -> Selection:
     """Return the selection of exactly these items."""
     return Selection("id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
 
@@ -155,7 +160,7 @@ def _narrow(key: Any, wanted: Any) -> tuple[str, list[Value], bool]:
         wanted = wanted["$eq"]
     if wanted is None:
         return "coalesce(json_type(value, ?), 'null') = 'null'", [path], True
-    if type(wanted) is str and _is_unicode(wanted):
+    if type(wanted) is str and is_unicode(wanted):
         # The type, since an array is extracted as its text.
         return "json_type(value, ?) = 'text' AND json_extract(value, ?) = ?", [path, path, wanted], True
     if isinstance(wanted, int) and abs(wanted) <= _EXACT:
@@ -183,32 +188,32 @@ def one(namespace: Sequence[str], key: str, live_at: int | None) -> Read[Found |
     """Return the read of one item."""
     live = "" if live_at is None else "AND (expires_at IS NULL OR expires_at > ?)"
     params: tuple[Value, ...] = (encode_namespace(namespace), key, *(() if live_at is None else (live_at,)))
-    sql = f"SELECT {_COLUMNS} FROM langgraph_items WHERE namespace = ? AND key = ? {live}"
-    return Read(sql, params, lambda rows: _found(rows[0]) if rows else None)
+    sql = f"SELECT {COLUMNS} FROM langgraph_items WHERE namespace = ? AND key = ? {live}"
+    return Read(sql, params, lambda rows: found(rows[0]) if rows else None)
 
 
-def items(ids: Sequence[int]) -> Read[dict[int, Found]]:
+def items(ids: Sequence[ItemId]) -> Read[dict[ItemId, Found]]:
     """Return the read of these items, by id."""
     selection = select_ids(ids)
-    sql = f"SELECT {_COLUMNS} FROM langgraph_items {selection.where()}"
-    return Read(sql, selection.params, lambda rows: {row[0]: _found(row) for row in rows})
+    sql = f"SELECT {COLUMNS} FROM langgraph_items {selection.where()}"
+    return Read(sql, selection.params, lambda rows: {row[0]: found(row) for row in rows})
 
 
-def newest(selection: Selection, *, limit: int, offset: int) -> Read[list[int]]:
-    """Return the read of one page of the selected items' ids, last put first; a negative limit takes all."""
-    sql = f"SELECT id FROM langgraph_items {selection.where()} ORDER BY {_NEWEST} LIMIT ? OFFSET ?"
-    return Read(sql, (*selection.params, limit, offset), _first_column)
+def newest(selection: Selection, *, limit: int, offset: int) -> Read[list[ItemId]]:
+    """Return the read of one page of the selected items' ids, last put first."""
+    sql = f"SELECT id FROM langgraph_items {selection.where()} ORDER BY {NEWEST} LIMIT ? OFFSET ?"
+    return Read(sql, (*selection.params, limit, offset), ids_of)
 
 
-def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Read[list[int]]:
+def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Read[list[ItemId]]:
     """Return the read of one page of the selected items that have no vector of these dims, last put first."""
     lacking = """NOT EXISTS (SELECT 1 FROM langgraph_sketches AS s
         WHERE s.id BETWEEN langgraph_items.id << 16 AND (langgraph_items.id << 16) + 65535 AND s.dims = ?)"""
-    sql = f"SELECT id FROM langgraph_items {selection.where(lacking)} ORDER BY {_NEWEST} LIMIT ? OFFSET ?"
-    return Read(sql, (*selection.params, dims, limit, offset), _first_column)
+    sql = f"SELECT id FROM langgraph_items {selection.where(lacking)} ORDER BY {NEWEST} LIMIT ? OFFSET ?"
+    return Read(sql, (*selection.params, dims, limit, offset), ids_of)
 
 
-def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[int, float]]]:
+def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[ItemId, float]]]:
     """Return the read of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
 
     The cosine of an item is that of its best vector. Exact, although it reads the sketches of all and the vectors of
@@ -237,8 +242,10 @@ def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[
     return Read(sql, params, lambda rows: [(row[0], row[1]) for row in rows])
 
 
-def namespaces(prefix: Sequence[str], live_at: int | None) -> Read[list[tuple[str, ...]]]:
+def namespaces(prefix: Sequence[str], live_at: int | None, also: str = "") -> Read[list[tuple[str, ...]]]:
     """Return the read of the namespaces that hold items, those at and below `prefix`.
+
+    `also` is a condition on each row that is looked at, with its AND.
 
     The recursion jumps through the index from each namespace to the next one: its cost is the number of namespaces,
     not that of items. https://www.sqlite.org/lang_with.html#recursive_common_table_expressions
@@ -250,12 +257,13 @@ def namespaces(prefix: Sequence[str], live_at: int | None) -> Read[list[tuple[st
     live = ""
     if live_at is not None:
         params = (*params, live_at)
-        live = f"""AND EXISTS (SELECT 1 FROM langgraph_items AS i WHERE i.namespace = found.namespace
+        live = f"""AND EXISTS (SELECT 1 FROM langgraph_items AS i WHERE {also} i.namespace = found.namespace
             AND (i.expires_at IS NULL OR i.expires_at > ?{len(params)}))"""
     sql = f"""WITH RECURSIVE found (namespace) AS (
-            SELECT min(namespace) FROM langgraph_items WHERE namespace >= ?1 {upto}
+            SELECT min(namespace) FROM langgraph_items WHERE {also} namespace >= ?1 {upto}
             UNION ALL
-            SELECT (SELECT min(namespace) FROM langgraph_items WHERE namespace > found.namespace {upto})
+            SELECT (SELECT min(namespace) FROM langgraph_items
+                WHERE {also} namespace > found.namespace {upto})
             FROM found WHERE namespace IS NOT NULL)
         SELECT namespace FROM found WHERE namespace IS NOT NULL {live}"""
     return Read(sql, params, lambda rows: [decode_namespace(row[0]) for row in rows])
@@ -269,8 +277,22 @@ def put(
     *,
     now: int,
     ttl: int | None,
+    place: int = 0,
+    is_indexed: bool = True,
 ) -> list[Statement]:
-    """Return the statements that put an item with its vectors, each with its path; what was there is replaced."""
+    """Return the statements that put an item with its vectors, each with its path; what was there is replaced.
+
+    Args:
+        namespace: where it is.
+        key: its key there.
+        value: JSON.
+        vectors: a path and a packed embedding each.
+        now: microseconds since 1970.
+        ttl: microseconds.
+        place: how many were put before it by the same job; for PostgreSQL, where nothing numbers rows.
+        is_indexed: whether the table of vectors is there; for PostgreSQL.
+    """
+    del place, is_indexed
     path = encode_namespace(namespace)
     statements: list[Statement] = [(_PUT, (path, key, now, ttl, value))]
     statements += [put_vector(path, key, place, *vector) for place, vector in enumerate(vectors)]
@@ -287,7 +309,7 @@ def delete(namespace: Sequence[str], key: str) -> Statement:
     return "DELETE FROM langgraph_items WHERE namespace = ? AND key = ?", (encode_namespace(namespace), key)
 
 
-def refresh(ids: Sequence[int], now: int) -> Statement:
+def refresh(ids: Sequence[ItemId], now: int) -> Statement:
     """Return the statement that makes these items expire one TTL from now; those without a TTL stay as they are."""
     sql = """UPDATE langgraph_items SET expires_at = max(expires_at, ? + ttl)
         WHERE id IN (SELECT value FROM json_each(?)) AND ttl IS NOT NULL"""
@@ -331,11 +353,11 @@ def ttl_micros(minutes: float) -> int:
     return int(min(max(minutes, -longest), longest) * 60_000_000)
 
 
-def _first_column(rows: list[Row]) -> list[int]:
+def ids_of(rows: list[Row]) -> list[ItemId]:
     return [row[0] for row in rows]
 
 
-def _found(row: Row) -> Found:
+def found(row: Row) -> Found:
     return Found(
         id=row[0],
         namespace=decode_namespace(row[1]),
@@ -348,7 +370,7 @@ def _found(row: Row) -> Found:
     )
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Return whether SQLite can take a text: a lone surrogate has no UTF-8."""
     try:
         text.encode()

@@ -17,17 +17,19 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from walpool.aio import AsyncPool
 from walpool.errors import ClosedError, ConfigError, InterfaceError
 from walpool.holds import is_on_event_loop
-from walpool.langgraph import _codec, _sql, _upkeep_sql
-from walpool.langgraph._base import BaseSaver, prepare_async, refuse_kind, refuse_unknown
+from walpool.langgraph import _codec, _dialects
+from walpool.langgraph._base import BaseSaver, prepare_async, refuse_unknown
 from walpool.langgraph.saver import WalpoolSaver
-from walpool.pool import Pool
-from walpool.registry import get_async_pool
+from walpool.registry import get_async_pool, is_async_pool, is_pool, sync_twin
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from walpool.aio import AsyncPool
+    from walpool.langgraph._sql import Statement
+    from walpool.postgres import AsyncPostgresPool
 
 __all__ = ["AsyncWalpoolSaver"]
 
@@ -57,22 +59,24 @@ class AsyncWalpoolSaver(BaseSaver):
 
     def __init__(
         self,
-        pool_or_path_or_url: AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         serde: SerializerProtocol | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(serde=serde)
         self._is_prepared = False
-        self._owns_pool = not isinstance(pool_or_path_or_url, AsyncPool)
-        refuse_kind(Pool, pool_or_path_or_url, "AsyncWalpoolSaver works on an AsyncPool: give it one, or the path")
-        if isinstance(pool_or_path_or_url, AsyncPool):
+        if is_pool(pool_or_path_or_url):
+            raise ConfigError("AsyncWalpoolSaver works on an AsyncPool: give it one, or the path")
+        self._owns_pool = not is_async_pool(pool_or_path_or_url)
+        if is_async_pool(pool_or_path_or_url):
             if settings:
                 msg = "settings belong to whoever opens the pool: give a path, or a pool without settings"
                 raise ConfigError(msg)
             self._pool = pool_or_path_or_url
         else:
             self._pool = get_async_pool(pool_or_path_or_url, **settings)
+        self._sql = _dialects.of(self._pool.backend)
 
     @classmethod
     @asynccontextmanager
@@ -80,14 +84,14 @@ class AsyncWalpoolSaver(BaseSaver):
         """Yield a saver on a path or URL and close it at the end of the block.
 
         Args:
-            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            conn_string: a path, a `walpool://` or `postgresql://` URL, or `:memory:`.
             **settings: as `walpool.AsyncPool` takes them.
         """
         async with cls(conn_string, **settings) as saver:
             yield saver
 
     @property
-    def pool(self) -> AsyncPool:
+    def pool(self) -> AsyncPool | AsyncPostgresPool:
         """The pool that the saver works on."""
         return self._pool
 
@@ -95,8 +99,8 @@ class AsyncWalpoolSaver(BaseSaver):
         """Open the file and bring the tables up to date, which the first call does too. Safe to call twice.
 
         Raises:
-            NotSupportedError: the file's tables were written by a newer walpool.
-            StorageError, CorruptError, BusyError: as `walpool.Pool`.
+            NotSupportedError: the tables were written by a newer walpool.
+            StorageError, CorruptError, BusyError, OperationalError: as the pool.
         """
         if self._is_prepared:
             return
@@ -125,7 +129,8 @@ class AsyncWalpoolSaver(BaseSaver):
         """Return a checkpoint with its values, metadata and pending writes. See `WalpoolSaver.get_tuple`."""
         if not self._is_prepared:
             await self.setup()
-        return _codec.decode_tuple(self.serde, await self._pool.fetch(*_sql.get(*_codec.place_of(config))))
+        rows = await self._pool.fetch(*self._sql.get(*_codec.place_of(config)))
+        return _codec.decode_tuple(self._sql, self.serde, rows)
 
     async def alist(
         self,
@@ -138,14 +143,14 @@ class AsyncWalpoolSaver(BaseSaver):
         """Yield checkpoints, newest first; any other call may be made meanwhile. See `WalpoolSaver.list`."""
         if not self._is_prepared:
             await self.setup()
-        listing = _codec.Listing(config, filter, before, limit)
+        listing = _codec.Listing(self._sql, config, filter, before, limit)
         while not listing.is_done:
             async with self._pool.read() as snapshot:
                 chosen = listing.choose(await snapshot.fetch(*listing.keys_wanted()))
-                rows = await snapshot.fetch(*_sql.get_many(chosen)) if chosen else []
-            found = _codec.decode_tuples(self.serde, rows)
-            for row in chosen:
-                yield found[row]
+                rows = await snapshot.fetch(*self._sql.get_many(chosen)) if chosen else []
+            found = _codec.decode_tuples(self._sql, self.serde, rows)
+            for key in chosen:
+                yield found[key.row]
 
     async def aput(
         self,
@@ -157,7 +162,7 @@ class AsyncWalpoolSaver(BaseSaver):
         """Store a checkpoint and the values of the channels that changed, as one job. See `WalpoolSaver.put`."""
         if not self._is_prepared:
             await self.setup()
-        statements, stored = _codec.encode_put(self.serde, config, checkpoint, metadata, new_versions)
+        statements, stored = _codec.encode_put(self._sql, self.serde, config, checkpoint, metadata, new_versions)
         await self._pool.batch(statements)
         return stored
 
@@ -167,31 +172,31 @@ class AsyncWalpoolSaver(BaseSaver):
         """Store what a task wrote, beside the checkpoint that it ran on, as one job. See `WalpoolSaver.put_writes`."""
         if not self._is_prepared:
             await self.setup()
-        rows = _codec.encode_writes(self.serde, config, writes, task_id, task_path)
+        rows = _codec.encode_writes(self._sql, self.serde, config, writes, task_id, task_path)
         if rows:
-            await self._pool.executemany(_sql.PUT_WRITES, rows)
+            await self._pool.executemany(self._sql.put_writes, rows)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all that belongs to a thread, as one job."""
-        await self._run(_upkeep_sql.delete_threads([str(thread_id)]))
+        await self._run(self._sql.delete_threads([str(thread_id)]))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints of these runs, as one job. See `WalpoolSaver.delete_for_runs`."""
         if run_ids:
-            await self._run(_upkeep_sql.delete_runs([str(run_id) for run_id in run_ids]))
+            await self._run(self._sql.delete_runs([str(run_id) for run_id in run_ids]))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all that belongs to a thread to another one, as one job. See `WalpoolSaver.copy_thread`."""
         source, target = str(source_thread_id), str(target_thread_id)
         if source != target:
-            await self._run(_upkeep_sql.copy_thread(source, target))
+            await self._run(self._sql.copy_thread(source, target))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete what these threads no longer need, as one job. See `WalpoolSaver.prune`."""
         refuse_unknown(strategy)
         ids = [str(thread_id) for thread_id in thread_ids]
         if ids:
-            of = _upkeep_sql.keep_latest if strategy == "keep_latest" else _upkeep_sql.delete_threads
+            of = self._sql.keep_latest if strategy == "keep_latest" else self._sql.delete_threads
             await self._run(of(ids))
 
     async def aget_delta_channel_history(
@@ -202,10 +207,10 @@ class AsyncWalpoolSaver(BaseSaver):
             return {}
         if not self._is_prepared:
             await self.setup()
-        rows = await self._pool.fetch(*_upkeep_sql.history(*_codec.place_of(config), list(channels)))
-        return _codec.decode_history(self.serde, rows, channels)
+        rows = await self._pool.fetch(*self._sql.history(*_codec.place_of(config), list(channels)))
+        return _codec.decode_history(self._sql, self.serde, rows, channels)
 
-    async def _run(self, statements: Sequence[_sql.Statement]) -> None:
+    async def _run(self, statements: Sequence[Statement]) -> None:
         if not self._is_prepared:
             await self.setup()
         await self._pool.batch(statements)
@@ -286,9 +291,7 @@ class AsyncWalpoolSaver(BaseSaver):
         if self._pool.path == ":memory:":
             msg = f"{method}() on a private temporary file that was not opened yet: await setup() first"
             raise InterfaceError(msg)
-        chosen = self._pool.settings
-        explicit = {name: value for name, value in chosen.values().items() if name in chosen.explicit}
-        with Pool(self._pool.path, **explicit) as pool:
+        with sync_twin(self._pool) as pool:
             yield WalpoolSaver(pool, serde=self.serde)
 
 

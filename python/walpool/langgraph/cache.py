@@ -11,13 +11,14 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from walpool.langgraph import _cache_sql as sql
-from walpool.langgraph._handles import Handles
+from walpool.langgraph._handles import Handles, Tables
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from walpool.aio import AsyncPool
     from walpool.pool import Pool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 __all__ = ["WalpoolCache"]
 
@@ -44,46 +45,46 @@ class WalpoolCache(BaseCache[ValueT]):
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | PostgresPool | AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         serde: SerializerProtocol | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(serde=serde)
-        self._handles = Handles(pool_or_path_or_url, "langgraph_cache", sql.MIGRATIONS, settings)
+        self._handles = Handles(pool_or_path_or_url, [Tables("langgraph_cache", sql.MIGRATIONS)], settings)
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """Return the values of those keys that are cached and have not expired."""
         if not keys:
             return {}
-        read = sql.get(keys)
+        read = sql.get(self._handles.backend, keys)
         return self._loaded(read.decode(self._handles.pool().fetch(read.sql, read.params)))
 
     async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """Return the values of those keys that are cached and have not expired."""
         if not keys:
             return {}
-        read = sql.get(keys)
+        read = sql.get(self._handles.backend, keys)
         pool = await self._handles.async_pool()
         return self._loaded(read.decode(await pool.fetch(read.sql, read.params)))
 
     def set(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
         """Cache each value for its TTL in seconds, None for good; one job, all of them or none."""
-        if job := sql.put(self._dumped(pairs)):
+        if job := sql.put(self._handles.backend, self._dumped(pairs)):
             self._handles.pool().batch(job)
 
     async def aset(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
         """Cache each value for its TTL in seconds, None for good; one job, all of them or none."""
-        if job := sql.put(self._dumped(pairs)):
+        if job := sql.put(self._handles.backend, self._dumped(pairs)):
             await (await self._handles.async_pool()).batch(job)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Forget what is cached in exactly these namespaces; None forgets everything."""
-        self._handles.pool().execute(*sql.clear(namespaces))
+        self._handles.pool().execute(*sql.clear(self._handles.backend, namespaces))
 
     async def aclear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Forget what is cached in exactly these namespaces; None forgets everything."""
-        await (await self._handles.async_pool()).execute(*sql.clear(namespaces))
+        await (await self._handles.async_pool()).execute(*sql.clear(self._handles.backend, namespaces))
 
     def close(self) -> None:
         """Give the database back, of both kinds of methods; safe to call twice. A pool that was given stays open.

@@ -18,15 +18,16 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from walpool.aio import AsyncPool
 from walpool.errors import ConfigError
-from walpool.langgraph import _codec, _sql, _upkeep_sql
-from walpool.langgraph._base import BaseSaver, prepare, refuse_kind, refuse_unknown
-from walpool.pool import Pool
-from walpool.registry import get_pool
+from walpool.langgraph import _codec, _dialects
+from walpool.langgraph._base import BaseSaver, prepare, refuse_unknown
+from walpool.registry import get_pool, is_async_pool, is_pool
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
 
 __all__ = ["WalpoolSaver"]
 
@@ -50,27 +51,29 @@ class WalpoolSaver(BaseSaver):
 
     Raises:
         ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
-        NotSupportedError: the file's tables were written by a newer walpool.
-        StorageError, CorruptError, BusyError: as `walpool.Pool`.
+        NotSupportedError: the tables were written by a newer walpool.
+        StorageError, CorruptError, BusyError, OperationalError: as the pool.
     """
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | PostgresPool | str | os.PathLike[str] | None = None,
         *,
         serde: SerializerProtocol | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(serde=serde)
-        self._owns_pool = not isinstance(pool_or_path_or_url, Pool)
-        refuse_kind(AsyncPool, pool_or_path_or_url, "WalpoolSaver works on a Pool: give it one, or the path")
-        if isinstance(pool_or_path_or_url, Pool):
+        if is_async_pool(pool_or_path_or_url):
+            raise ConfigError("WalpoolSaver works on a Pool: give it one, or the path")
+        self._owns_pool = not is_pool(pool_or_path_or_url)
+        if is_pool(pool_or_path_or_url):
             if settings:
                 msg = "settings belong to whoever opens the pool: give a path, or a pool without settings"
                 raise ConfigError(msg)
             self._pool = pool_or_path_or_url
         else:
             self._pool = get_pool(pool_or_path_or_url, **settings)
+        self._sql = _dialects.of(self._pool.backend)
         try:
             prepare(self._pool)
         except BaseException:
@@ -83,14 +86,14 @@ class WalpoolSaver(BaseSaver):
         """Yield a saver on a path or URL and close it at the end of the block.
 
         Args:
-            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            conn_string: a path, a `walpool://` or `postgresql://` URL, or `:memory:`.
             **settings: as `walpool.Pool` takes them.
         """
         with cls(conn_string, **settings) as saver:
             yield saver
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> Pool | PostgresPool:
         """The pool that the saver works on."""
         return self._pool
 
@@ -120,7 +123,7 @@ class WalpoolSaver(BaseSaver):
         Raises:
             ConfigError: the config names no thread.
         """
-        return _codec.decode_tuple(self.serde, self._pool.fetch(*_sql.get(*_codec.place_of(config))))
+        return _codec.decode_tuple(self._sql, self.serde, self._pool.fetch(*self._sql.get(*_codec.place_of(config))))
 
     def list(
         self,
@@ -142,16 +145,16 @@ class WalpoolSaver(BaseSaver):
             before: names a checkpoint; only older ones are listed.
             limit: at most this many.
         """
-        listing = _codec.Listing(config, filter, before, limit)
+        listing = _codec.Listing(self._sql, config, filter, before, limit)
         while not listing.is_done:
             yield from self._page(listing)
 
     def _page(self, listing: _codec.Listing) -> Sequence[CheckpointTuple]:
         with self._pool.read() as snapshot:
             chosen = listing.choose(snapshot.fetch(*listing.keys_wanted()))
-            rows = snapshot.fetch(*_sql.get_many(chosen)) if chosen else []
-        found = _codec.decode_tuples(self.serde, rows)
-        return [found[row] for row in chosen]
+            rows = snapshot.fetch(*self._sql.get_many(chosen)) if chosen else []
+        found = _codec.decode_tuples(self._sql, self.serde, rows)
+        return [found[key.row] for key in chosen]
 
     def put(
         self,
@@ -175,7 +178,7 @@ class WalpoolSaver(BaseSaver):
             WriteTimeout, BusyError, QueueFull: its turn did not come; nothing was stored (retryable).
             StorageError: the disk refused; see `.outcome`.
         """
-        statements, stored = _codec.encode_put(self.serde, config, checkpoint, metadata, new_versions)
+        statements, stored = _codec.encode_put(self._sql, self.serde, config, checkpoint, metadata, new_versions)
         self._pool.batch(statements)
         return stored
 
@@ -197,13 +200,13 @@ class WalpoolSaver(BaseSaver):
             ConfigError: the config names no thread or no checkpoint.
             WriteTimeout, BusyError, QueueFull: its turn did not come; nothing was stored (retryable).
         """
-        rows = _codec.encode_writes(self.serde, config, writes, task_id, task_path)
+        rows = _codec.encode_writes(self._sql, self.serde, config, writes, task_id, task_path)
         if rows:
-            self._pool.executemany(_sql.PUT_WRITES, rows)
+            self._pool.executemany(self._sql.put_writes, rows)
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete all that belongs to a thread, as one job."""
-        self._pool.batch(_upkeep_sql.delete_threads([str(thread_id)]))
+        self._pool.batch(self._sql.delete_threads([str(thread_id)]))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints whose metadata names one of these runs, with their writes and values, as one job.
@@ -214,7 +217,7 @@ class WalpoolSaver(BaseSaver):
             run_ids: values of `run_id`.
         """
         if run_ids:
-            self._pool.batch(_upkeep_sql.delete_runs([str(run_id) for run_id in run_ids]))
+            self._pool.batch(self._sql.delete_runs([str(run_id) for run_id in run_ids]))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all that belongs to a thread to another one, as one job.
@@ -227,7 +230,7 @@ class WalpoolSaver(BaseSaver):
         """
         source, target = str(source_thread_id), str(target_thread_id)
         if source != target:
-            self._pool.batch(_upkeep_sql.copy_thread(source, target))
+            self._pool.batch(self._sql.copy_thread(source, target))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete what these threads no longer need, as one job.
@@ -243,7 +246,7 @@ class WalpoolSaver(BaseSaver):
         refuse_unknown(strategy)
         ids = [str(thread_id) for thread_id in thread_ids]
         if ids:
-            of = _upkeep_sql.keep_latest if strategy == "keep_latest" else _upkeep_sql.delete_threads
+            of = self._sql.keep_latest if strategy == "keep_latest" else self._sql.delete_threads
             self._pool.batch(of(ids))
 
     def get_delta_channel_history(
@@ -261,8 +264,8 @@ class WalpoolSaver(BaseSaver):
         """
         if not channels:
             return {}
-        rows = self._pool.fetch(*_upkeep_sql.history(*_codec.place_of(config), list(channels)))
-        return _codec.decode_history(self.serde, rows, channels)
+        rows = self._pool.fetch(*self._sql.history(*_codec.place_of(config), list(channels)))
+        return _codec.decode_history(self._sql, self.serde, rows, channels)
 
     # The same for asyncio, on threads.
 
@@ -279,7 +282,7 @@ class WalpoolSaver(BaseSaver):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Yield what `list` yields."""
-        listing = _codec.Listing(config, filter, before, limit)
+        listing = _codec.Listing(self._sql, config, filter, before, limit)
         while not listing.is_done:
             for found in await asyncio.to_thread(self._page, listing):
                 yield found

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langgraph.store.base import BaseStore, IndexConfig, Op, Result, TTLConfig
 
+from walpool.langgraph import _store_dialects, _store_postgres
 from walpool.langgraph import _store_sql as sql
-from walpool.langgraph._handles import Handles
+from walpool.langgraph._handles import Handles, Tables
 from walpool.langgraph._steps import Statement, run, run_async
 from walpool.langgraph._store_batch import Batch
 from walpool.langgraph._store_index import Index
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 
     from walpool.aio import AsyncPool
     from walpool.pool import Pool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 __all__ = ["AsyncWalpoolStore", "WalpoolStore"]
 
+_ITEMS: Final = Tables("langgraph_store", {"sqlite": sql.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
+_VECTORS: Final = Tables(
+    "langgraph_store_vectors",
+    {"sqlite": (), "postgres": _store_postgres.VECTOR_MIGRATIONS},  # on SQLite they are among the items' tables
+    (_store_postgres.HAS_VECTORS, "a store with an index needs the extension pgvector, which this server lacks"),
+)
 _SWEPT_AT_ONCE: Final = 1000  # expired items a job deletes at most: other writers wait meanwhile
 
 
@@ -35,17 +43,19 @@ class _Store(BaseStore):
 
     supports_ttl = True
 
-    __slots__ = ("_handles", "_index", "_next_sweep", "_sweep_lock", "ttl_config")
+    __slots__ = ("_handles", "_index", "_next_sweep", "_sql", "_sweep_lock", "ttl_config")
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | PostgresPool | AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         **settings: Any,
     ) -> None:
-        self._handles = Handles(pool_or_path_or_url, "langgraph_store", sql.MIGRATIONS, settings)
+        tables = [_ITEMS, _VECTORS] if index else [_ITEMS]
+        self._handles = Handles(pool_or_path_or_url, tables, settings)
+        self._sql = _store_dialects.of(self._handles.backend)
         self._index = Index(index) if index else None
         self.ttl_config = ttl
         self._next_sweep = 0.0  # monotonic seconds
@@ -94,7 +104,7 @@ class _Store(BaseStore):
         return results
 
     def _batch(self, ops: Iterable[Op]) -> Batch:
-        return Batch(ops, self._index, omit_expired=bool((self.ttl_config or {}).get("omit_expired")))
+        return Batch(self._sql, ops, self._index, omit_expired=bool((self.ttl_config or {}).get("omit_expired")))
 
     def _job(self, batch: Batch, embeddings: Mapping[str, bytes]) -> list[Statement]:
         return batch.job(embeddings, sweep=_SWEPT_AT_ONCE if batch.has_puts and self._is_sweep_due() else 0)
@@ -153,15 +163,15 @@ class WalpoolStore(_Store):
 
     Raises:
         ConfigError: no database was named, a setting is wrong, or settings were given beside a pool.
-        NotSupportedError: the file's tables come from a newer walpool.
-        StorageError: the file cannot be opened.
+        NotSupportedError: the tables come from a newer walpool; or an index on a PostgreSQL without pgvector.
+        StorageError, OperationalError: the database cannot be opened.
     """
 
     __slots__ = ()
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | PostgresPool | AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
@@ -180,7 +190,7 @@ class WalpoolStore(_Store):
         """Yield a store on a path or URL and close it at the end of the block.
 
         Args:
-            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            conn_string: a path, a `walpool://` or `postgresql://` URL, or `:memory:`.
             **options: as the class takes them.
         """
         with cls(conn_string, **options) as store:
@@ -193,7 +203,7 @@ class WalpoolStore(_Store):
         """Delete what has expired, in jobs of a thousand items; return how many there were."""
         pool = self._handles.pool()
         swept = 0
-        while deleted := pool.execute(*sql.sweep(sql.now(), _SWEPT_AT_ONCE)).rowcount:
+        while deleted := pool.execute(*self._sql.sweep(sql.now(), _SWEPT_AT_ONCE)).rowcount:
             swept += deleted
         return swept
 
@@ -235,7 +245,7 @@ class AsyncWalpoolStore(_Store):
 
     def __init__(
         self,
-        pool_or_path_or_url: Pool | AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: Pool | PostgresPool | AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
@@ -249,7 +259,7 @@ class AsyncWalpoolStore(_Store):
         """Yield a store on a path or URL and close it at the end of the block.
 
         Args:
-            conn_string: a path, a `walpool://` URL, or `:memory:`.
+            conn_string: a path, a `walpool://` or `postgresql://` URL, or `:memory:`.
             **options: as the class takes them.
         """
         async with cls(conn_string, **options) as store:
@@ -263,7 +273,7 @@ class AsyncWalpoolStore(_Store):
         """Delete what has expired, in jobs of a thousand items; return how many there were."""
         pool = await self._handles.async_pool()
         swept = 0
-        while deleted := (await pool.execute(*sql.sweep(sql.now(), _SWEPT_AT_ONCE))).rowcount:
+        while deleted := (await pool.execute(*self._sql.sweep(sql.now(), _SWEPT_AT_ONCE))).rowcount:
             swept += deleted
         return swept
 
@@ -272,7 +282,11 @@ class AsyncWalpoolStore(_Store):
         await self._handles.close_async()
 
     async def __aenter__(self) -> Self:
-        await self._handles.async_pool()
+        try:
+            await self._handles.async_pool()
+        except BaseException:
+            await self._handles.close_async()
+            raise
         return self
 
     async def __aexit__(

@@ -10,11 +10,13 @@ The store calls no model: whoever has the text embeds it.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from walpool.memory._sqlite_spaces import collections
+from walpool.errors import ConfigError
+from walpool.memory._spaces import collections
 from walpool.memory.conditions import Condition, Contains, Equals, Exists, In, PythonEquals, Range
 from walpool.memory.contract import AsyncMemoryStore, MemoryStore
+from walpool.memory.postgres import AsyncPostgresMemoryStore, PostgresMemoryStore
 from walpool.memory.records import (
     Changes,
     Collection,
@@ -35,10 +37,16 @@ from walpool.memory.records import (
     unpack,
 )
 from walpool.memory.sqlite import AsyncSqliteMemoryStore, SqliteMemoryStore
+from walpool.pool import Pool
 from walpool.registry import get_async_pool, get_pool
+
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
+    from walpool.postgres import AsyncPostgresPool
 
 __all__ = [
     "AsyncMemoryStore",
+    "AsyncPostgresMemoryStore",
     "AsyncSqliteMemoryStore",
     "Changes",
     "Collection",
@@ -55,6 +63,7 @@ __all__ = [
     "MemoryStore",
     "Metric",
     "Mode",
+    "PostgresMemoryStore",
     "PythonEquals",
     "Query",
     "Range",
@@ -79,6 +88,8 @@ def open(  # noqa: A001 - as in walpool.memory.open
     tenant: str = "",
     collection: str = "memory",
     words: str | None = None,
+    tenancy: Literal["rls"] | None = None,
+    index: Literal["hnsw"] | None = None,
     **settings: Any,
 ) -> MemoryStore:
     """Return the memory store of a database, on the process's shared pool for it.
@@ -89,6 +100,10 @@ def open(  # noqa: A001 - as in walpool.memory.open
         collection: which of the tenant's collections; each has dims and a word index of its own.
         words: how words are indexed, fixed by the collection's first save: `unicode61` for words, `trigram` for parts
             of words and for scripts without spaces. None takes what the collection has, `unicode61` for a new one.
+        tenancy: PostgreSQL alone. `rls`: row-level security keeps tenants apart, whatever is asked; see
+            `walpool.memory.postgres.init_sql` for what the owner of the database runs first.
+        index: PostgreSQL alone. `hnsw`: searches by cosine go through an HNSW index, and may miss a near record; None:
+            every search is exact.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
@@ -97,9 +112,14 @@ def open(  # noqa: A001 - as in walpool.memory.open
         NotSupportedError: the file's memory tables come from a newer walpool.
         StorageError: the file cannot be opened.
     """
-    pool = get_pool(url, **settings)
+    pool = get_pool(url, tenant=tenant if tenancy == "rls" else None, **settings)
     try:
-        return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+        if isinstance(pool, Pool):
+            _refuse(tenancy, index)
+            return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+        return PostgresMemoryStore(
+            pool, tenant=tenant, collection=collection, words=words, tenancy=tenancy, index=index
+        )
     except BaseException:
         pool.close()
         raise
@@ -112,6 +132,8 @@ def open_async(
     tenant: str = "",
     collection: str = "memory",
     words: str | None = None,
+    tenancy: Literal["rls"] | None = None,
+    index: Literal["hnsw"] | None = None,
     **settings: Any,
 ) -> AsyncMemoryStore:
     """Return the memory store of a database for asyncio; its first call, or `async with`, opens the file.
@@ -121,10 +143,27 @@ def open_async(
         tenant: as for `open`.
         collection: as for `open`.
         words: as for `open`.
+        tenancy: as for `open`.
+        index: as for `open`.
         **settings: as `walpool.AsyncPool` takes them.
 
     Raises:
         ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that does.
     """
-    pool = get_async_pool(url, **settings)
-    return AsyncSqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
+    pool = get_async_pool(url, tenant=tenant if tenancy == "rls" else None, **settings)
+    if pool.backend == "postgres":
+        return AsyncPostgresMemoryStore(
+            cast("AsyncPostgresPool", pool),
+            tenant=tenant,
+            collection=collection,
+            words=words,
+            tenancy=tenancy,
+            index=index,
+        )
+    _refuse(tenancy, index)
+    return AsyncSqliteMemoryStore(cast("AsyncPool", pool), tenant=tenant, collection=collection, words=words)
+
+
+def _refuse(tenancy: str | None, index: str | None) -> None:
+    if tenancy is not None or index is not None:
+        raise ConfigError("tenancy= and index= are for PostgreSQL; a file has neither")

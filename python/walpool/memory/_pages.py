@@ -20,7 +20,18 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from walpool.errors import DataError
 
-__all__ = ["MOST_ENTRIES", "Entry", "ListPage", "Page", "VectorPage", "WindowPage", "decode", "encode", "fingerprint"]
+__all__ = [
+    "MOST_ENTRIES",
+    "Entry",
+    "ListPage",
+    "Page",
+    "VectorPage",
+    "WindowPage",
+    "decode",
+    "encode",
+    "fingerprint",
+    "void",
+]
 
 MOST_ENTRIES: Final = 1_000
 """Hits that a window holds."""
@@ -118,6 +129,11 @@ def decode(token: str, kind: type[P], search: bytes) -> P:
         return _unpacked(body[2 + _FINGERPRINT :], kind)
     except (ValueError, IndexError, struct.error, zlib.error):
         raise DataError(_NOT_ONE) from None
+
+
+def void() -> DataError:
+    """Return the error of a page whose store has another epoch by now."""
+    return DataError("the pages of this search are void: the store was compacted, rebuilt or reset; search anew")
 
 
 def _checked(token: str) -> bytes:

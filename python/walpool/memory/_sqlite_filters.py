@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from math import inf, isnan
-from typing import Any, Final, NamedTuple
+from math import isnan
+from typing import Any, Final
 
 from walpool.errors import DataError
 from walpool.memory import _sqlite_values as values
+from walpool.memory._columns import fields, number
+from walpool.memory._operations import Given, encoded
 from walpool.memory.conditions import Contains, Equals, Exists, In, PythonEquals, Range
 from walpool.memory.records import Query
-from walpool.types import Value
 
-__all__ = ["KEY_BITS", "SPACE", "Given", "Selection", "Space", "encoded", "meets", "micros", "select"]
+__all__ = ["KEY_BITS", "SPACE", "Selection", "select", "under"]
 
 SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collection = ?2)"
 """The number of the store's space; NULL, and so met by no row, as long as nothing was saved."""
@@ -23,36 +23,8 @@ SPACE: Final = "(SELECT space FROM memory_spaces WHERE tenant = ?1 AND collectio
 KEY_BITS: Final = 40
 """Room for the records of a space: its keys begin behind (space - 1) << KEY_BITS and end with space << KEY_BITS."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _LONG: Final = "typeof(m.value) = 'blob'"
-_TIMES: Final = (
-    ("created_after", "created_at >="),
-    ("created_before", "created_at <"),
-    ("accessed_before", "accessed_at <"),
-)
-_NUMBERS: Final = (("importance_at_least", "importance >="), ("importance_below", "importance <"))
 _BOUNDS: Final = (("at_least", ">="), ("above", ">"), ("at_most", "<="), ("below", "<"))
-
-
-class Space(NamedTuple):
-    """Which records a store serves, and how their words are indexed."""
-
-    tenant: str
-    collection: str
-    words: str
-
-
-class Given:
-    """The parameters of one statement, numbered as they are added; the first two name the space."""
-
-    def __init__(self, space: Space) -> None:
-        self.values: list[Value] = [space.tenant, space.collection]
-
-    def __call__(self, value: Value) -> str:
-        """Add a parameter and return how the SQL names it."""
-        self.values.append(value)
-        return f"?{len(self.values)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +40,7 @@ class Selection:
     rows: tuple[str, ...] = ()
     """Other conditions on `r`."""
     python: Mapping[Any, Any] = field(default_factory=dict)
-    """What Python has to compare with the metadata of the rows that SQL leaves (`meets`)."""
+    """What Python has to compare with the metadata of the rows that SQL leaves (`_rows.meets`)."""
 
     @property
     def is_scope(self) -> bool:
@@ -108,7 +80,7 @@ def select(query: Query, given: Given) -> Selection:
     """Return the selection of `query`; its values are added to the parameters."""
     scopes = "" if query.scope is None else under(query.scope, given)
     ids = "" if query.ids is None else f"r.id IN (SELECT value FROM json_each({given(encoded(query.ids))}))"
-    rows = _fields(query, given)
+    rows = fields(query, given)
     keyed = []
     if query.categories is not None:
         named = f"category IN (SELECT value FROM json_each({given(encoded(query.categories))}))"
@@ -129,43 +101,6 @@ def under(scope: str, given: Given) -> str:
     """Return the condition on `memory_scopes AS s` that holds for `scope` and what lies below it."""
     # "0" is the character after "/": the range holds what lies below the scope, and no neighbour such as /a-b.
     return f"(s.path = {given(scope)} OR s.path >= {given(scope + '/')} AND s.path < {given(scope + '0')})"
-
-
-def meets(metadata: str, wanted: Mapping[Any, Any]) -> bool:
-    """Return whether a record's metadata equals what is wanted, as Python compares."""
-    found = json.loads(metadata)
-    return all(found.get(key) == value for key, value in wanted.items())
-
-
-def encoded(texts: Iterable[Any]) -> str:
-    """Return a list as the JSON that a statement takes it in.
-
-    One parameter: SQLite takes 32,766 at most, and each length would be a statement of its own to prepare. Not ASCII: a
-    lone surrogate must reach the binding, which refuses it.
-    """
-    return json.dumps(list(texts), ensure_ascii=False)
-
-
-def micros(time: datetime) -> int:
-    """Return a time as the tables hold it: microseconds since 1970, UTC."""
-    aware = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time
-    return (aware - _EPOCH) // _MICROSECOND
-
-
-def _fields(query: Query, given: Given) -> list[str]:
-    """Return the conditions on columns of `r` that are neither its scope nor its id."""
-    rows = []
-    if query.source is not None:
-        rows.append(f"r.source = {given(query.source)}")
-    if query.private is not None:
-        rows.append(f"r.private = {given(int(query.private))}")
-    for name, comparison in _TIMES:
-        if (time := getattr(query, name)) is not None:
-            rows.append(f"r.{comparison} {given(micros(time))}")
-    for name, comparison in _NUMBERS:
-        if (number := getattr(query, name)) is not None:
-            rows.append(f"r.{comparison} {given(float(number))}")
-    return rows
 
 
 def _metadata(name: Any, wanted: Any, given: Given) -> str:
@@ -211,7 +146,7 @@ def _one_of(name: str, element: int, wanted: Sequence[Any], given: Given) -> str
 def _range(name: Any, wanted: Range, given: Given) -> str:
     bounds = [(sign, getattr(wanted, bound)) for bound, sign in _BOUNDS if getattr(wanted, bound) is not None]
     is_text = isinstance(bounds[0][1], str)
-    named = [(sign, given(bound if is_text else _number(bound))) for sign, bound in bounds]
+    named = [(sign, given(bound if is_text else number(bound))) for sign, bound in bounds]
 
     def holds(value: str) -> str:
         return " AND ".join(f"{value} {sign} {bound}" for sign, bound in named)
@@ -237,17 +172,7 @@ def _narrowed(name: Any, value: Any, given: Given) -> list[str]:
     found = f"{_entries(name, 0, given)} AND m.kind IN ({kinds[type(value)]})"
     if type(value) in (list, dict):
         return [found]
-    return [f"{found} AND m.value = {given(_number(value))}" if value == value else f"{found} AND false"]
-
-
-def _number(value: Any) -> int | float:
-    """Return a number as SQLite reads it in JSON."""
-    if isinstance(value, float) or -(2**63) <= value < 2**63:
-        return value  # type: ignore[no-any-return]
-    try:
-        return float(value)
-    except OverflowError:
-        return inf if value > 0 else -inf
+    return [f"{found} AND m.value = {given(number(value))}" if value == value else f"{found} AND false"]
 
 
 def _json(wanted: Sequence[Any]) -> str:

@@ -25,19 +25,19 @@ on a core with other work: 10 to 15 ms of the core, of which FTS5 takes half; by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from walpool.memory import _words
+from walpool.memory._operations import Given, Read, Space, Steps, ask, encoded
 from walpool.memory._ranking import bm25, rarity
-from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Given, Space, encoded, select
-from walpool.memory._sqlite_rows import Read, Steps, ask
+from walpool.memory._search import SCALE, Chosen
+from walpool.memory._sqlite_filters import KEY_BITS, SPACE, select
 from walpool.memory._sqlite_words import TABLE_OF
 from walpool.memory._words import Lookup, Tokenizer, Typed
 from walpool.memory.records import Query
 from walpool.types import Row
 
-__all__ = ["Chosen", "Ground", "all_of", "any_of", "ground", "of_query", "snippets"]
+__all__ = ["Ground", "all_of", "any_of", "ground", "of_query", "snippets"]
 
 _RARE: Final = 1_000  # records
 _ROOM: Final = 3_000  # rows: 1 to 2 µs each, to look up their lengths and test the conditions
@@ -48,7 +48,6 @@ _READ: Final = 100  # contents: 10 to 20 µs each
 _PART: Final = 4_000  # characters of a content in which terms are counted
 _NEWEST: Final = 100  # records whose mean length is the usual one
 _SHORT: Final = 0.1  # of the records: how many are taken to have a term that is too short for the index
-_SCALE: Final = 1_000  # scores are whole thousandths, so that a page token holds them exactly
 _TOKENS: Final = {"unicode61": 24, "trigram": 64}  # of a snippet: words, and characters
 
 
@@ -77,22 +76,6 @@ class Ground(NamedTuple):
     def keys(self) -> tuple[int, int]:
         """The lowest and the highest that a record of the space may have."""
         return (self.space - 1 << KEY_BITS) + 1, self.space << KEY_BITS
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Which records may be found."""
-
-    space: Space
-    query: Query
-    narrowed: Sequence[int] | None = None
-    """The keys, where Python had to compare."""
-
-    def where(self, given: Given) -> str:
-        """Return the condition on `memory_records AS r` and add its values; empty for all of the space's records."""
-        if self.narrowed is not None:
-            return f"r.key IN (SELECT value FROM json_each({given(encoded(self.narrowed))}))"
-        return "" if self.query == Query() else select(self.query, given).where()
 
 
 class _Arm(NamedTuple):
@@ -135,10 +118,10 @@ def of_query(ground: Ground, chosen: Chosen, query: str, *, depth: int) -> Steps
     given = Given(chosen.space)
     table, keys = ground.table, " AND ".join(map(given, ground.keys))
     sql = f"""SELECT r.key, -w.rank FROM {table} AS w CROSS JOIN memory_records AS r ON r.key = w.rowid
-        WHERE {table} MATCH {given(query)} AND w.rowid BETWEEN {keys} AND {chosen.where(given) or "true"}
+        WHERE {table} MATCH {given(query)} AND w.rowid BETWEEN {keys} AND {_where(chosen, given) or "true"}
         ORDER BY w.rank, r.key LIMIT {given(depth)}"""
     rows = yield from ask(Read(sql, given.values, list))
-    return _ordered([(key, round(score * _SCALE)) for key, score in rows], depth)
+    return _ordered([(key, round(score * SCALE)) for key, score in rows], depth)
 
 
 def all_of(ground: Ground, chosen: Chosen, typed: Typed, *, depth: int) -> Steps[list[tuple[int, int]]]:
@@ -191,6 +174,13 @@ def snippets(ground: Ground, match: str, keys: Sequence[int], marks: tuple[str, 
     return Read(sql, (*marks, match, encoded(keys)), dict)
 
 
+def _where(chosen: Chosen, given: Given) -> str:
+    """Return the condition on `memory_records AS r` and add its values; empty for all of the space's records."""
+    if chosen.narrowed is not None:
+        return f"r.key IN (SELECT value FROM json_each({given(encoded(chosen.narrowed))}))"
+    return "" if chosen.query == Query() else select(chosen.query, given).where()
+
+
 def _frequencies(ground: Ground, space: Space, typed: Typed) -> Steps[list[float]]:
     """Return the read of how many records have each term; of what more than `_RARE` have, about how many."""
     given = Given(space)
@@ -212,7 +202,7 @@ def _frequencies(ground: Ground, space: Space, typed: Typed) -> Steps[list[float
 def _found(ground: Ground, chosen: Chosen, arms: list[_Arm]) -> Steps[dict[int, tuple[int, bytes]]]:
     """Return the read of what is found: by key, the terms that it has, as bits, and its length (`_length`)."""
     given = Given(chosen.space)
-    where = chosen.where(given)
+    where = _where(chosen, given)
     keys = " AND ".join(map(given, ground.keys))
     looks = [_look(ground.table, arm, where, keys, given) for arm in arms]
     sql = " UNION ALL ".join(f"SELECT {number}, key, sz FROM ({look})" for number, look in enumerate(looks))
@@ -267,7 +257,7 @@ def _ranked(
         terms, sz = found[key]
         # The index knows better whether a term is there: the part that was read, or the folding, may not show it.
         counts = [number or terms >> term & 1 for term, number in enumerate(count(content))]
-        scored.append((key, round(bm25(rarities, counts, _length(sz) / usual) * _SCALE)))
+        scored.append((key, round(bm25(rarities, counts, _length(sz) / usual) * SCALE)))
     return _ordered(scored, depth)
 
 

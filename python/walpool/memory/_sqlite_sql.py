@@ -1,17 +1,21 @@
-"""The reads of the memory store in SQLite, as operations (`_sqlite_rows`); no I/O."""
+"""The reads of the memory store in SQLite, as operations (`_operations`); no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from walpool.errors import ConfigError, DataError
 from walpool.memory import _pages
+from walpool.memory._columns import levels
+from walpool.memory._operations import MOST, Given, Read, Search, Space, Steps, ask, encoded, first, other_words
+from walpool.memory._operations import opened as _opened
 from walpool.memory._pages import ListPage, VectorPage
-from walpool.memory._sqlite_filters import SPACE, Given, Selection, Space, encoded, meets, select, under
-from walpool.memory._sqlite_rows import COLUMNS, JOINED, Read, Steps, ask, record, time
+from walpool.memory._rows import meets, record, time
+from walpool.memory._sqlite_filters import SPACE, Selection, select, under
+from walpool.memory._sqlite_rows import COLUMNS, JOINED
 from walpool.memory.records import (
     DimsError,
     EmbeddingError,
@@ -19,24 +23,20 @@ from walpool.memory.records import (
     Hit,
     Hits,
     Metric,
-    Mode,
     Query,
     Record,
     Records,
     ScopeSummary,
-    Weights,
     normalize_scope,
     pack,
 )  # fmt: skip
 from walpool.types import Row, Value
 
 __all__ = [
-    "MOST", "SCORES", "Search", "by_id", "categories", "count", "dims", "every", "keys", "listed", "nearest",
-    "nearest_keys", "opened", "refusal", "scopes", "space", "summary", "unchanged", "void",
+    "SCORES", "by_id", "categories", "count", "dims", "every", "keys", "listed", "nearest", "nearest_keys", "opened",
+    "refusal", "scopes", "summary", "unchanged",
 ]  # fmt: skip
 
-MOST: Final = 2**62  # rows; what a limit is cut to, since SQLite takes 64 bits
-_WORDS: Final = ("unicode61", "trigram")
 _FEW: Final = 5_000  # records that are faster sorted than found along the index of all the others
 _NEWEST: Final = "ORDER BY r.created_at DESC, r.key DESC"
 # A record without an embedding counts as a zero vector: its distance is the query's own length.
@@ -45,34 +45,6 @@ SCORES: Final[dict[Metric, str]] = {
     "dot": "coalesce(vec_dot(v.embedding, {query}), 0.0)",
     "l2": "1.0 / (1.0 + coalesce(vec_l2sq(v.embedding, {query}), vec_dot({query}, {query})))",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What `search` was asked."""
-
-    embedding: bytes | None
-    query: Query
-    text: str | None
-    fts: str | None
-    mode: Mode | None
-    metric: Metric
-    weights: Weights
-    limit: int
-    min_score: float | None
-    marks: tuple[str, str]
-    after: str | None
-
-
-def space(tenant: str, collection: str, words: str | None) -> Space:
-    """Return the space of a store, with the word index that it will have if there is none yet.
-
-    Raises:
-        ConfigError: there is no such word index.
-    """
-    if words is not None and words not in _WORDS:
-        raise ConfigError(f"words={words!r} is not accepted: use {' or '.join(map(repr, _WORDS))}")
-    return Space(tenant, collection, _WORDS[0] if words is None else words)
 
 
 def by_id(space: Space, record_id: str) -> Read[Record | None]:
@@ -92,20 +64,13 @@ def space_row(space: Space) -> Read[tuple[int | None, int] | None]:
 
 def dims(space: Space) -> Read[int | None]:
     """Return the read of the length of the space's embeddings."""
-    return Read(f"SELECT dims FROM memory_spaces WHERE space = {SPACE}", space[:2], _first)
+    return Read(f"SELECT dims FROM memory_spaces WHERE space = {SPACE}", space[:2], first)
 
 
 def opened(space: Space, words: str | None) -> Read[Space | ConfigError]:
     """Return the read of the space with the word index that it has, or of what to tell who asked for another one."""
     sql = f"SELECT words FROM memory_spaces WHERE space = {SPACE}"
-
-    def decode(rows: list[Row]) -> Space | ConfigError:
-        stored = rows[0][0] if rows else space.words
-        if words is None:
-            return space._replace(words=stored)
-        return _other_words(space, stored) or space
-
-    return Read(sql, space[:2], decode)
+    return Read(sql, space[:2], lambda rows: _opened(space, words, first(rows)))
 
 
 def refusal(space: Space, embeddings: Sequence[bytes]) -> Read[Exception | None]:
@@ -114,7 +79,7 @@ def refusal(space: Space, embeddings: Sequence[bytes]) -> Read[Exception | None]
     def decode(rows: list[Row]) -> Exception | None:
         words, stored = rows[0] if rows else (space.words, None)
         if words != space.words:
-            return _other_words(space, words)
+            return other_words(space, words)
         given = len(embeddings[0]) // 4 if embeddings else None
         if given is not None and stored is not None and stored != given:
             return DimsError(stored=stored, given=given)
@@ -134,10 +99,10 @@ def count(space: Space, query: Query) -> Read[int] | Steps[int]:
     selection = select(query, given)
     if selection.is_scope:
         sql = f"SELECT coalesce(sum(s.records), 0) FROM memory_scopes AS s WHERE {selection.in_scopes}"
-        return Read(sql, given.values, _first)
+        return Read(sql, given.values, first)
     if selection.python:
         return _counted(given, selection)
-    return Read(f"SELECT count(DISTINCT key) FROM ({selection.keys})", given.values, _first)
+    return Read(f"SELECT count(DISTINCT key) FROM ({selection.keys})", given.values, first)
 
 
 def categories(space: Space, query: Query) -> Read[dict[str, int]] | Steps[dict[str, int]]:
@@ -161,20 +126,10 @@ def scopes(space: Space, parent: str, *, deep: bool = False) -> Read[dict[str, i
     """Return the read of the scopes below `parent`, each with its number of records."""
     given = Given(space)
     start = normalize_scope(parent)
-    below = start.rstrip("/") + "/"
     condition = "true" if start == "/" else under(start, given)
     sql = f"SELECT s.path, s.records FROM memory_scopes AS s WHERE s.space = {SPACE} AND s.records > 0 AND {condition}"
 
-    def decode(rows: list[Row]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for path, number in rows:
-            names = path[len(below) :].split("/") if len(path) > len(below) else []
-            for depth in range(1, len(names) + 1 if deep else min(2, len(names) + 1)):
-                scope = below + "/".join(names[:depth])
-                found[scope] = found.get(scope, 0) + number
-        return dict(sorted(found.items()))
-
-    return Read(sql, given.values, decode)
+    return Read(sql, given.values, lambda rows: levels(rows, parent, deep=deep))
 
 
 def summary(space: Space, scope: str) -> Steps[ScopeSummary]:
@@ -212,7 +167,7 @@ def listed(space: Space, query: Query, *, limit: int, offset: int, after: str | 
     row = yield from ask(space_row(space))
     epoch = 0 if row is None else row[1]
     if page is not None and page.epoch != epoch:
-        raise void()
+        raise _pages.void()
     by_time = False
     if selection.scopes and not selection.keyed and not selection.ids:
         lying = yield from ask(count(space, Query(scope=query.scope)))  # type: ignore[arg-type] # a Read: a scope alone
@@ -261,7 +216,7 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
     if stored is not None and stored * 4 != len(embedding):
         raise DimsError(stored=stored, given=len(embedding) // 4)
     if page is not None and page.epoch != epoch:
-        raise void()
+        raise _pages.void()
     given = Given(space)
     selection = select(query, given)
     narrowed: list[int] | None = None
@@ -290,11 +245,6 @@ def nearest(space: Space, asked: Search, embedding: bytes) -> Steps[Hits]:
         return hits
 
     return (yield from ask(Read(sql, given.values, decode)))
-
-
-def void() -> DataError:
-    """Return the error of a page whose store has another epoch by now."""
-    return DataError("the pages of this search are void: the store was compacted, rebuilt or reset; search anew")
 
 
 def keys(given: Given, selection: Selection) -> Steps[list[int]]:
@@ -369,19 +319,6 @@ def unchanged(change: str) -> str:
     return f"EXISTS (SELECT 1 FROM memory_sketches AS k WHERE k.key = r.key AND k.change <= {change})"
 
 
-def _first(rows: list[Row]) -> Any:
-    return rows[0][0] if rows else None
-
-
 def _times(rows: list[Row]) -> tuple[datetime | None, datetime | None]:
     oldest, newest = rows[0]
     return None if oldest is None else time(oldest), None if newest is None else time(newest)
-
-
-def _other_words(space: Space, stored: str) -> ConfigError | None:
-    if stored == space.words:
-        return None
-    return ConfigError(
-        f"words={space.words!r}: the collection {space.collection!r} was begun with {stored!r}; open it with that, or"
-        " use another collection"
-    )

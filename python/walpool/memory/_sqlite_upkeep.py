@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from walpool.memory import _sqlite_values as values
 from walpool.memory import _sqlite_words as words
-from walpool.memory._sqlite_filters import SPACE, Space
-from walpool.memory._sqlite_rows import Read, Steps, Write, ask, nothing
+from walpool.memory._operations import Read, Space, Statement, Steps, Write, ask, nothing
+from walpool.memory._sqlite_filters import SPACE
 from walpool.memory._sqlite_schema import category_rows, fill, sketch
 from walpool.types import Row, Value
-
-if TYPE_CHECKING:
-    from walpool.memory._sqlite_rows import Statement
 
 __all__ = ["compact", "differences", "rebuild", "sample", "words_check", "words_differ"]
 

@@ -1,22 +1,19 @@
-"""The writes of the memory store in SQLite, as operations (`_sqlite_rows`); no I/O."""
+"""The writes of the memory store in SQLite, as operations (`_operations`); no I/O."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from walpool.errors import DataError
 from walpool.memory import _sqlite_sql as reads
 from walpool.memory import _sqlite_words as words
-from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Given, Selection, Space, encoded, micros, select
-from walpool.memory._sqlite_rows import Statement, Steps, Write, ask, nothing
-from walpool.memory.records import Changes, DimsError, EmbeddingError, Query, Record
-
-if TYPE_CHECKING:
-    from walpool._core import Result
+from walpool.memory._columns import aged
+from walpool.memory._operations import Given, Result, Space, Statement, Steps, Write, ask, encoded, nothing
+from walpool.memory._rows import COLUMNS, changed, embeddings, micros, values
+from walpool.memory._sqlite_filters import KEY_BITS, SPACE, Selection, select
+from walpool.memory.records import Query, Record
 
 __all__ = ["delete", "expire", "reset", "save", "touch", "update"]
 
@@ -42,22 +39,21 @@ _NO_VECTOR: Final = f"INSERT INTO memory_vectors (key) VALUES ({_KEY}) ON CONFLI
 _WORDS: Final = f"(SELECT words FROM memory_spaces WHERE space = {SPACE})"
 _TOUCH: Final = f"""UPDATE memory_records SET accessed_at = ?3
     WHERE space = {SPACE} AND id IN (SELECT value FROM json_each(?4))"""
-_FIELDS: Final = frozenset(Changes.__annotations__)
 
 
 def save(space: Space, records: Sequence[Record]) -> Write[None]:
     """Return the job that inserts or replaces the records."""
-    embeddings = _embeddings(records)
+    packed = embeddings(records)
     owner = space[:2]
     statements: list[Statement] = [(_SPACE, tuple(space))] if records else []
     statements += [(_SCOPE, (*owner, scope)) for scope in {record.scope: None for record in records}]
     for record in records:
-        statements.append((_RECORD, (*owner, *_values(record))))
+        statements.append((_RECORD, (*owner, *values(record))))
         if record.embedding is None:
             statements.append((_NO_VECTOR, (*owner, record.id)))
         else:
             statements.append((_VECTOR, (*owner, record.id, record.embedding)))
-    return Write(statements, nothing, reads.refusal(space, embeddings))
+    return Write(statements, nothing, reads.refusal(space, packed))
 
 
 def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bool]:
@@ -67,30 +63,26 @@ def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bo
         TypeError: there is no such field.
         DataError: a record cannot have such a value.
     """
-    unknown = sorted(set(changes) - _FIELDS)
-    if unknown:
-        raise TypeError(f"update() can change {', '.join(sorted(_FIELDS))}; not {', '.join(unknown)}")
-    # A record of the changes checks them, and brings them into the form of the columns.
-    changed = Record(**{"id": record_id, "content": "", **changes})
-    embeddings = _embeddings([changed])
-    columns = dict(zip(_COLUMNS, _values(changed), strict=True))
-    named = [column for column in _COLUMNS if column in changes]
+    record = changed(record_id, changes)
+    packed = embeddings([record])
+    columns = dict(zip(COLUMNS, values(record), strict=True))
+    named = [column for column in COLUMNS if column in changes]
     owner = space[:2]
     statements: list[Statement] = []
     if "scope" in changes:
         known = f"SELECT {SPACE}, ?3 WHERE EXISTS (SELECT 1 FROM memory_records WHERE space = {SPACE} AND id = ?4)"
         sql = f"INSERT INTO memory_scopes (space, path) {known} ON CONFLICT (space, path) DO NOTHING"
-        statements.append((sql, (*owner, changed.scope, record_id)))
+        statements.append((sql, (*owner, record.scope, record_id)))
     if "embedding" in changes:
         sql = f"UPDATE memory_vectors SET embedding = ?4 WHERE key = {_KEY}"
-        statements.append((sql, (*owner, record_id, changed.embedding)))
+        statements.append((sql, (*owner, record_id, record.embedding)))
     # Last, and of a column that is not changed where none is named: its count says whether there is such a record.
     given_values = [columns[column] for column in named]
     sets = [f"{name} = {_SCOPE_KEY.format(n) if name == 'scope' else f'?{n}'}" for n, name in enumerate(named, 4)]
     sql = f"""UPDATE memory_records SET {", ".join(sets) or "accessed_at = accessed_at"}
         WHERE space = {SPACE} AND id = ?3"""
     statements.append((sql, (*owner, record_id, *given_values)))
-    return Write(statements, lambda results: results[-1].rowcount > 0, reads.refusal(space, embeddings))
+    return Write(statements, lambda results: results[-1].rowcount > 0, reads.refusal(space, packed))
 
 
 def touch(space: Space, record_ids: Iterable[str], at: datetime) -> Write[int]:
@@ -116,17 +108,8 @@ def expire(
     Raises:
         DataError: there is no condition, or a negative one.
     """
-    if older_than is None and keep is None and importance_below is None:
-        raise DataError("expire() needs a condition: older_than, keep or importance_below")
-    if (older_than is not None and older_than < timedelta(0)) or (keep or 0) < 0 or (importance_below or 0) < 0:
-        raise DataError("a condition of expire() is not negative")
     given = Given(space)
-    more: list[str] = []
-    if older_than is not None:
-        ago = micros(datetime.now(timezone.utc)) - older_than // timedelta(microseconds=1)
-        more.append(f"r.created_at < {given(max(ago, -(2**63)))}")
-    if importance_below is not None:
-        more.append(f"r.importance < {given(float(importance_below))}")
+    more = aged(given, older_than=older_than, keep=keep, importance_below=importance_below)
     if keep is not None:
         # Only in scopes that hold more than that; the newest ones of each are numbered along the index.
         most = given(keep)
@@ -163,49 +146,6 @@ def reset(space: Space) -> Write[None]:
     return Write([(sql, space[:2]) for sql in statements], nothing)
 
 
-_COLUMNS: Final = (
-    "id", "scope", "content", "categories", "metadata", "importance", "created_at", "accessed_at", "source", "private",
-)  # fmt: skip
-
-
-def _values(record: Record) -> tuple[Any, ...]:
-    """Return the values of `_COLUMNS`; what no store could give back is refused here."""
-    for text in (record.id, record.scope, record.source or "", *record.categories):
-        if "\0" in text:
-            raise DataError("an id, a scope, a category or a source may hold no NUL")
-    return (
-        record.id,
-        record.scope,
-        record.content,
-        encoded(record.categories) if record.categories else "[]",
-        _metadata(record.metadata) if record.metadata else "{}",
-        record.importance,
-        micros(record.created_at),
-        micros(record.accessed_at),
-        record.source,
-        int(record.private),
-    )
-
-
-def _metadata(metadata: Mapping[str, Any]) -> str:
-    try:
-        text = json.dumps(dict(metadata))
-    except RecursionError:  # a RuntimeError, which frameworks take for a shutting-down interpreter
-        raise DataError("the metadata of a record is nested too deep for JSON") from None
-    if "\\ud" in text:  # the half of a pair, mostly with its other half
-        _refuse_surrogates(json.loads(text))
-    if "\\u0000" in text and any("\0" in str(key) for key in metadata):
-        raise DataError("a key of metadata may hold no NUL")
-    return text
-
-
-def _refuse_surrogates(metadata: Any) -> None:
-    try:
-        json.dumps(metadata, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise DataError("metadata holds a lone surrogate, which UTF-8 has not") from None
-
-
 def _delete_narrowed(given: Given, selection: Selection) -> Steps[int]:
     keys = yield from reads.keys(given, selection)
     sql = "DELETE FROM memory_records WHERE key IN (SELECT value FROM json_each(?1))"
@@ -214,15 +154,3 @@ def _delete_narrowed(given: Given, selection: Selection) -> Steps[int]:
 
 def _rowcount(results: Sequence[Result]) -> int:
     return results[-1].rowcount
-
-
-def _embeddings(records: Sequence[Record]) -> list[bytes]:
-    """Return the embeddings of a batch, all of one length."""
-    found = [record.embedding for record in records if record.embedding is not None]
-    lengths = list({len(embedding): None for embedding in found})
-    if any(length % 4 or not length for length in lengths):
-        raise EmbeddingError("a packed embedding has 4 bytes a dimension, and one dimension at least")
-    if len(lengths) > 1:
-        first, other = lengths[0] // 4, lengths[1] // 4
-        raise DimsError(f"one batch holds embeddings of {first} and of {other} dims", stored=first, given=other)
-    return found

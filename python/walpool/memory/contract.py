@@ -45,7 +45,8 @@ class MemoryStore(Protocol):
         Raises:
             DimsError: an embedding has another length than the store's, or than its neighbour's; nothing was saved.
             TypeError: metadata that JSON cannot hold.
-            DataError: metadata that is nested too deep for JSON; a text with a lone surrogate.
+            DataError: metadata that is nested too deep for JSON; a text with a lone surrogate; on PostgreSQL a content
+                with a NUL.
         """
         ...
 
@@ -136,8 +137,8 @@ class MemoryStore(Protocol):
             query: which records may be found; all of them by default.
             text: what a person typed. Words are all looked for (in a hybrid search any), "quoted words" as a phrase,
                 word* as a beginning, -word excludes, or between two means either; nothing in it is an error.
-            fts: in place of `text`, a query in the backend's own syntax (FTS5's). Ranked by FTS5's own `bm25()`, which
-                reads every record that matches and counts the words of all collections in the file.
+            fts: in place of `text`, a query in the backend's own syntax: FTS5's, or PostgreSQL's tsquery. Ranked by the
+                backend itself, which reads every record that matches; FTS5 counts the words of all collections.
             mode: by default what was given: `vector`, `words`, or `hybrid` for both.
             metric: how an embedding scores.
             weights: how a hybrid search weighs ranks, age and importance.
@@ -155,7 +156,7 @@ class MemoryStore(Protocol):
             DimsError: another length than the store's dims.
             DataError: neither an embedding nor a text; not what `mode` needs; a token that is none, that belongs to
                 another search, or that `compact`, `rebuild` or `reset` has made void (search anew).
-            ProgrammingError: `fts` is not FTS5's syntax.
+            ProgrammingError: `fts` is not the backend's syntax.
         """
         ...
 
@@ -193,7 +194,10 @@ class MemoryStore(Protocol):
         ...
 
     def rebuild(self) -> None:
-        """Make the word index, the sketches, the counts and all else that is derived anew from the records; one job."""
+        """Make the word index, the sketches, the counts and all else that is derived anew from the records.
+
+        One job; on PostgreSQL some hundred records a job.
+        """
         ...
 
     def check(self) -> Sequence[str]:

@@ -33,7 +33,7 @@ _TABLES: Final = {
     "langgraph": re.compile(r"langgraph_(blobs|checkpoints|writes)\w*"),
     "langgraph_store": re.compile(r"langgraph_(items|vectors|sketches)\w*"),
     "langgraph_cache": re.compile(r"langgraph_cache\w*"),
-    "crewai": re.compile(r"flow_states|pending_feedback|latest_kickoff_task_outputs"),
+    "crewai": re.compile(r"flow_states|pending_feedback|latest_kickoff_task_outputs|crewai_checkpoints"),
     "crewai_long_term": re.compile(r"long_term_memories"),
     "openai_agents": re.compile(r"agent_(sessions|messages)"),
 }

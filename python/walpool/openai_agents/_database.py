@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakValueDictionary
 
 from walpool import schema
-from walpool.aio import AsyncPool
 from walpool.openai_agents import _sql
 from walpool.registry import get_async_pool
+
+if TYPE_CHECKING:
+    from walpool.aio import AsyncPool
+    from walpool.postgres import AsyncPostgresPool
 
 _Key: TypeAlias = tuple[object, ...]
 
@@ -47,23 +50,23 @@ class Database:
         key: under which sessions find it; None where nobody shall, and where nobody here closes it.
     """
 
-    def __init__(self, pool: AsyncPool, key: _Key | None) -> None:
+    def __init__(self, pool: AsyncPool | AsyncPostgresPool, key: _Key | None) -> None:
         self._pool = pool
         self._key = key
         # By id: whatever a subclass makes of `==`. Weak: a session that was dropped is no user any more.
         self._users: WeakValueDictionary[int, object] = WeakValueDictionary()
         self._is_migrated = False
 
-    async def open(self) -> AsyncPool:
+    async def open(self) -> AsyncPool | AsyncPostgresPool:
         """Return the pool, opened, with its tables up to date.
 
         Raises:
             NotSupportedError: the tables were written by a newer walpool.
-            StorageError, CorruptError, ConfigError: as `AsyncPool.open`.
+            StorageError, CorruptError, OperationalError, ConfigError: as the pool's `open`.
         """
         if not self._is_migrated:
             # Several tasks may come here at once: the migration itself lets one of them do it.
-            await schema.migrate_async(self._pool, _sql.NAME, _sql.MIGRATIONS)
+            await schema.migrate_async(self._pool, _sql.NAME, _sql.MIGRATIONS[self._pool.backend])
             self._is_migrated = True
         return self._pool
 
@@ -81,17 +84,16 @@ class Database:
         await self._pool.close()
 
 
-def of_pool(pool: AsyncPool) -> Database:
+def of_pool(pool: AsyncPool | AsyncPostgresPool) -> Database:
     """Return a database on a pool that somebody else opens and closes."""
     return Database(pool, None)
 
 
-def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, object], user: object) -> Database:
+def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, Any], user: object) -> Database:
     """Return the database of a path and settings, the same for all users in this process; nothing is opened yet.
 
     Raises:
-        ConfigError: no database was named, or a setting is wrong.
-        NotSupportedError: a `postgresql://` URL.
+        ConfigError: no database was named, a setting is wrong, or psycopg is missing for a `postgresql://` URL.
     """
     # Made before it is known whether it is needed, since no file may be looked at under the lock; it is not opened.
     pool = get_async_pool(path_or_url, **settings)
@@ -104,11 +106,12 @@ def of_path(path_or_url: str | os.PathLike[str] | None, settings: Mapping[str, o
     return database
 
 
-def _key(pool: AsyncPool, user: object) -> _Key:
+def _key(pool: AsyncPool | AsyncPostgresPool, user: object) -> _Key:
     """Return what two sessions must have in common to share a pool."""
-    # A private temporary file is private to its session.
-    file = (pool.path, id(user)) if pool.path == ":memory:" else pool.path
-    # With the settings: where they differ it is the engine that must hear of it, and it refuses.
     settings = pool.settings
+    # A private temporary file is private to its session; of a server's URL the query counts too.
+    path = pool.path if pool.backend == "sqlite" else settings.url
+    file = (path, id(user)) if path == ":memory:" else path
+    # With the settings: where they differ it is the engine that must hear of it, and it refuses.
     given = sorted((name, value) for name, value in settings.values().items() if name in settings.explicit - {"url"})
     return os.getpid(), file, *given

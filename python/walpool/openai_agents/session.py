@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from agents.memory.session_settings import SessionSettings, coerce_session_settings, resolve_session_limit
 
-from walpool.aio import AsyncPool
 from walpool.errors import ClosedError
 from walpool.openai_agents import _database, _sql
-from walpool.pool import Pool
+from walpool.registry import is_async_pool, is_pool
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
+
+    from walpool.aio import AsyncPool
+    from walpool.postgres import AsyncPostgresPool
 
 __all__ = ["SessionClosedError", "WalpoolSession"]
 
@@ -35,13 +37,13 @@ class WalpoolSession:
     is one job, all of it or nothing, and durable when the method returns. A cancelled method has written all or
     nothing too; docs/asyncio.md says which.
 
-    The tables are those of the SDK's `SQLiteSession`, so a file of the one may be used by the other.
+    The tables in a file are those of the SDK's `SQLiteSession`, so a file of the one may be used by the other.
 
     Args:
         session_id: which conversation. The same id on the same file is the same conversation, in any process.
-        pool_or_path_or_url: a `walpool.AsyncPool`, which stays yours to close; or a path or URL, for which all sessions
-            of the process that name it share one pool, closed with the last of them; None takes `WALPOOL_URL`.
-            `:memory:` is a temporary file for this session alone.
+        pool_or_path_or_url: a `walpool.AsyncPool`, or what `walpool.get_async_pool` gives, which stays yours to close;
+            or a path or URL, for which all sessions of the process that name it share one pool, closed with the last of
+            them; None takes `WALPOOL_URL`. `:memory:` is a temporary file for this session alone.
         session_settings: the SDK's settings, or a dict of them: `limit` is what `get_items` takes where it is given
             none.
         **settings: as `walpool.AsyncPool` takes them; only with a path or a URL.
@@ -53,7 +55,6 @@ class WalpoolSession:
     Raises:
         ConfigError: no database was named, or a setting is wrong.
         TypeError: settings beside a pool, a synchronous pool, or unknown session settings.
-        NotSupportedError: a `postgresql://` URL.
     """
 
     session_id: str
@@ -62,7 +63,7 @@ class WalpoolSession:
     def __init__(
         self,
         session_id: str,
-        pool_or_path_or_url: AsyncPool | str | os.PathLike[str] | None = None,
+        pool_or_path_or_url: AsyncPool | AsyncPostgresPool | str | os.PathLike[str] | None = None,
         *,
         session_settings: SessionSettings | dict[str, Any] | None = None,
         **settings: Any,
@@ -70,9 +71,9 @@ class WalpoolSession:
         self.session_id = session_id
         self.session_settings = coerce_session_settings({} if session_settings is None else session_settings)
         self._is_closed = False
-        if isinstance(pool_or_path_or_url, Pool):
+        if is_pool(pool_or_path_or_url):
             raise TypeError("a Pool cannot be awaited: give an AsyncPool on the same file, which shares its engine")
-        if not isinstance(pool_or_path_or_url, AsyncPool):
+        if not is_async_pool(pool_or_path_or_url):
             self._database = _database.of_path(pool_or_path_or_url, settings, self)
         elif settings:
             raise TypeError(f"{', '.join(sorted(settings))}: the pool that was given has its settings already")
@@ -94,9 +95,11 @@ class WalpoolSession:
         """
         pool = await self._pool()
         wanted = resolve_session_limit(limit, self.session_settings)
-        window = _sql.NO_LIMIT if wanted is None else wanted
+        if wanted is not None and wanted < 0:
+            wanted = None
+        window = _sql.NO_LIMIT if wanted is None else min(wanted, _sql.NO_LIMIT)
         while True:
-            sql, params, decode = _sql.latest_items(self.session_id, window)
+            sql, params, decode = _sql.latest_items(pool.backend, self.session_id, window)
             rows = await pool.fetch(sql, params)
             items = decode(rows)
             if wanted is None or wanted <= len(items) or len(rows) < window:
@@ -121,7 +124,7 @@ class WalpoolSession:
             self._refuse_if_closed()
             return
         pool = await self._pool()
-        await pool.batch(_sql.add_items(self.session_id, items))
+        await pool.batch(_sql.add_items(pool.backend, self.session_id, items))
 
     async def pop_item(self) -> TResponseInputItem | None:
         """Take the newest item out of the conversation and return it; None if there is none.
@@ -132,8 +135,8 @@ class WalpoolSession:
             As `add_items`.
         """
         pool = await self._pool()
-        sql, params, decode = _sql.pop_item(self.session_id)
-        while rows := (await pool.execute(sql, params)).rows:
+        job, decode = _sql.pop_item(pool.backend, self.session_id)
+        while rows := (await pool.batch(job))[-1].rows:
             items: list[TResponseInputItem] = decode(rows)
             if items:
                 return items[0]
@@ -146,7 +149,7 @@ class WalpoolSession:
             As `add_items`.
         """
         pool = await self._pool()
-        await pool.batch(_sql.clear_session(self.session_id))
+        await pool.batch(_sql.clear_session(pool.backend, self.session_id))
 
     async def close(self) -> None:
         """Refuse further calls, and close what was opened for this session alone. Safe to call twice.
@@ -165,7 +168,7 @@ class WalpoolSession:
     ) -> None:
         await self.close()
 
-    async def _pool(self) -> AsyncPool:
+    async def _pool(self) -> AsyncPool | AsyncPostgresPool:
         self._refuse_if_closed()
         return await self._database.open()
 

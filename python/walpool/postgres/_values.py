@@ -15,6 +15,7 @@ from psycopg import adapt, pq
 from psycopg.types.numeric import Int8BinaryDumper
 
 from walpool.errors import DataError, ProgrammingError
+from walpool.types import Binary
 
 __all__ = ["adapters", "checked"]
 
@@ -61,6 +62,8 @@ def _checked(value: object, position: int) -> object:
         if isnan(value):
             raise DataError(f"parameter {position} is NaN, which SQLite would store as NULL; give None")
         return value
+    if isinstance(value, Binary):
+        return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     kind = type(value).__name__
@@ -87,6 +90,16 @@ class _BoolAsUnknown(adapt.Dumper):
 
     def dump(self, obj: Any) -> bytes:
         return b"1" if obj else b"0"
+
+
+class _BinaryAsUnknown(adapt.Dumper):
+    """What is in a type's binary form already; the statement says which type it is."""
+
+    oid = 0
+    format = pq.Format.BINARY
+
+    def dump(self, obj: Any) -> bytes:
+        return bytes(obj)
 
 
 class _Text(adapt.Loader):
@@ -116,6 +129,7 @@ def adapters() -> adapt.AdaptersMap:
     """Return psycopg's adapters with walpool's in front; psycopg's own, global ones stay as they are."""
     ours = adapt.AdaptersMap(psycopg.adapters)
     ours.register_dumper(bool, _BoolAsUnknown)
+    ours.register_dumper(Binary, _BinaryAsUnknown)
     ours.register_dumper(int, Int8BinaryDumper)  # psycopg's own takes the type from the value: int2 for 1
     for name in ("json", "jsonb"):
         ours.register_loader(name, _Text)

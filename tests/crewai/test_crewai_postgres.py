@@ -1,0 +1,222 @@
+"""CrewAI's components on PostgreSQL: an installation by URL, many writers, and what of a URL is written down."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, FlowState, listen, start
+from crewai.flow.persistence import persist
+from crewai.state.checkpoint_config import CheckpointConfig
+from crewai.state.provider.sqlite_provider import SqliteProvider
+from helpers import run_together
+
+import walpool
+from examples.offline import ScriptedLLM
+from walpool.crewai import (
+    Installation,
+    WalpoolCheckpointProvider,
+    WalpoolFlowPersistence,
+    WalpoolKickoffStorage,
+    WalpoolLongTermStorage,
+    install,
+)
+from walpool.crewai.checkpoint import CheckpointFiles, is_checkpoint_location
+
+pytestmark = pytest.mark.postgres
+
+COMPONENTS = ("memory", "flow", "checkpoint", "kickoff", "lock")
+
+
+@pytest.fixture
+def installed(postgres_url: str) -> Iterator[Installation]:
+    with install(postgres_url, components=COMPONENTS) as installation:
+        assert all(surface.replaced for surface in installation.report), str(installation)
+        yield installation
+
+
+@pytest.fixture
+def provider() -> Iterator[WalpoolCheckpointProvider]:
+    files = CheckpointFiles()
+    yield WalpoolCheckpointProvider.on(files)
+    files.close()
+
+
+class Count(FlowState):
+    count: int = 0
+
+
+def test_flows_that_run_at_once_keep_every_state_of_their_own(installed: Installation, postgres_url: str) -> None:
+    @persist()
+    class Counting(Flow[Count]):
+        @start()
+        def first(self) -> None:
+            self.state.count += 1
+
+        @listen(first)
+        def second(self) -> None:
+            self.state.count += 1
+
+    def work(_: int) -> tuple[str, int]:
+        flow = Counting()
+        flow.kickoff()
+        again = Counting()
+        again.kickoff(inputs={"id": flow.state.id})
+        return flow.state.id, again.state.count
+
+    results = run_together(4, work, timeout=50)
+    assert {count for _, count in results} == {4}
+    with walpool.get_pool(postgres_url) as pool:
+        kept = Counter(identity for (identity,) in pool.fetch("SELECT flow_uuid FROM flow_states"))
+    assert kept == dict.fromkeys((identity for identity, _ in results), 4)
+
+
+def test_crew_stores_its_latest_run_and_replays_from_it(installed: Installation) -> None:
+    agent = Agent(role="analyst", goal="figures", backstory="counts", llm=ScriptedLLM())
+    topics = ("the first", "the second")
+    crew = Crew(agents=[agent], tasks=[Task(description=t, expected_output="a figure", agent=agent) for t in topics])
+    crew.kickoff()
+    stored = crew._task_output_handler.load()
+    assert stored is not None
+    assert [row["task_id"] for row in stored] == [str(task.id) for task in crew.tasks]
+    crew.replay(str(crew.tasks[1].id))
+    again = crew._task_output_handler.load()
+    assert again is not None
+    assert [row["was_replayed"] for row in again][-1] == 1
+
+
+def test_sixteen_threads_that_save_one_flow_lose_no_state_and_the_last_one_counts(postgres_url: str) -> None:
+    persistence = WalpoolFlowPersistence(postgres_url)
+    run_together(16, lambda n: [persistence.save_state("f", "m", {"by": n, "step": step}) for step in range(10)])
+    persistence.save_state("f", "m", {"last": True})
+    assert persistence.load_state("f") == {"last": True}
+    with walpool.get_pool(postgres_url) as pool:
+        states = [json.loads(text) for (text,) in pool.fetch("SELECT state_json FROM flow_states ORDER BY id, tie")]
+    for n in range(16):
+        assert [state["step"] for state in states if state.get("by") == n] == list(range(10))
+    persistence.close()
+
+
+def test_state_that_is_saved_after_another_counts_although_its_clock_is_behind(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from walpool.crewai import _sql
+
+    persistence = WalpoolFlowPersistence(postgres_url)
+    persistence.save_state("f", "m", {"step": 1})
+    monkeypatch.setattr(_sql.time, "time_ns", lambda: 1_000_000_000)
+    persistence.save_state("f", "m", {"step": 2})
+    assert persistence.load_state("f") == {"step": 2}
+    persistence.close()
+
+
+SAVE = """
+import sys
+from walpool.crewai import WalpoolFlowPersistence
+persistence = WalpoolFlowPersistence(sys.argv[1])
+for step in range(20):
+    persistence.save_state("f", sys.argv[2], {"step": step})
+"""
+
+
+def test_two_processes_that_save_one_flow_lose_nothing(postgres_url: str) -> None:
+    started = [subprocess.Popen([sys.executable, "-c", SAVE, postgres_url, name]) for name in ("a", "b")]
+    assert [process.wait(50) for process in started] == [0, 0]
+    with walpool.get_pool(postgres_url) as pool:
+        found = pool.fetch("SELECT method_name FROM flow_states ORDER BY id")
+    assert Counter(name for (name,) in found) == {"a": 20, "b": 20}
+
+
+def test_checkpoints_may_lie_on_a_server_and_are_found_and_pruned_there(
+    provider: WalpoolCheckpointProvider, postgres_url: str
+) -> None:
+    main = [provider.checkpoint(f'["{n}", "\\\\u0000"]', postgres_url) for n in range(4)]
+    fork = provider.checkpoint("9", postgres_url, branch="fork/a", parent_id="p")
+    assert is_checkpoint_location(main[0])
+    assert provider.prune(postgres_url, 2) == 2
+    assert provider.prune(postgres_url, 2) == 0
+    assert [provider.from_checkpoint(kept) for kept in (*main[2:], fork)] == [
+        '["2", "\\\\u0000"]',
+        '["3", "\\\\u0000"]',
+        "9",
+    ]
+    with pytest.raises(ValueError, match="not found"):
+        provider.from_checkpoint(main[1])
+
+
+def test_location_that_crewai_gave_a_files_ending_names_the_same_database(
+    installed: Installation, postgres_url: str
+) -> None:
+    config = CheckpointConfig(location=postgres_url, provider=SqliteProvider())
+    assert config.location != postgres_url
+    stored = SqliteProvider().checkpoint("{}", config.location)
+    assert SqliteProvider().from_checkpoint(stored) == "{}"
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetchval("SELECT data FROM crewai_checkpoints") == "{}"
+
+
+def with_password(url: str) -> str:
+    """Return a URL with a password in it, which the test server does not ask for."""
+    changed = re.sub(r"//([^:/@]+)@", r"//\1:geheim@", url)
+    assert "geheim" in changed
+    return changed
+
+
+def test_password_is_in_nothing_that_crewai_stores_or_shows(
+    provider: WalpoolCheckpointProvider, postgres_url: str
+) -> None:
+    url = with_password(postgres_url)
+    persistence = WalpoolFlowPersistence(url)
+    persistence.save_state("f", "m", {"step": 1})
+    kickoff, long_term = WalpoolKickoffStorage(url), WalpoolLongTermStorage(url)
+    with install(url, components=COMPONENTS) as installation:
+        shown = [str(installation), installation.url]
+    stored = provider.checkpoint("{}", url)
+    fields = persistence.model_dump_json()
+    shown += [fields, repr(persistence), stored, kickoff.url, kickoff.db_path, long_term.url, long_term.db_path]
+    shown += [repr(pickle.dumps(persistence))]
+    assert not [text for text in shown if "geheim" in text]
+    restored = WalpoolFlowPersistence.model_validate(json.loads(fields))
+    assert restored.load_state("f") == {"step": 1}
+    assert provider.from_checkpoint(stored) == "{}"
+    for opened in (persistence, restored, kickoff):
+        opened.close()
+
+
+def test_restored_persistence_takes_the_password_from_where_this_process_has_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from walpool.crewai import _database
+
+    full = with_password(postgres_url)
+    shown = _database.canonical_url(full)
+    assert _database.full_url(shown) == full
+    monkeypatch.setattr(_database, "_given", {})
+    assert _database.full_url(shown) == shown
+    monkeypatch.setenv("WALPOOL_URL", full)
+    assert _database.full_url(shown) == full
+    monkeypatch.setenv("WALPOOL_URL", "postgresql://other:geheim@host/name")
+    assert _database.full_url(shown) == shown
+
+
+def test_environment_names_the_server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WALPOOL_URL", postgres_url)
+    with install(components=("flow", "kickoff")) as installation:
+        assert installation.url.startswith("postgresql://")
+    storages: list[Any] = [WalpoolFlowPersistence(), WalpoolKickoffStorage(), WalpoolLongTermStorage()]
+    storages[0].save_state("f", "m", {})
+    storages[2].save("task " * 4000, {"n": 1}, "1", 0.5)
+    assert storages[2].load("task " * 4000, 3) == [{"metadata": {"n": 1}, "datetime": "1", "score": 0.5}]
+    assert storages[2].load("task " * 4001, 3) is None
+    for storage in storages:
+        storage.close()
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetchval("SELECT count(*) FROM flow_states") == 1

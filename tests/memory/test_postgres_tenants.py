@@ -1,0 +1,154 @@
+"""Row-level security under the memory store: a forgotten filter shows nothing of another tenant; who may not open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from looping import on_asyncio
+
+import walpool
+import walpool.memory
+from tests.memory.contract import ids, record
+from walpool.errors import ConfigError, DatabaseError
+from walpool.memory import Query, pack
+from walpool.memory.postgres import init_sql
+
+if TYPE_CHECKING:
+    from benches.postgres_server import PostgresServer
+
+ROLES = {"owner": "memory_owner", "app": "memory_app", "reader": 'memory "reader"'}
+
+
+class Secured:
+    """A database with row-level security, and its URLs."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.server = server
+        self.name = name
+        self.app = server.url(database=name, user=ROLES["app"])
+        self.reader = server.url(database=name, user=ROLES["reader"])
+        self.superuser = server.url(database=name, user="postgres")
+
+
+@pytest.fixture
+def secured(own_postgres_server: PostgresServer) -> Iterator[Secured]:
+    name = "memory_tenants"
+    own_postgres_server.create_database(name)
+    try:
+        own_postgres_server.execute(init_sql(**ROLES), database=name)
+        yield Secured(own_postgres_server, name)
+    finally:
+        own_postgres_server.drop_database(name)
+
+
+def opened(url: str, tenant: str, **named: Any) -> walpool.memory.MemoryStore:
+    return walpool.memory.open(url, tenant=tenant, tenancy="rls", **named)
+
+
+def test_tenants_work_beside_each_other(secured: Secured) -> None:
+    with opened(secured.app, "a") as ours, opened(secured.app, "b") as theirs:
+        ours.save([record("1", [1.0], scope="/x", categories=("c",), metadata={"k": 1})])
+        theirs.save([record("1", [1.0, 2.0]), record("2")])
+        assert (ours.count(), theirs.count(), ours.dims(), theirs.dims()) == (1, 2, 1, 2)
+        assert ids(ours.search(pack([1.0]), Query(scope="/x", metadata={"k": 1}))) == ["1"]
+        assert ids(ours.search(text="about")) == ["1"]
+        assert ours.update("1", content="new") is True
+        assert ours.touch(["1", "2"]) == 1
+        ours.rebuild()
+        ours.compact()
+        assert (ours.check(), theirs.check()) == ([], [])
+        assert ours.delete(Query()) == 1
+        theirs.reset()
+        assert theirs.count() == 0
+
+
+def test_forgotten_filter_shows_nothing_of_another_tenant(secured: Secured) -> None:
+    with opened(secured.app, "a") as ours, opened(secured.app, "b") as theirs:
+        ours.save([record("1", [1.0])])
+        theirs.save([record("2", [1.0]), record("3", [1.0])])
+    tables = ("memory_spaces", "memory_records", "memory_vectors")
+    with walpool.get_pool(secured.app, tenant="a") as pool:
+        assert [pool.fetch(f"SELECT DISTINCT tenant FROM {table}") for table in tables] == [[("a",)]] * 3
+        assert pool.execute("UPDATE memory_records SET content = 'mine'").rowcount == 1
+        assert pool.execute("DELETE FROM memory_vectors").rowcount == 1
+        with pytest.raises(DatabaseError):
+            pool.execute("UPDATE memory_records SET tenant = 'b'")
+        with pytest.raises(DatabaseError):
+            pool.execute("INSERT INTO memory_vectors (tenant, collection, key, embedding) VALUES ('b', 'm', 1, '[1]')")
+    with walpool.get_pool(secured.app) as nobody:
+        assert [nobody.fetchval(f"SELECT count(*) FROM {table}") for table in tables] == [0, 0, 0]
+    with walpool.get_pool(secured.app, tenant="") as nobody:
+        assert nobody.fetchval("SELECT count(*) FROM memory_records") == 0
+    with walpool.get_pool(secured.superuser) as above:
+        assert above.fetch("SELECT id, content FROM memory_records ORDER BY id") == [
+            ("1", "mine"), ("2", "about 2"), ("3", "about 3"),
+        ]  # fmt: skip
+
+
+def test_reader_reads_and_writes_nothing(secured: Secured) -> None:
+    with opened(secured.app, "a") as ours:
+        ours.save([record("1", [1.0])])
+    with opened(secured.reader, "a") as store:
+        assert store.count() == 1
+        with pytest.raises(DatabaseError):
+            store.save([record("2")])
+
+
+def test_role_above_the_policies_is_refused(secured: Secured) -> None:
+    server, name = secured.server, secured.name
+    with pytest.raises(ConfigError, match="superuser"):
+        opened(secured.superuser, "a")
+    server.execute(f'ALTER ROLE "{ROLES["app"]}" BYPASSRLS', database=name)
+    try:
+        with pytest.raises(ConfigError, match="BYPASSRLS"):
+            opened(secured.app, "a")
+    finally:
+        server.execute(f'ALTER ROLE "{ROLES["app"]}" NOBYPASSRLS', database=name)
+    server.execute(f'GRANT "{ROLES["owner"]}" TO "{ROLES["app"]}"', database=name)
+    try:
+        with pytest.raises(ConfigError, match="owns"):
+            opened(secured.app, "a")
+    finally:
+        server.execute(f'REVOKE "{ROLES["owner"]}" FROM "{ROLES["app"]}"', database=name)
+    opened(secured.app, "a").close()
+
+
+def test_tables_without_forced_policies_are_refused(secured: Secured) -> None:
+    secured.server.execute("ALTER TABLE memory_vectors NO FORCE ROW LEVEL SECURITY", database=secured.name)
+    with pytest.raises(ConfigError, match="forced"):
+        opened(secured.app, "a")
+
+
+def test_database_without_the_tables_is_refused(postgres_url: str) -> None:
+    with pytest.raises(ConfigError, match="pg-init"):
+        opened(postgres_url, "a")
+
+
+def test_security_needs_a_tenant_and_a_server(postgres_url: str, database: Any) -> None:
+    with pytest.raises(ConfigError, match="needs a tenant"):
+        opened(postgres_url, "")
+    with pytest.raises(ConfigError, match="file"):
+        opened(database, "a")
+    with pytest.raises(ConfigError, match="file"):
+        walpool.memory.open(database, index="hnsw")
+    with pytest.raises(ConfigError, match="hnsw"):
+        walpool.memory.open(postgres_url, index="ivf")  # type: ignore[arg-type]
+
+
+def test_script_may_run_again(secured: Secured) -> None:
+    with opened(secured.app, "a") as ours:
+        ours.save([record("1", [1.0])])
+        version = len(walpool.memory.postgres.MIGRATIONS)
+        secured.server.execute(init_sql(**ROLES, version=version, hnsw_dims=3), database=secured.name)
+        assert ours.count() == 1
+
+
+@on_asyncio
+async def test_async_store_holds_to_it_too(own_postgres_server: PostgresServer) -> None:
+    url = own_postgres_server.url(user="postgres")
+    store = walpool.memory.open_async(url, tenant="a", tenancy="rls")
+    with pytest.raises(ConfigError, match="pg-init"):
+        await store.count()
+    await store.close()
