@@ -55,7 +55,7 @@ EXPORTS = {
         "install",
     },
     "walpool.errors": ERRORS,
-    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory"},
+    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory", "move_memory"},
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
         "AsyncWalpoolStore",

@@ -148,11 +148,8 @@ def test_what_is_not_carried_over_is_said_in_the_plan(tmp_path: Path, postgres_u
         assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
 
 
-def test_sets_of_walpool_are_left_to_what_knows_them(
-    tmp_path: Path, postgres_url: str, migrated: Migrated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:
     from walpool import memory
-    from walpool.migrating import sets
 
     with memory.open(str(tmp_path / "a.db")) as store:
         store.save([memory.Record(id="1", content="one")])
@@ -169,10 +166,9 @@ def test_sets_of_walpool_are_left_to_what_knows_them(
         seen.append((source, target))
         return ["one record differs"]
 
-    monkeypatch.setitem(sets.MOVERS, "memory", move)
     with walpool.get_pool(postgres_url) as pool:
         pool.script("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    moved = migrated(tmp_path / "a.db", postgres_url)
+    moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": move})
     assert seen == [(str(tmp_path / "a.db"), postgres_url)]
     assert moved.tables[-1].buckets == ["one record differs"]
     assert not moved.is_same

@@ -70,6 +70,7 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
+    from walpool.interchange import move_memory
     from walpool.migrating import Options
 
     how, *files = arguments.on_bad or [None]
@@ -89,6 +90,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         bad_path=files[0] if files else None,
         tables=arguments.tables,
         retire=arguments.retire,
+        movers={"memory": move_memory},
     )
 
 
@@ -112,7 +114,7 @@ def _print_plan(plan: Plan) -> None:
         for note in table.notes:
             print(f"    {harmless(note)}")
     for name, why in plan.left_out:
-        print(f"  {harmless(name)}: not copied: {harmless(why)}")
+        print(f"  {harmless(name)}: left out: {harmless(why)}")
     for note in plan.notes:
         print(f"  {harmless(note)}")
     for fault in plan.faults[:_SHOWN]:

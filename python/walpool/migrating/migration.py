@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from walpool import schema
@@ -59,6 +59,7 @@ class Options:
         bad_path: the file for those that are skipped.
         tables: only these; None is all.
         retire: mark the source, a SQLite file, as retired once both are equal.
+        movers: who moves a set of walpool's own tables, by its name; the others are left out, and the plan says so.
     """
 
     is_dry: bool = False
@@ -71,6 +72,7 @@ class Options:
     bad_path: str | os.PathLike[str] | None = None
     tables: Sequence[str] | None = None
     retire: bool = False
+    movers: Mapping[str, sets.Mover] = field(default_factory=dict)
 
 
 def migrate(source: str, target: str, options: Options | None = None, progress: Progress | None = None) -> Report:
@@ -196,7 +198,7 @@ class _Migration:
                 plan.left_out.append((table.name, "not asked for"))
             elif owner is None:
                 kept.append(table)
-            elif owner in sets.MOVERS:
+            elif owner in self._options.movers:
                 owned.add(owner)
                 plan.left_out.append((table.name, f"of the set {owner}, which is moved as a whole"))
             else:
@@ -204,8 +206,8 @@ class _Migration:
         plan.tables = kept
         names = {table.name for table in kept}
         plan.notes += [f"the set {name} is moved by what knows it" for name in sorted(owned)]
-        if present - set(sets.MOVERS) and any("not copied" in why for _, why in plan.left_out):
-            plan.notes.append("walpool's own sets: memories go by walpool export and walpool import")
+        if "memory" in present - set(self._options.movers):
+            plan.notes.append("memories go by walpool export and walpool import")
         for table in kept:
             plan.notes += [
                 f"{table.name}: its foreign key to {foreign.parent} is left out, as that table is"
@@ -346,9 +348,9 @@ class _Migration:
     def _move_sets(self, report: Report) -> None:
         names = self._source.names()
         present = {name for (name,) in self._source.fetch(_sqlite_sql.SETS)} if "walpool_schema" in names else set()
-        for name in sorted(present & set(sets.MOVERS)):
+        for name in sorted(present & set(self._options.movers)):
             with self._timed(f"set {name}"):
-                said = sets.MOVERS[name](*self._addresses)
+                said = self._options.movers[name](*self._addresses)
             report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
 
     # What all of it needs.

@@ -1,7 +1,7 @@
 """walpool's own sets of tables, which differ between backends: who moves each, if anybody.
 
-A set that has tables of its own on either backend is not copied table by table: what knows the set moves it, and puts
-itself into `MOVERS` by the set's name (that of `walpool_schema`).
+A set that has tables of its own on either backend is not copied table by table: what knows the set moves it, handed in
+by the set's name, that of `walpool_schema`, since those who know sets stand above.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-__all__ = ["MOVERS", "OWN", "Mover", "set_of"]
+__all__ = ["OWN", "Mover", "set_of"]
 
 
 class Mover(Protocol):
@@ -21,9 +21,6 @@ class Mover(Protocol):
         Called again it adds what is missing, and changes nothing that is there.
         """
 
-
-MOVERS: Final[dict[str, Mover]] = {}
-"""By the name of the set. Empty until somebody who knows a set puts a function in."""
 
 OWN: Final = frozenset({"walpool_schema", "walpool_migration", "walpool_retired"})
 """Tables that are about one database, and are in no other."""
