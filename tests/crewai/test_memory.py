@@ -27,7 +27,14 @@ NOON = datetime(2026, 3, 1, 12)  # noqa: DTZ001 - CrewAI's times are in UTC and 
 
 
 @pytest.fixture
-def storage(database: Path) -> Iterator[WalpoolStorage]:
+def storage(place: str) -> Iterator[WalpoolStorage]:
+    opened = WalpoolStorage(place)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def in_file(database: Path) -> Iterator[WalpoolStorage]:
     opened = WalpoolStorage(str(database))
     yield opened
     opened.close()
@@ -125,8 +132,8 @@ def test_scopes_are_sorted(storage: WalpoolStorage) -> None:
     assert storage.list_scopes() == storage.get_scope_info("/").child_scopes == ["/a", "/b", "/z"]
 
 
-def test_counts_have_no_cap(storage: WalpoolStorage, database: Path) -> None:
-    storage.save([record("first", scope="/a", categories=["c"])])
+def test_counts_have_no_cap(in_file: WalpoolStorage, database: Path) -> None:
+    in_file.save([record("first", scope="/a", categories=["c"])])
     with walpool.Pool(database) as pool:
         pool.execute(
             """WITH RECURSIVE n (value) AS (SELECT 0 UNION ALL SELECT value + 1 FROM n WHERE value < 29)
@@ -138,8 +145,8 @@ def test_counts_have_no_cap(storage: WalpoolStorage, database: Path) -> None:
             SELECT 1, 'r' || value, (SELECT scope FROM memory_scopes WHERE path = '/a/s' || (value % 30)), '', 0.5,
                 value, value, 0 FROM n"""
         )
-    assert storage.count("/a") == storage.get_scope_info("/").record_count == 50_040
-    assert len(storage.list_scopes("/a")) == 30
+    assert in_file.count("/a") == in_file.get_scope_info("/").record_count == 50_040
+    assert len(in_file.list_scopes("/a")) == 30
 
 
 # Deleting
@@ -334,7 +341,7 @@ def test_limit_that_is_not_positive_finds_nothing(storage: WalpoolStorage, limit
 # Many users
 
 
-def test_other_process_is_seen_at_once(storage: WalpoolStorage, database: Path) -> None:
+def test_other_process_is_seen_at_once(storage: WalpoolStorage, place: str) -> None:
     storage.save([record("ours", [1.0])])
     program = """
 import sys
@@ -346,7 +353,7 @@ storage.reset()
 storage.save([MemoryRecord(id="theirs", content="x", embedding=[1.0, 2.0])])
 storage.close()
 """
-    subprocess.run([sys.executable, "-c", program, str(database)], check=True, timeout=55)
+    subprocess.run([sys.executable, "-c", program, place], check=True, timeout=55)
     assert names(storage.list_records()) == names(storage.search([1.0, 2.0])) == {"theirs"}
     storage.save([record("again", [0.0, 1.0])])
     assert storage.count() == 2
@@ -394,13 +401,13 @@ def test_forked_child_opens_the_storage_for_itself(storage: WalpoolStorage) -> N
     assert storage.count() == 3
 
 
-def test_deleted_file_is_made_anew(storage: WalpoolStorage, database: Path) -> None:
-    storage.save([record("lost", [1.0])])
+def test_deleted_file_is_made_anew(in_file: WalpoolStorage, database: Path) -> None:
+    in_file.save([record("lost", [1.0])])
     for file in database.parent.glob(database.name + "*"):
         file.unlink()
-    storage.save([record("kept", [1.0, 2.0])])
-    assert names(storage.list_records()) == {"kept"}
-    storage.close()
+    in_file.save([record("kept", [1.0, 2.0])])
+    assert names(in_file.list_records()) == {"kept"}
+    in_file.close()
     assert names(WalpoolStorage(str(database)).list_records()) == {"kept"}
 
 
@@ -433,10 +440,10 @@ def test_async_methods_do_what_the_others_do(storage: WalpoolStorage) -> None:
     assert asyncio.run(_asynchronously(storage)) == 1
 
 
-def test_optimize_moves_the_wal_into_the_file(storage: WalpoolStorage, database: Path) -> None:
-    storage.save([record(str(i), [1.0]) for i in range(100)])
+def test_optimize_moves_the_wal_into_the_file(in_file: WalpoolStorage, database: Path) -> None:
+    in_file.save([record(str(i), [1.0]) for i in range(100)])
     assert database.with_name(database.name + "-wal").stat().st_size > 0
-    storage.optimize()
+    in_file.optimize()
     assert database.with_name(database.name + "-wal").stat().st_size == 0
 
 

@@ -44,6 +44,14 @@ DESELECTED = {
     "tests/test_sqlite_connection_lifecycle.py::test_sqlite_provider_closes_every_connection": COUNTS_CONNECTIONS,
 }
 
+# Of FILES, those about flows, kickoffs and checkpoints; the least number that pass on PostgreSQL.
+ON_A_SERVER = {
+    "tests/test_async_human_feedback.py": 30,
+    "tests/test_checkpoint.py": 60,
+    "tests/test_flow_persistence.py": 15,
+    "tests/test_flow_persistence_factory.py": 3,
+}
+
 pytestmark = [pytest.mark.upstream, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -97,3 +105,14 @@ def test_what_is_left_out_is_still_there(source: Path) -> None:
     collected = sdists.collected(source, PLUGIN, {name.partition("::")[0] for name in DESELECTED})
     assert set(DESELECTED) <= collected
     assert all(reason for reason in DESELECTED.values())
+
+
+@pytest.mark.postgres
+def test_crewais_own_tests_of_flows_and_checkpoints_pass_on_a_server(
+    source: Path, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORES_IN", postgres_url)
+    found = sdists.outcomes(source, PLUGIN, tmp_path / "junit.xml", list(ON_A_SERVER), DESELECTED)
+    for file, passed in ON_A_SERVER.items():
+        assert found[file]["failure"] == found[file]["error"] == found[file]["skipped"] == 0
+        assert found[file]["passed"] >= passed

@@ -3,6 +3,8 @@
 Loaded by `test_upstream.py` into a pytest of its own (`-p upstream_plugin`). `install()` does most of it. It leaves
 alone what a user names explicitly, and the tests name CrewAI's classes: so `LanceDBStorage`, `SQLiteFlowPersistence`
 and `KickoffTaskOutputsSQLiteStorage` become, here only, classes of walpool's with their constructors.
+
+With the URL of a PostgreSQL database in STORES_IN, flows and kickoffs lie there, whichever file a test names.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ import crewai.memory.storage.kickoff_task_outputs_storage as kickoff_module  # n
 import walpool.crewai  # noqa: E402
 from walpool.crewai import WalpoolFlowPersistence, WalpoolKickoffStorage, WalpoolStorage  # noqa: E402
 
+STORES_IN = os.environ.get("STORES_IN")
+
 
 class LanceDBStorage(WalpoolStorage):
     """`WalpoolStorage` with the constructor of CrewAI's default store; the folder it is given holds the database."""
@@ -55,7 +59,16 @@ class SQLiteFlowPersistence(WalpoolFlowPersistence):
     persistence_type: str = "SQLiteFlowPersistence"
 
     def __init__(self, db_path: str | None = None, /, **fields: Any) -> None:
-        super().__init__(db_path, **fields)
+        super().__init__(STORES_IN or db_path, **fields)
+
+
+class KickoffTaskOutputsSQLiteStorage(WalpoolKickoffStorage):
+    """`WalpoolKickoffStorage`, on a server empty to begin with, as a new file is."""
+
+    def __init__(self, db_path: str | None = None) -> None:
+        super().__init__(STORES_IN or db_path)
+        if STORES_IN:
+            self.delete_all()
 
 
 def _put_in_place() -> None:
@@ -64,7 +77,7 @@ def _put_in_place() -> None:
     sys.modules[lancedb_storage.__name__] = lancedb_storage
     for module in (crewai.flow.persistence, crewai.flow.persistence.sqlite):
         vars(module)["SQLiteFlowPersistence"] = SQLiteFlowPersistence
-    kickoff_module.KickoffTaskOutputsSQLiteStorage = WalpoolKickoffStorage  # type: ignore[assignment, misc]
+    kickoff_module.KickoffTaskOutputsSQLiteStorage = KickoffTaskOutputsSQLiteStorage  # type: ignore[assignment, misc]
 
 
 _put_in_place()
@@ -72,7 +85,7 @@ _put_in_place()
 
 @pytest.fixture(scope="session", autouse=True)
 def walpool_is_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with walpool.crewai.install(tmp_path_factory.mktemp("walpool") / "walpool.db") as installation:
+    with walpool.crewai.install(STORES_IN or tmp_path_factory.mktemp("walpool") / "walpool.db") as installation:
         assert all(surface.replaced for surface in installation.report), str(installation)
         yield
 

@@ -197,6 +197,17 @@ def test_each_tenant_has_a_store_and_a_cache_of_its_own(postgres_url: str) -> No
         assert cache.get([key]) == {key: "ben"}
 
 
+def test_store_by_url_may_be_a_tenants_and_so_is_its_other_kind(postgres_url: str) -> None:
+    async def main() -> None:
+        async with AsyncWalpoolStore(postgres_url, tenant="ann") as store:
+            await store.aput(("n",), "k", {})
+            assert len(await asyncio.to_thread(store.search, ())) == 1
+
+    asyncio.run(main())
+    with WalpoolStore(postgres_url) as store:
+        assert store.search(()) == []
+
+
 def test_caches_that_set_the_same_keys_at_once_end_with_one_of_the_values(postgres_url: str) -> None:
     names = [((str(n),), "k") for n in range(10)]
     with WalpoolCache[Any](postgres_url) as cache:

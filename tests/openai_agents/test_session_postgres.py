@@ -164,6 +164,21 @@ def test_each_tenant_has_a_conversation_of_its_own_under_the_same_id(postgres_ur
     assert on(postgres_url, contents_of) == ["of None"]
 
 
+def test_sessions_of_two_tenants_on_one_url_share_no_pool(postgres_url: str) -> None:
+    async def main() -> None:
+        ann = WalpoolSession("a", postgres_url, tenant="ann")
+        ben = WalpoolSession("a", postgres_url, tenant="ben")
+        await ann.add_items(said("ann's"))
+        await ben.add_items(said("ben's"))
+        assert (await contents_of(ann), await contents_of(ben)) == (["ann's"], ["ben's"])
+        await ann.close()
+        await ben.close()
+
+    asyncio.run(main())
+    with pytest.raises(walpool.ConfigError, match="tenant"):
+        WalpoolSession("a", "file.db", tenant="ann")
+
+
 def test_environment_names_the_server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WALPOOL_URL", postgres_url)
     on(None, lambda session: session.add_items(said("1")))

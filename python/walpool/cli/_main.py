@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import walpool
-from walpool.cli import _doctor, _export, _import, _memory, _migrate, _settings
+from walpool.cli import _doctor, _export, _import, _memory, _migrate, _pg_init, _settings
 from walpool.cli._command import Command, Failed, Group
 from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, Error
@@ -30,6 +30,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *_export.COMMANDS,
     *_migrate.COMMANDS,
     *_doctor.COMMANDS,
+    *_pg_init.COMMANDS,
 )
 
 _FAILED = 1

@@ -12,11 +12,12 @@ from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 from pydantic_core import SchemaSerializer, core_schema
 
-from walpool.crewai._database import Reopening, canonical_url, file_of, open_file
+from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
 from walpool.errors import ConfigError
 from walpool.memory import (
     DimsError,
     Metric,
+    PostgresMemoryStore,
     PythonEquals,
     Query,
     Record,
@@ -25,6 +26,7 @@ from walpool.memory import (
     pack,
     unpack,
 )
+from walpool.pool import Pool
 
 __all__ = ["Score", "WalpoolStorage"]
 
@@ -228,7 +230,7 @@ class WalpoolStorage:
         """Give the database back; the next call opens it again. What was saved was durable before."""
         self._store.close()
 
-    def _run(self, work: Callable[[SqliteMemoryStore], T]) -> T:
+    def _run(self, work: Callable[[SqliteMemoryStore | PostgresMemoryStore], T]) -> T:
         with _dims_in_the_words_of_crewai():
             return self._store.use(work)
 
@@ -248,10 +250,10 @@ class WalpoolStorage:
 WalpoolStorage.__module__ = "walpool.crewai"
 
 
-def _open_store(url: str, settings: dict[str, Any]) -> SqliteMemoryStore:
-    pool = open_file(url, settings)
+def _open_store(url: str, settings: dict[str, Any]) -> SqliteMemoryStore | PostgresMemoryStore:
+    pool = open_pool(url, settings)
     try:
-        return SqliteMemoryStore(pool)
+        return SqliteMemoryStore(pool) if isinstance(pool, Pool) else PostgresMemoryStore(pool)
     except BaseException:
         pool.close()
         raise

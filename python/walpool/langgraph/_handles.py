@@ -65,7 +65,8 @@ class Handles:
         self._lock = threading.Lock()  # guards the opening of either pool
         self._target: str | os.PathLike[str] | None = None
         if target is None or isinstance(target, (str, os.PathLike)):
-            loaded = Settings.load(target, **settings)  # refuses what is wrong now, rather than at the first use
+            # Refuses what is wrong now, rather than at the first use. A tenant is the pool's, and no setting.
+            loaded = Settings.load(target, **{name: value for name, value in settings.items() if name != "tenant"})
             self._target = target
             self.backend: _Backend = "sqlite" if loaded.url is None or loaded.path is not None else "postgres"
         elif settings:

@@ -23,6 +23,8 @@ class Selection:
     """Which rows of `memory_records AS r` take part: those that meet all of it, in the space."""
 
     conditions: tuple[str, ...] = ()
+    of_vectors: str | None = None
+    """The condition on `memory_vectors AS v`, where it knows enough: of a scope, or of nothing but the space."""
     python: Mapping[Any, Any] = field(default_factory=dict)
     """What Python has to compare with the metadata of the rows that SQL leaves (`_rows.meets`)."""
 
@@ -47,7 +49,11 @@ def select(space: Space, query: Query, given: Given) -> Selection:
             conditions += marks.narrowed(space, key, wanted.value, given)
         else:
             conditions.append(marks.condition(space, key, wanted, given))
-    return Selection(tuple(conditions), python)
+    of_vectors = None
+    if query == Query(scope=query.scope):
+        in_scope = [condition.replace("r.scope", "v.scope") for condition in conditions]
+        of_vectors = " AND ".join(("v.tenant = ?1 AND v.collection = ?2", *in_scope))
+    return Selection(tuple(conditions), of_vectors, python)
 
 
 def under(scope: str, given: Given) -> str:

@@ -193,7 +193,8 @@ def _nearest(
 ) -> Read[Hits]:
     # With other dims nothing is scored, and the row of the space is there to say so.
     fits = f"coalesce(s.dims, {len(embedding) // 4}) = {len(embedding) // 4}"
-    selection = replace(selection, conditions=(*selection.conditions, fits))
+    of_vectors = None if selection.of_vectors is None else f"{selection.of_vectors} AND {fits}"
+    selection = replace(selection, conditions=(*selection.conditions, fits), of_vectors=of_vectors)
     best = nearest_keys(given, selection, asked, embedding, min(asked.limit, MOST) + 1, page)
     sql = f"""SELECT {COLUMNS}, s.dims, s.epoch, s.change, best.score, r.key FROM memory_spaces AS s
         LEFT JOIN LATERAL ({best}) AS best ON true
@@ -233,8 +234,11 @@ def nearest_keys(
         where += f" AND r.change <= {given(page.change)}"
         at = given(page.score)
         behind = f"(scored.score < {at} OR scored.score = {at} AND scored.key > {given(page.key)})"
-    return f"""SELECT scored.key, scored.score FROM (SELECT r.key, {scored} AS score FROM memory_records AS r {JOINED}
-        WHERE {where}) AS scored WHERE {behind} ORDER BY scored.score DESC, scored.key LIMIT {given(limit)}"""
+    source = f"SELECT r.key, {scored} AS score FROM memory_records AS r {JOINED} WHERE {where}"
+    if selection.of_vectors is not None and page is None:
+        source = f"SELECT v.key, {scored} AS score FROM memory_vectors AS v WHERE {selection.of_vectors}"
+    return f"""SELECT scored.key, scored.score FROM ({source}) AS scored
+        WHERE {behind} ORDER BY scored.score DESC, scored.key LIMIT {given(limit)}"""
 
 
 def score(metric: Metric, embedding: bytes, given: Given) -> str:

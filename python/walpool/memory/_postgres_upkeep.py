@@ -33,7 +33,14 @@ _CHECKS: Final = (
         "memory_vectors: {} embeddings have another length than the dims",
         """SELECT count(*) FROM memory_vectors AS v JOIN memory_spaces AS s
             ON s.tenant = v.tenant AND s.collection = v.collection
-            WHERE v.tenant = ?1 AND v.collection = ?2 AND vector_dims(v.embedding) IS DISTINCT FROM s.dims""",
+            WHERE v.tenant = ?1 AND v.collection = ?2 AND v.embedding IS NOT NULL
+            AND vector_dims(v.embedding) IS DISTINCT FROM s.dims""",
+    ),
+    (
+        "memory_vectors: {} records have no row there, or one of another scope",
+        f"""SELECT count(*) FROM memory_records AS r LEFT JOIN memory_vectors AS v
+            ON v.tenant = r.tenant AND v.collection = r.collection AND v.key = r.key
+            WHERE {OWNER} AND v.scope IS DISTINCT FROM r.scope""",
     ),
     (
         "memory_spaces: {} records have a number that is still to be given",
@@ -95,6 +102,10 @@ def rebuild(space: Space) -> Steps[None]:
     statements = (
         LOCK,
         f"DELETE FROM memory_vectors AS v WHERE {_ORPHANS}",
+        f"""INSERT INTO memory_vectors AS v (tenant, collection, key, scope)
+            SELECT r.tenant, r.collection, r.key, r.scope FROM memory_records AS r WHERE {OWNER}
+            ON CONFLICT (tenant, collection, key) DO UPDATE SET scope = excluded.scope
+            WHERE v.scope <> excluded.scope""",
         f"""UPDATE memory_spaces AS s SET change = ({latest}), dims = coalesce(s.dims, ({dims})), epoch = s.epoch + 1
             WHERE s.tenant = ?1 AND s.collection = ?2""",
     )

@@ -74,6 +74,8 @@ def save(space: Space, records: Sequence[Record]) -> Write[None]:
             for number, record in enumerate(saved[start : start + _MOST], start + 1)
         ]
         statements.append((_RECORDS, (*owner, _json(rows), len(saved))))
+    if bare := [record.id for record in saved if record.embedding is None]:
+        statements.append(_scoped(space, bare))
     statements += _vectors(space, [(record.id, record.embedding) for record in saved if record.embedding is not None])
     return Write(statements, nothing, reads.refusal(space, packed))
 
@@ -97,20 +99,23 @@ def update(space: Space, record_id: str, changes: Mapping[str, Any]) -> Write[bo
         WHERE s.tenant = ?1 AND s.collection = ?2
         AND EXISTS (SELECT 1 FROM memory_records AS r WHERE {OWNER} AND {is_it})"""
     statements: list[Statement] = [(LOCK, owner), (bump, given.values)]
-    if "embedding" in changes:
-        statements += _vectors(space, [(record_id, embedding) for embedding in packed])
-    if "embedding" in changes and not packed:
-        sql = f"""DELETE FROM memory_vectors AS v USING memory_records AS r
-            WHERE {OWNER} AND r.id = ?3 AND v.tenant = ?1 AND v.collection = ?2 AND v.key = r.key"""
-        statements.append((sql, (*owner, record_id)))
     given = Given(space)
     is_it = f"r.id = {given(record_id)}"
     sets = [f"{name} = CAST({given(columns[name])} AS {_TYPES.get(name, 'TEXT')})" for name in named]
-    # Last: its count says whether there is such a record.
+    behind: list[Statement] = []
+    if "scope" in changes and not packed:
+        behind.append(_scoped(space, [record_id]))
+    if packed:
+        behind += _vectors(space, [(record_id, packed[0])])
+    elif "embedding" in changes:
+        no_embedding = f"""UPDATE memory_vectors AS v SET embedding = NULL FROM memory_records AS r
+            WHERE {OWNER} AND r.id = ?3 AND v.tenant = ?1 AND v.collection = ?2 AND v.key = r.key"""
+        behind.append((no_embedding, (*owner, record_id)))
     sql = f"""UPDATE memory_records AS r SET {", ".join(("change = s.change", *sets))} FROM memory_spaces AS s
         WHERE s.tenant = ?1 AND s.collection = ?2 AND {OWNER} AND {is_it}"""
     statements.append((sql, given.values))
-    return Write(statements, lambda results: results[-1].rowcount > 0, reads.refusal(space, packed))
+    place = len(statements) - 1  # its count says whether there is such a record
+    return Write([*statements, *behind], lambda results: results[place].rowcount > 0, reads.refusal(space, packed))
 
 
 def touch(space: Space, record_ids: Iterable[str], at: datetime) -> Write[int]:
@@ -193,16 +198,27 @@ def _vectors(space: Space, pairs: Sequence[tuple[str, bytes]]) -> Iterator[State
     for size in _VECTORS:
         while len(pairs) - start >= size:
             given = Given(space)
-            rows = [
+            pairs_here = [
                 f"(CAST({given(record_id)} AS TEXT), CAST({given(to_server(embedding))} AS VECTOR))"
                 for record_id, embedding in pairs[start : start + size]
             ]
-            sql = f"""INSERT INTO memory_vectors (tenant, collection, key, embedding)
-                SELECT r.tenant, r.collection, r.key, g.embedding FROM (VALUES {", ".join(rows)}) AS g (id, embedding)
+            sql = f"""INSERT INTO memory_vectors (tenant, collection, key, scope, embedding)
+                SELECT r.tenant, r.collection, r.key, r.scope, g.embedding
+                FROM (VALUES {", ".join(pairs_here)}) AS g (id, embedding)
                 JOIN memory_records AS r ON {OWNER} AND r.id = g.id
-                ON CONFLICT (tenant, collection, key) DO UPDATE SET embedding = excluded.embedding"""
+                ON CONFLICT (tenant, collection, key) DO UPDATE
+                SET scope = excluded.scope, embedding = excluded.embedding"""
             yield sql, given.values
             start += size
+
+
+def _scoped(space: Space, ids: Sequence[str]) -> Statement:
+    """Return the statement that gives records a row of vectors, with their scope; an embedding that is there stays."""
+    given = Given(space)
+    sql = f"""INSERT INTO memory_vectors AS v (tenant, collection, key, scope)
+        SELECT r.tenant, r.collection, r.key, r.scope FROM memory_records AS r WHERE {OWNER} AND {ids_are(ids, given)}
+        ON CONFLICT (tenant, collection, key) DO UPDATE SET scope = excluded.scope WHERE v.scope <> excluded.scope"""
+    return sql, given.values
 
 
 def _delete(space: Space, selected: Callable[[Given], Selection]) -> Write[int] | Steps[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from walpool import schema
@@ -114,4 +114,4 @@ def _key(pool: AsyncPool | AsyncPostgresPool, user: object) -> _Key:
     file = (path, id(user)) if path == ":memory:" else path
     # With the settings: where they differ it is the engine that must hear of it, and it refuses.
     given = sorted((name, value) for name, value in settings.values().items() if name in settings.explicit - {"url"})
-    return os.getpid(), file, *given
+    return os.getpid(), file, getattr(pool, "_tenant", None), *given

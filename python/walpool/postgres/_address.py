@@ -53,6 +53,8 @@ class Address:
             ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
         """
         url = settings.url or ""
+        if _is_ambiguous(url):
+            raise ConfigError(f"write %2F for / and %40 for @ in the password of {settings.shown_url!r}, and so on")
         parameters = _parsed(_without_settings(url, settings))
         if parameters is None:  # and not in an except clause: the exception there quotes the URL
             raise ConfigError(f"{settings.shown_url!r} is no PostgreSQL URL that libpq understands")
@@ -88,6 +90,8 @@ class Address:
                 prepare_threshold=None,
                 context=adapters(),
             )
+        except psycopg.ProgrammingError:  # a bad value, before anything was sent; the message may quote it
+            raise ConfigError(f"libpq does not accept a parameter in the query of {self.name}") from None
         except psycopg.Error as error:
             failure = _errors.mapped(error, f"connecting to {self.name}")
         else:
@@ -142,8 +146,18 @@ def _without_settings(url: str, settings: Settings) -> str:
     return location + (mark + "&".join(kept) if kept else "")
 
 
+def _is_ambiguous(url: str) -> bool:
+    """Return whether libpq might take a piece of the password for the host, the port or the database, and name it."""
+    location = url.partition("://")[2].partition("?")[0]
+    authority, _, path = location.partition("/")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in authority.rpartition("@")[2].split(",")]
+    is_split = authority.count("@") > 1 or "@" in path
+    return "\0" in url or is_split or not all(port.isdecimal() or not port for port in ports)
+
+
 def _is_remote(parameters: dict[str, Any]) -> bool:
-    hosts = str(parameters.get("hostaddr") or parameters.get("host") or os.environ.get("PGHOST", "")).split(",")
+    named = parameters.get("hostaddr") or parameters.get("host")
+    hosts = str(named or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST", "")).split(",")
     return any(host and not host.startswith(("/", "@")) and not _is_loopback(host) for host in hosts)
 
 

@@ -5,25 +5,78 @@ Knows no SQL and no jobs.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from walpool.errors import ClosedError
-from walpool.postgres._address import Address, is_usable
-from walpool.postgres._figures import Figures
+from walpool.errors import ClosedError, InterfaceError
+from walpool.postgres._address import is_usable
 
 if TYPE_CHECKING:
     from walpool.errors import Error
+    from walpool.postgres._address import Address
+    from walpool.postgres._figures import Figures
     from walpool.postgres._wire import Connection
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Loan"]
 
 SLICE: Final = 0.05
 """Seconds between two looks of somebody who waits: Ctrl-C is heard, and a lost wake-up would cost no more than this."""
+
+
+class Loan:
+    """What one caller has of some `Connections`: a place in line, then a permit and a connection, until `end`.
+
+    One that nobody refers to any more has ended: an exception from outside (Ctrl-C) may come between any two steps, and
+    a permit that it took away would be missed for ever.
+    """
+
+    __slots__ = ("_connection", "_home", "is_renewed", "turn")
+
+    def __init__(self, home: Connections) -> None:
+        self._home = home
+        self._connection: Connection | None = None
+        self.turn: object = None  # what stands for it in line and among the permits
+        self.is_renewed = False
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, until the end."""
+        if self._connection is None:
+            msg = "the connection was given back"
+            raise InterfaceError(msg)
+        return self._connection
+
+    def take(self, connection: Connection) -> None:
+        """Have this connection from now on."""
+        self._connection = connection
+
+    def renew(self, timeout: float) -> None:
+        """Take a new connection in place of one that broke; others that lie idle are suspect too, and closed."""
+        self.is_renewed = True
+        self.connection.close()
+        self._home.clear()
+        self._connection = self._home.opened(time.monotonic() + timeout)
+
+    def end(self) -> None:
+        """Give back what it has. Safe to call twice."""
+        self._home.take_back(self)
+
+    def __enter__(self) -> Loan:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def __del__(self) -> None:
+        if self.turn is not None:
+            try:
+                self.end()
+            finally:
+                self.end()  # an exception from outside came: what is raised here goes nowhere, and nobody tries again
 
 
 class Connections:
@@ -38,46 +91,58 @@ class Connections:
         self._limit = limit
         self._figures = figures
         self._role = role  # the name that the figures begin with
-        self._lock = threading.Lock()  # guards all below; held for a few instructions
+        self._process = os.getpid()
+        # Guards all below, and is held for a few instructions. The collector may end a loan in the midst of them.
+        self._lock = threading.RLock()
         self._idle: list[Connection] = []
-        self._out = 0  # permits given: connections lent out, or being opened
-        self._line: deque[threading.Event] = deque()
-        self._granted: set[threading.Event] = set()
+        self._out: set[object] = set()  # the turns that have a permit: a connection, or one that is being opened
+        self._line: deque[threading.Event] = deque()  # those that wait for one
         self._is_closed = False
+        self._inherited: list[Connection | None] = []  # kept in a child, whose end of them must not be closed
         self.while_waiting: Callable[[], object] = bool
         """Called now and then by who waits, with no lock held."""
 
-    def checkout(self, timeout: float, refuse: Callable[[], Error]) -> Connection:
-        """Return a connection; the caller gives it back by `checkin`.
+    def lend(self, timeout: float, refuse: Callable[[], Error]) -> Loan:
+        """Lend a connection, until the loan ends.
 
         Args:
             timeout: seconds, for the wait and for opening one.
             refuse: makes the error of who waited in vain.
         """
         began = time.monotonic()
-        self._enter(began + timeout, refuse)
-        self._figures.sample(f"{self._role}_wait_ms", (time.monotonic() - began) * 1000)
+        loan = Loan(self)
         try:
-            return self._idle_one() or self._opened(began + timeout)
+            self._enter(loan, began + timeout, refuse)
+            self._figures.sample(f"{self._role}_wait_ms", (time.monotonic() - began) * 1000)
+            if not self._lend_idle(loan):
+                loan.take(self.opened(began + timeout))
         except BaseException:
-            self._leave()
+            loan.end()
             raise
+        return loan
 
-    def renewed(self, connection: Connection, timeout: float) -> Connection:
-        """Return a new connection in place of one that broke; the others that lie idle are suspect too, and closed."""
-        connection.close()
-        self.clear()
-        return self._opened(time.monotonic() + timeout)
+    def opened(self, deadline: float) -> Connection:
+        """Return a new connection, for a loan that has a permit."""
+        connection = self._address.connect(deadline - time.monotonic())
+        self._figures.add("connections_opened")
+        return connection
 
-    def checkin(self, connection: Connection) -> None:
-        """Take a connection back."""
+    def take_back(self, loan: Loan) -> None:
+        """Take back what a loan has: its connection, and its permit or its place in line."""
+        if self._process != os.getpid():
+            self._inherited.append(loan._connection)
+            loan._connection = loan.turn = None
+            return
         with self._lock:
-            keep = not self._is_closed and is_usable(connection)
-            if keep:
+            connection = loan._connection
+            if connection is not None and not self._is_closed and is_usable(connection):
+                loan._connection = None  # no call stands between: an exception would lose it, or lend it out twice
                 self._idle.append(connection)
-        if not keep:
+                connection = None
+        if connection is not None:
             connection.close()  # the server rolls back
-        self._leave()
+            loan._connection = None
+        self._leave(loan)
 
     def clear(self) -> None:
         """Close what lies idle: after one of them proved dead the others are suspect too."""
@@ -104,66 +169,52 @@ class Connections:
     @property
     def out(self) -> int:
         """How many are lent out now."""
-        return self._out
+        return len(self._out)
 
     @property
     def waiting(self) -> int:
         """How many callers wait for one now."""
         return len(self._line)
 
-    def _idle_one(self) -> Connection | None:
+    def _lend_idle(self, loan: Loan) -> bool:
+        """Lend one that lies idle, if there is one."""
         while True:
             with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None or is_usable(connection):
-                return connection
-            connection.close()
+                if not self._idle:
+                    return False
+                loan.take(self._idle[-1])
+                self._idle.pop()
+            if is_usable(loan.connection):
+                return True
+            loan.connection.close()
 
-    def _opened(self, deadline: float) -> Connection:
-        connection = self._address.connect(deadline - time.monotonic())
-        self._figures.add("connections_opened")
-        return connection
-
-    def _enter(self, deadline: float, refuse: Callable[[], Error]) -> None:
+    def _enter(self, loan: Loan, deadline: float, refuse: Callable[[], Error]) -> None:
         """Wait for a permit, in line."""
         with self._lock:
             if self._is_closed:
                 raise ClosedError(f"the pool is closed [{self._address.name}]")
-            if self._out < self._limit and not self._line:
-                self._out += 1
+            if len(self._out) < self._limit and not self._line:
+                loan.turn = object()
+                self._out.add(loan.turn)
                 return
-            mine = threading.Event()
+            loan.turn = mine = threading.Event()
             self._line.append(mine)
-        try:
-            while not mine.wait(min(SLICE, max(deadline - time.monotonic(), 0.0))):
-                if time.monotonic() >= deadline:
-                    raise refuse()
-                self.while_waiting()
-        except BaseException:
-            self._give_up(mine)
-            raise
-        with self._lock:
-            if mine in self._granted:
-                self._granted.discard(mine)
-                return
-        raise ClosedError(f"the pool was closed meanwhile [{self._address.name}]")
+        while not mine.wait(min(SLICE, max(deadline - time.monotonic(), 0.0))):
+            if time.monotonic() >= deadline:
+                raise refuse()
+            self.while_waiting()
+        if mine not in self._out:
+            raise ClosedError(f"the pool was closed meanwhile [{self._address.name}]")
 
-    def _give_up(self, mine: threading.Event) -> None:
-        """Leave the line; a permit that came just now goes on to the next."""
+    def _leave(self, loan: Loan) -> None:
+        """Take a loan out of the line; or give its permit to whoever is first there."""
         with self._lock:
-            had_it = mine in self._granted
-            self._granted.discard(mine)
-            with suppress(ValueError):
-                self._line.remove(mine)
-        if had_it:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Give a permit back, to whoever is first in line."""
-        with self._lock:
-            if self._line:
+            turn = loan.turn
+            if isinstance(turn, threading.Event) and turn in self._line:
+                self._line.remove(turn)
+            self._out.discard(turn)
+            while self._line and len(self._out) < self._limit:
                 following = self._line.popleft()
-                self._granted.add(following)
+                self._out.add(following)
                 following.set()
-            else:
-                self._out -= 1
+            loan.turn = None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
+from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, Mailbox, finished
+from walpool.postgres._hands import Hands, Mailbox, ended
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, read_once
 from walpool.postgres._sessions import Begin, Session
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
-__all__ = ["Engine"]
+__all__ = ["ENGINES", "Engine", "tenant_settings"]
 
 CANCELLED: Final = "57014"
 _DURABILITY: Final = {"full": "on", "normal": "off"}  # what `synchronous` asks of synchronous_commit
@@ -140,8 +140,17 @@ class Engine:
 
     async def ended(self, session: Session) -> None:
         """End a session of a task's; once it has begun to end it does so even if the task is cancelled."""
-        with suppress(Error):  # the block's own exception is the one to tell
-            await finished(self.hands.held, session.end)
+        try:
+            loop = asyncio.get_running_loop()
+            work = asyncio.wrap_future(self.hands.held.submit(_end, session), loop=loop)
+        except (RuntimeError, ClosedError):  # no loop runs any more, or no thread: a generator is collected
+            _end(session)
+            return
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await ended(work)
+            raise
 
     def stats(self, *, pop: bool) -> dict[str, int | float]:
         """Return what was counted, and what is so just now."""
@@ -176,33 +185,32 @@ class Engine:
         running: Running,
     ) -> Rows:
         began = time.monotonic()
-        connection = self._readers.checkout(wait, self._no_reader)
-        try:
+        deadline = None if timeout is None else began + timeout
+        with self._readers.lend(wait, self._no_reader) as loan:
             for is_last in (False, True):
-                left = None if timeout is None else max(began + timeout - time.monotonic(), 0.001)
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
                 try:
-                    with running.on(connection):
-                        rows = read_once(connection, asked, (*local, *durations(statement_timeout=left)))
+                    with running.on(loan.connection):
+                        rows = read_once(loan.connection, asked, (*local, *durations(statement_timeout=left)))
                 except psycopg.Error as error:
-                    if is_last or running.is_cancelled or not self._is_worth_another(connection, error, timeout):
+                    if is_last or running.is_cancelled or not self._is_worth_another(loan.connection, error, deadline):
                         raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
-                    if is_broken(connection, error):
-                        connection = self._readers.renewed(connection, wait)
+                    if is_broken(loan.connection, error):
+                        loan.renew(wait)
                 else:
                     self.figures.add("reads")
                     self.figures.took("read", time.monotonic() - began, asked.sql)
                     return rows
             raise AssertionError("unreachable")
-        finally:
-            self._readers.checkin(connection)
 
-    def _is_worth_another(self, connection: Connection, error: psycopg.Error, timeout: float | None) -> bool:
+    def _is_worth_another(self, connection: Connection, error: psycopg.Error, deadline: float | None) -> bool:
         """Return whether a read failed through no doing of its own.
 
         The connection had died while it lay idle; or a request to stop the read before it came late.
         """
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and timeout is None)
+        is_early = deadline is None or time.monotonic() < deadline
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
 
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
@@ -217,10 +225,9 @@ class Engine:
         refuse: Callable[[], Error],
         local: Sequence[tuple[str, str]],
     ) -> Session:
-        connection = connections.checkout(wait, refuse)
+        loan = connections.lend(wait, refuse)
         session = Session(
-            connections,
-            connection,
+            loan,
             begin,
             self.settings,
             name=self.address.name,
@@ -234,15 +241,13 @@ class Engine:
 
     @contextmanager
     def _first(self) -> Iterator[Connection]:
-        connection = self._groups.checkout(self.settings.write_timeout, self.writer.line.late)
-        try:
-            yield connection
-        except psycopg.Error as error:
-            failure = mapped(error, self.address.name)
-        else:
-            return
-        finally:
-            self._groups.checkin(connection)
+        with self._groups.lend(self.settings.write_timeout, self.writer.line.late) as loan:
+            try:
+                yield loan.connection
+            except psycopg.Error as error:
+                failure = mapped(error, self.address.name)
+            else:
+                return
         raise failure
 
     def _revoke_late(self) -> None:
@@ -267,9 +272,29 @@ class Engine:
             raise
 
 
+def _end(session: Session) -> None:
+    with suppress(Error):  # the block's own exception is the one to tell
+        session.end()
+
+
 def _end_late(work: Future[Session]) -> None:
     if not work.cancelled() and work.exception() is None:
         work.result().end()
+
+
+def tenant_settings(tenant: str | None) -> tuple[tuple[str, str], ...]:
+    """Return what a tenant's transactions set.
+
+    Raises:
+        ConfigError: it is no text that the server can take.
+    """
+    if tenant is None:
+        return ()
+    given: object = tenant  # the caller may not be typed
+    if not isinstance(given, str) or not given.isprintable():
+        msg = "tenant must be a str of printable characters"
+        raise ConfigError(msg)
+    return (("walpool.tenant", tenant),)
 
 
 class _Engines:

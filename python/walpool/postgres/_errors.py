@@ -47,6 +47,8 @@ _STATES: Final = {
     "57014": errors.StatementTimeout,  # canceled
     "XX000": errors.OperationalError,  # internal: extensions and poolers use it for all sorts of things
 }
+_MAY_QUOTE: Final = frozenset({"21", "22", "2F", "38", "39", "3F", "42", "58", "HV", "XX"})
+"""Classes whose messages may quote values; the others quote names of the schema."""
 _RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
 _HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42P01", "42P02", "42P18"})
 _BY_CLASS: Final = (
@@ -57,7 +59,10 @@ _BY_CLASS: Final = (
     (psycopg.InterfaceError, errors.InterfaceError),
 )
 _THEIRS: Final = (psycopg.Error, UnicodeError)
-_QUOTED: Final = re.compile(r'(: |=\(|\()".*', re.DOTALL)
+_QUOTES: Final = '["«»„“”「」『』]'  # those of every language that the server speaks
+_QUOTED: Final = re.compile(f"{_QUOTES}(?:.*{_QUOTES}|.*)", re.DOTALL)  # to the last: a value may hold some itself
+_OF_A_SCHEMA: Final = ("table ", "view ", "index ", "sequence ", "column ", "constraint ", "trigger ", "policy ")
+_DUPLICATES: Final = frozenset({"42701", "42710", "42712", "42723", "42P03", "42P04", "42P05", "42P06", "42P07"})
 _PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:@/\s]*:)[^@\s]*@", re.IGNORECASE)
 
 
@@ -127,17 +132,29 @@ def _message(error: psycopg.Error) -> str:
     if primary is None:  # libpq's or psycopg's own; several lines where several hosts were tried
         return _PASSWORD.sub(_masked, " ".join(str(error).split())) or type(error).__name__
     state = error.sqlstate or ""
-    if state.startswith("P0"):  # written by a function of somebody's, and maybe from a row
-        primary = "a function or trigger raised an exception; the server's log has its text"
-    elif state.startswith("22"):
-        primary = _QUOTED.sub(r"\1...", primary)
-    hint = error.diag.message_hint if state.startswith("42") else None  # of types and names, not of values
+    # Written by a function of somebody's, with any SQLSTATE, and maybe from a row.
+    if state.startswith("P0") or error.diag.source_function == "exec_stmt_raise":
+        return f"a function or trigger raised an exception; the server's log has its text ({state})"
+    is_about_the_sql = state.startswith("42") and _is_about_the_sql(error)
+    if not is_about_the_sql and state[:2] in _MAY_QUOTE:
+        primary = _QUOTED.sub('"..."', primary)
+    hint = error.diag.message_hint if is_about_the_sql else None
     return f"{primary}{f' ({hint})' if hint else ''} ({state})"
+
+
+def _is_about_the_sql(error: psycopg.Error) -> bool:
+    """Return whether a message of class 42 quotes the SQL: those of `?::regclass` and of tsqueries quote a value."""
+    primary = error.diag.message_primary or ""
+    return bool(
+        error.diag.statement_position  # found by the parser; what a value is refused for has no place in the text
+        or error.sqlstate in _DUPLICATES
+        or primary.startswith(_OF_A_SCHEMA)  # DDL, which takes no parameters
+    )
 
 
 def _portable(error: psycopg.Error, sql: bytes) -> str:
     """Return the form that both backends take, where the server does not know a thing of SQLite's."""
-    if error.sqlstate not in _HINTED or not sql:
+    if error.sqlstate not in _HINTED or not sql or not _is_about_the_sql(error):
         return ""
     found = hint(sql.decode(), error.diag.message_primary or "")
     return f": {found}" if found else ""

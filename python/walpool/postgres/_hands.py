@@ -14,11 +14,13 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["Hands", "Mailbox", "finished"]
+from walpool.errors import ClosedError
+
+__all__ = ["Hands", "Mailbox", "ended", "finished"]
 
 T = TypeVar("T")
 
@@ -62,8 +64,17 @@ class Mailbox:
             self._calls.popleft()()
 
 
+class _Threads(ThreadPoolExecutor):
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:  # the pool was closed since it was looked at; or the interpreter is going away
+            msg = "the pool was closed meanwhile"
+            raise ClosedError(msg) from None
+
+
 def _threads(name: str, count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix=f"walpool-postgres-{name}")
+    return _Threads(count, thread_name_prefix=f"walpool-postgres-{name}")
 
 
 async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Callable[[], object] | None = None) -> T:
@@ -82,7 +93,19 @@ async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Cal
     except asyncio.CancelledError:
         if not work.cancel():
             if cancel is not None:
-                await asyncio.shield(loop.run_in_executor(None, cancel))
-            await asyncio.wait([future])
-            future.cancelled() or future.exception()  # looked at: nobody else will
+                await ended(loop.run_in_executor(None, cancel))
+            await ended(future)
         raise
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Return once a future is done, whatever came of it; the task may be cancelled again meanwhile, to no effect.
+
+    Or what the future works on would be given to somebody else while it works.
+    """
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    future.cancelled() or future.exception()  # looked at: nobody else will

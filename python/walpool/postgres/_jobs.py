@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
 from walpool.postgres._translate import Translated, parse, translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed, committed
+from walpool.postgres._wire import Exchange, Failed, committed, refuse_copies
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.types import Params
 
-__all__ = ["Doubtful", "Job", "Lost", "Refused", "Statement", "batch", "many", "run", "script", "single"]
+__all__ = ["Doubtful", "Job", "Lost", "Refused", "Statement", "batch", "labelled", "many", "run", "script", "single"]
 
 
 class Statement(NamedTuple):
@@ -146,8 +146,22 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
 
 def script(sql: str) -> Job:
     """Return the job of a script."""
-    parse(sql).arrange(())
-    return Job([Statement(sql.encode(), [()])], len(sql), is_script=True)
+    translated = parse(sql)
+    translated.arrange(())
+    refuse_copies(sql)
+    return Job([Statement(translated.encoded, [()])], len(sql), is_script=True)
+
+
+def labelled(job: Job, key: str | None, local: tuple[tuple[str, str], ...]) -> Job:
+    """Return a job with its key and its settings.
+
+    Raises:
+        ProgrammingError: the key is no str: it could not be compared with those of the job's neighbours.
+    """
+    if key is not None and not isinstance(key, str):
+        msg = f"key must be a str, not {type(key).__name__}"  # type: ignore[unreachable]  # the caller may not be typed
+        raise ProgrammingError(msg)
+    return replace(job, key=key, local=local)
 
 
 def _only(sql: str) -> Translated:
@@ -158,6 +172,7 @@ def _only(sql: str) -> Translated:
         )
     if not translated.keyword:
         raise ProgrammingError("the SQL holds no statement")
+    refuse_copies(sql)
     return translated
 
 
@@ -207,7 +222,14 @@ def _run_statements(
     except Failed as failure:
         _roll_back(connection, failure.error)
         raise _refused(failure, jobs) from None
-    return [job.results(connection, list(islice(answers, job.runs))) for job in jobs]
+    results = []
+    for number, job in enumerate(jobs):
+        try:
+            results.append(job.results(connection, list(islice(answers, job.runs))))
+        except psycopg.DataError as error:  # what RETURNING gave
+            _roll_back(connection, error)
+            raise Refused(error, number) from None
+    return results
 
 
 def _run_script(connection: Connection, job: Job, settings: Sequence[tuple[str, str]]) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +34,7 @@ class State(Enum):
 
     WAITING = auto()  # in line
     LEADS = auto()  # in line, and whoever waits for it is to lead a group
-    TAKEN = auto()  # in a group
+    TAKEN = auto()  # in a group, or running alone
     ALONE = auto()  # whoever waits for it is to run it alone
     ANSWERED = auto()
 
@@ -42,7 +42,7 @@ class State(Enum):
 class Ticket:
     """A job in line, and how whoever waits for it hears of it."""
 
-    __slots__ = ("_bell", "_wake", "error", "job", "joined", "results", "state")
+    __slots__ = ("_bell", "_wake", "error", "is_given_up", "job", "joined", "results", "state")
 
     def __init__(self, job: Job, wake: Callable[[Ticket], None] | None = None) -> None:
         """Make one; `wake` is called with it, and no lock held, in place of waking a thread that sleeps on it."""
@@ -51,6 +51,7 @@ class Ticket:
         self.results: list[Result] = []
         self.error: BaseException | None = None
         self.joined = time.monotonic()
+        self.is_given_up = False  # nobody waits for it any more: it neither joins the line nor runs alone
         self._wake = wake
         self._bell = threading.Event() if wake is None else None
 
@@ -73,7 +74,11 @@ class Ticket:
 
 
 class Line:
-    """Tickets in the order in which they came, and the number of those who lead."""
+    """Tickets in the order in which they came, and those of them that lead.
+
+    Sets of tickets, not numbers of them: an exception from outside (Ctrl-C) may come between any two steps, and what
+    was done by halves may then be done again. CPython raises it where a call has returned, so a call comes last.
+    """
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
@@ -81,108 +86,136 @@ class Line:
         self._lock = threading.Condition()  # guards all below; told when there is room for bytes, or nobody left
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
-        self._leaders = 0
+        self._leaders: set[Ticket] = set()
         self._caution = 0  # groups still to go one by one
-        self._unanswered = 0
+        self._unanswered: set[Ticket] = set()
         self._led_at = 0.0  # when the newest group began
         self._is_closed = False
 
-    def has_room(self, ticket: Ticket) -> bool:
-        """Return whether `join` would not hold the caller back."""
-        return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
-
-    def join(self, ticket: Ticket, deadline: float) -> None:
-        """Put a ticket in line, and tell the first one to lead if nobody does.
+    def join(self, ticket: Ticket, deadline: float, *, may_wait: bool = True) -> bool:
+        """Put a ticket in line, and tell the first one to lead if nobody does; return whether it stands there.
 
         Args:
             ticket: a new one.
             deadline: until when the caller is held back while too many bytes wait.
+            may_wait: False for a caller that must not be held back: the ticket does not join then.
 
         Raises:
             QueueFull: `max_waiting` tickets are in line.
             WriteTimeout: it was held back until its deadline.
         """
-        with self._lock:
-            self._refuse_closed()
-            if self._settings.max_waiting and len(self._tickets) >= self._settings.max_waiting:
-                raise QueueFull(f"{len(self._tickets)} jobs are waiting already (max_waiting) [{self._name}]")
-            while not self.has_room(ticket):
-                if time.monotonic() >= deadline:
-                    raise self.late()
-                self._lock.wait(SLICE)
+        leader = None
+        try:
+            with self._lock:
                 self._refuse_closed()
-            self._tickets.append(ticket)
-            self._bytes += ticket.job.size
-            self._unanswered += 1
-            leader = self._appointed()
-        if leader is not None:
-            leader.ring()
-
-    def withdraw(self, ticket: Ticket) -> bool:
-        """Take a ticket out of the line, if it still stands there; return whether it did."""
-        with self._lock:
-            if ticket not in self._tickets:
-                return False
-            self._tickets.remove(ticket)
-            self._bytes -= ticket.job.size
-            led = ticket.state is State.LEADS
-            ticket.state = State.ANSWERED
-        self.answered(1)
-        if led:
-            self.pass_on()
+                if self._settings.max_waiting and len(self._tickets) >= self._settings.max_waiting:
+                    raise QueueFull(f"{len(self._tickets)} jobs are waiting already (max_waiting) [{self._name}]")
+                while not self._has_room(ticket):
+                    if not may_wait:
+                        return False
+                    if ticket.is_given_up or time.monotonic() >= deadline:
+                        raise self.late()
+                    self._lock.wait(SLICE)
+                    self._refuse_closed()
+                self._unanswered.add(ticket)
+                self._bytes += ticket.job.size
+                self._tickets.append(ticket)
+                leader = self._appointed()
+        finally:
+            if leader is not None:
+                leader.ring()
         return True
 
-    def take(self, leader: Ticket) -> list[Ticket]:
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Take a ticket out of the line, if it still stands there; one that is held back before it joins no more.
+
+        Returns:
+            Whether it stood there.
+        """
+        with self._lock:
+            ticket.is_given_up = True
+            if ticket.state not in (State.WAITING, State.LEADS):
+                return False
+            ticket.state = State.ANSWERED
+            stood = ticket in self._tickets
+            if stood:
+                self._bytes -= ticket.job.size
+                self._tickets.remove(ticket)
+        self.answered([ticket])
+        self.pass_on(ticket)
+        return stood
+
+    def take(self, leader: Ticket, group: list[Ticket]) -> None:
         """Take a group out of the line, the leader's ticket first; nothing if that was withdrawn meanwhile.
 
         A ticket whose own caller was told to lead is left to it: two leaders may stand in line at once.
+
+        Args:
+            leader: the ticket whose turn it is.
+            group: where those that are taken are put, each before it leaves the line.
         """
         with self._lock:
-            if leader not in self._tickets:
-                return []
+            if leader.state is not State.LEADS:
+                return
+            group.append(leader)
+            leader.state = State.TAKEN
+            self._bytes -= leader.job.size
             self._tickets.remove(leader)
-            taken = [leader]
             size = leader.job.size
             most = min(self._settings.max_group, self._share())
-            while self._tickets and len(taken) < most and not taken[-1].job.is_script:
+            while self._tickets and len(group) < most and not group[-1].job.is_script:
                 following = self._tickets[0]
                 size += following.job.size
                 is_apart = following.job.is_script or size > self._settings.max_group_bytes
                 if is_apart or following.state is not State.WAITING:
                     break
-                taken.append(self._tickets.popleft())
-            for ticket in taken:
-                ticket.state = State.TAKEN
-                self._bytes -= ticket.job.size
+                group.append(following)
+                following.state = State.TAKEN
+                self._bytes -= following.job.size
+                self._tickets.popleft()
             self._led_at = time.monotonic()
             self._caution = max(self._caution - 1, 0)
             self._lock.notify_all()
-        return taken
 
-    def pass_on(self) -> None:
-        """Leave the lead to the first in line."""
+    def claim(self, ticket: Ticket) -> bool:
+        """Take a ticket that is to run alone; return False if somebody else did, or it is answered."""
         with self._lock:
-            self._leaders -= 1
-            leader = self._appointed()
-        if leader is not None:
-            leader.ring()
+            if ticket.state is not State.ALONE:
+                return False
+            ticket.state = State.TAKEN
+            return True
+
+    def pass_on(self, leader: Ticket) -> None:
+        """Leave the lead to the first in line; does nothing to one who does not lead."""
+        following = None
+        try:
+            with self._lock:
+                if leader in self._leaders:
+                    self._leaders.remove(leader)
+                    following = self._appointed()
+        finally:
+            if following is not None:
+                following.ring()
 
     def help(self) -> None:
-        """Have the first in line lead a group if the one that runs takes long."""
-        with self._lock:
-            leader = self._appointed()
-        if leader is not None:
-            leader.ring()
+        """Have the first in line lead a group if the one that runs takes long, or if nobody leads."""
+        leader = None
+        try:
+            with self._lock:
+                leader = self._appointed()
+        finally:
+            if leader is not None:
+                leader.ring()
 
     def be_careful(self) -> None:
         """Have groups go one by one for a while: each of two may hold what the other waits for."""
         with self._lock:
             self._caution = CAUTION
 
-    def answered(self, count: int) -> None:
-        """Count tickets that need no answer any more."""
+    def answered(self, tickets: Iterable[Ticket]) -> None:
+        """Forget tickets that need no answer any more."""
         with self._lock:
-            self._unanswered -= count
+            self._unanswered.difference_update(tickets)
             self._lock.notify_all()
 
     def close(self, timeout: float) -> None:
@@ -202,23 +235,27 @@ class Line:
         """How many tickets stand in line, and the bytes of their jobs."""
         return len(self._tickets), self._bytes
 
+    def _has_room(self, ticket: Ticket) -> bool:
+        return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
+
     def _appointed(self) -> Ticket | None:
         """Make the first that waits a leader, if there may be another; the caller rings."""
         most = LEADERS if self._is_stuck() else 1 if self._caution else AT_ONCE
-        if self._leaders >= most:
+        if len(self._leaders) >= most:
             return None
         first = next((ticket for ticket in self._tickets if ticket.state is State.WAITING), None)
         if first is not None:
-            self._leaders += 1
             first.state = State.LEADS
+            self._leaders.add(first)
         return first
 
     def _share(self) -> int:
         """Return how many tickets a group takes so that as many groups as may be at work have the same."""
-        return self._unanswered if self._caution else -(-self._unanswered // AT_ONCE)
+        count = len(self._unanswered)
+        return count if self._caution else -(-count // AT_ONCE)
 
     def _is_stuck(self) -> bool:
-        return self._leaders > 0 and time.monotonic() - self._led_at > STUCK_AFTER
+        return bool(self._leaders) and time.monotonic() - self._led_at > STUCK_AFTER
 
     def _refuse_closed(self) -> None:
         if self._is_closed:

@@ -14,7 +14,7 @@ from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Rows
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed
+from walpool.postgres._wire import Exchange, Failed, refuse_copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,7 @@ def query(sql: str, params: Params) -> Query:
     translated = translate(sql)
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
+    refuse_copies(sql)
     return Query(translated.encoded, checked(translated.arrange(params))[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from walpool.postgres._wire import Exchange, Failed, committed, durations
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-    from walpool.postgres._connections import Connections
+    from walpool.postgres._connections import Loan
     from walpool.postgres._figures import Figures
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
@@ -53,8 +54,7 @@ class Session:
 
     def __init__(
         self,
-        connections: Connections,
-        connection: Connection,
+        loan: Loan,
         begin: Begin,
         settings: Settings,
         *,
@@ -63,8 +63,8 @@ class Session:
         timeout: float,
         figures: Figures,
     ) -> None:
-        self._connections = connections
-        self._connection = connection
+        self._loan = loan
+        self._process = os.getpid()
         self._begin = begin
         self._name = name
         self._figures = figures
@@ -73,6 +73,7 @@ class Session:
         self._deadline = self._began + self._limit
         self._lock = threading.Lock()  # a session is one caller's: whoever meets it taken is refused
         self._is_over = False
+        self._is_ending = False  # asked to end while a statement ran
         self._marks = 0
         try:
             self._begin_with((*self._settings(settings), *local_settings), timeout)
@@ -87,7 +88,7 @@ class Session:
             for statement in job.statements:
                 exchange.ask(*statement)
 
-        return self._run(lambda: job.results(self._connection, self._guarded(ask, timeout, job)))
+        return self._run(lambda: self._results(job, self._guarded(ask, timeout, job)))
 
     def read(self, asked: Query, timeout: float | None) -> Rows:
         """Run a query; it sees what the transaction wrote."""
@@ -126,6 +127,7 @@ class Session:
         """
         with self._in_hand():
             try:
+                self._refuse_ended()
                 status = committed(self._connection)
             except psycopg.Error as error:
                 if error.sqlstate in _TIME_IS_UP:  # before COMMIT came
@@ -139,13 +141,18 @@ class Session:
             raise TransactionTimeout(f"the transaction was rolled back meanwhile; nothing was written [{self._name}]")
 
     def end(self) -> None:
-        """Roll back what is not committed, and give the connection back. Safe to call twice."""
+        """Roll back what is not committed, and give the connection back. Safe to call twice.
+
+        Where a statement still runs it is done at its end. In a child process the parent's transaction is left alone.
+        """
+        self._is_ending = True
         if self._is_over:
             return
-        with self._in_hand():
-            with suppress(psycopg.Error):  # it is closed then, and so rolled back
-                self._connection.execute("ROLLBACK")
+        if self._process != os.getpid():
             self._release()
+        elif self._lock.acquire(blocking=False):
+            with _Taken(self):
+                pass
 
     def revoke_if_late(self) -> bool:
         """Take the connection back if the time is up and no statement runs; return whether it was taken.
@@ -154,7 +161,7 @@ class Session:
         """
         if self._is_over or time.monotonic() < self._deadline or not self._lock.acquire(blocking=False):
             return False
-        with _Taken(self._lock):
+        with _Taken(self):
             self._release(broken=True)  # does nothing to what has ended just now
         return True
 
@@ -179,8 +186,11 @@ class Session:
         except psycopg.Error as error:
             if not is_broken(self._connection, error):
                 raise mapped(error, self._name) from None
-            self._connection = self._connections.renewed(self._connection, timeout)  # it died while it lay idle
-            self._say(self._begin.value, settings)
+            self._loan.renew(timeout)  # it died while it lay idle
+            try:
+                self._say(self._begin.value, settings)
+            except psycopg.Error as again:
+                raise mapped(again, self._name) from None
 
     def _say(self, begin: bytes, settings: Sequence[tuple[str, str]]) -> None:
         exchange = Exchange(self._connection)
@@ -190,6 +200,16 @@ class Session:
             exchange.run()
         except Failed as failure:
             raise failure.error from None
+
+    def _refuse_ended(self) -> None:
+        """Raise the error if the server has ended the connection already: then COMMIT is not sent, and not in doubt."""
+        try:
+            for _ in ("its last words", "its end"):  # of neither of which a connection that lives has anything
+                self._connection.pgconn.consume_input()
+        except psycopg.Error as error:
+            if time.monotonic() >= self._deadline:
+                raise self._late() from None
+            raise mapped(error, self._name) from None
 
     def _guarded(
         self, ask: Callable[[Exchange], None], timeout: float | None, job: Job | None = None
@@ -211,6 +231,13 @@ class Session:
                 raise mapped(failure.error, self._name, place=place, sql=sql) from None
             raise failure.error from None
 
+    def _results(self, job: Job, answers: Sequence[PGresult]) -> list[Result]:
+        try:
+            return job.results(self._connection, answers)
+        except psycopg.Error:
+            self._release(broken=True)  # the statement is not undone by itself any more
+            raise
+
     def _run(self, do: Callable[[], T]) -> T:
         with self._in_hand():
             if time.monotonic() >= self._deadline:
@@ -219,10 +246,17 @@ class Session:
             try:
                 return do()
             except psycopg.Error as error:
-                if not is_broken(self._connection, error):
-                    raise mapped(error, self._name) from None
-                self._release()
-                raise (self._late() if time.monotonic() >= self._deadline else mapped(error, self._name)) from None
+                is_late = time.monotonic() >= self._deadline
+                if not self._is_over:
+                    if not is_broken(self._connection, error):
+                        raise mapped(error, self._name) from None
+                    self._release(broken=True)
+                raise (self._late() if is_late else mapped(error, self._name)) from None
+            except Error:
+                raise
+            except BaseException:
+                self._release(broken=True)  # the statement was left half-way
+                raise
 
     def _late(self) -> Error:
         what = "snapshot" if self._begin is Begin.SNAPSHOT else "transaction"
@@ -230,13 +264,25 @@ class Session:
             f"the {what} was held for more than {self._limit:g} s (transaction_timeout) and rolled back [{self._name}]"
         )
 
+    @property
+    def _connection(self) -> Connection:
+        return self._loan.connection
+
     def _in_hand(self) -> _Taken:
+        if self._process != os.getpid():
+            raise InterfaceError(f"it belongs to the parent process; begin another one in this process [{self._name}]")
         if not self._lock.acquire(blocking=False):
             raise InterfaceError(f"the transaction is in use by another thread or task [{self._name}]")
         if self._is_over:
             self._lock.release()
             raise self._late() if time.monotonic() >= self._deadline else ClosedError(f"it is over [{self._name}]")
-        return _Taken(self._lock)
+        return _Taken(self)
+
+    def _let_go(self) -> None:
+        if self._is_ending and not self._is_over:
+            with suppress(psycopg.Error):  # it is closed then, and so rolled back
+                self._connection.execute("ROLLBACK")
+            self._release()
 
     def _release(self, *, broken: bool = False) -> None:
         if self._is_over:
@@ -248,16 +294,21 @@ class Session:
             self._figures.sample("lease_ms", held * 1000)
         if broken:
             self._connection.close()
-        self._connections.checkin(self._connection)
+        self._loan.end()
 
 
 class _Taken:
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
+    """The right to use a session's connection, which its holder has already."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         forget_theirs(error)
-        self._lock.release()
+        try:
+            self._session._let_go()
+        finally:
+            self._session._lock.release()

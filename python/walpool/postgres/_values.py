@@ -57,7 +57,7 @@ def _checked(value: object, position: int) -> object:
     if isinstance(value, int):  # a subclass of int too, as an IntEnum
         if not -_INT64 <= value < _INT64:
             raise DataError(f"parameter {position} is an int that does not fit in 64 bits; give a str or bytes")
-        return int(value)
+        return int.__int__(value)
     if isinstance(value, float):
         if isnan(value):
             raise DataError(f"parameter {position} is NaN, which SQLite would store as NULL; give None")
@@ -79,7 +79,7 @@ def _text(value: str, position: int) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise DataError(f"parameter {position} is a str with lone surrogates, which UTF-8 has not") from None
-    return str(value)
+    return str.__str__(value)  # a member of a `str` enumeration is its value, as on SQLite
 
 
 class _BoolAsUnknown(adapt.Dumper):

@@ -7,14 +7,17 @@ what was refused is known by its place among the answers. Measured in benches/RE
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import capabilities, errors
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.waiting import Ready, Wait
+
+from walpool.errors import NotSupportedError
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -23,10 +26,11 @@ if TYPE_CHECKING:
 
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "committed", "durations"]
+__all__ = ["Connection", "Exchange", "Failed", "committed", "durations", "refuse_copies"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
+_COPIES: Final = re.compile(r"\s*COPY\b.*\b(FROM\s+STDIN|TO\s+STDOUT)\b", re.IGNORECASE | re.DOTALL)
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -43,9 +47,17 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return self._converter
 
     def rows(self, result: PGresult) -> list[Row]:
-        """Return the rows of a result."""
-        self.converter.set_pgresult(result)
-        return self.converter.load_rows(0, result.ntuples, tuple)
+        """Return the rows of a result.
+
+        Raises:
+            psycopg.DataError: a value of theirs has no counterpart in Python, such as the timestamp `infinity`.
+        """
+        try:
+            self.converter.set_pgresult(result)
+            return self.converter.load_rows(0, result.ntuples, tuple)
+        except (psycopg.Error, ValueError, ArithmeticError):  # whose text quotes the value
+            msg = "a value of the result has no counterpart in Python; cast it to text in the SQL"
+            raise psycopg.DataError(msg) from None
 
 
 class Failed(Exception):
@@ -157,17 +169,30 @@ class Exchange:
         while pgconn.flush():
             ready = yield Wait.RW
             if ready & Ready.R:
-                pgconn.consume_input()
+                self._consume()
         while len(answers) < count:
             while pgconn.is_busy():
                 yield Wait.R
-                pgconn.consume_input()
+                self._consume()
             result = pgconn.get_result()
             if result is not None:  # None stands between two statements
                 answers.append(result)
                 if result.status in {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}:
                     raise psycopg.NotSupportedError("COPY is no statement for execute()")
         return answers
+
+    def _consume(self) -> None:
+        """Take in what has come; if the connection ended, raise the server's last words rather than libpq's on the end.
+
+        They tell whose doing it was, and that a COMMIT which came after them was not heard.
+        """
+        try:
+            self._pgconn.consume_input()
+        except psycopg.OperationalError:
+            last = self._pgconn.get_result()
+            if last is not None and last.error_field(DiagnosticField.SQLSTATE):
+                raise errors.error_from_result(last) from None
+            raise
 
     def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
         asked: list[PGresult] = []
@@ -205,3 +230,14 @@ def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:
     """Return server settings that are durations; those that are None are left out."""
     return tuple((name, f"{max(1, int(value * 1000))}ms") for name, value in seconds.items() if value is not None)
+
+
+def refuse_copies(sql: str) -> None:
+    """Refuse COPY from or to the client, which takes the connection with it: another protocol begins there.
+
+    Raises:
+        NotSupportedError: it is one.
+    """
+    if _COPIES.match(sql):
+        msg = "COPY from or to the client is not supported: use executemany() or stream(), or psycopg itself"
+        raise NotSupportedError(msg)

@@ -28,10 +28,9 @@ from walpool.postgres._wire import durations
 
 if TYPE_CHECKING:
     from walpool.postgres._address import Address
-    from walpool.postgres._connections import Connections
+    from walpool.postgres._connections import Connections, Loan
     from walpool.postgres._figures import Figures
     from walpool.postgres._results import Result
-    from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
 __all__ = ["Writer"]
@@ -74,11 +73,11 @@ class Writer:
         """Run a job and return its results once it is committed; sleeps, or works for those in line, meanwhile."""
         ticket = Ticket(job)
         deadline = ticket.joined + (self._settings.write_timeout if timeout is None else timeout)
-        self.line.join(ticket, deadline)
         try:
+            self.line.join(ticket, deadline)
             self.drive(ticket, deadline)
         except BaseException:
-            self.withdraw(ticket)
+            self.abandon(ticket)
             raise
         if ticket.error is not None:
             raise ticket.error
@@ -105,14 +104,21 @@ class Writer:
         self._figures.add("jobs_withdrawn")
         return True
 
+    def abandon(self, ticket: Ticket) -> None:
+        """Leave a job whose caller was stopped: nobody waits for it, nor for what its caller was to do."""
+        if ticket.state is not State.ANSWERED and not self.withdraw(ticket) and self.line.claim(ticket):
+            self._fail([ticket], self.line.late)  # it was set aside, and nobody is there to run it
+        self.line.pass_on(ticket)
+
     # A group.
 
     def lead(self, leader: Ticket) -> None:
         """Run the group in line, and answer it; then somebody else leads."""
-        tickets = self.line.take(leader)
-        if not tickets:
-            return
+        tickets: list[Ticket] = []
         try:
+            self.line.take(leader, tickets)
+            if not tickets:
+                return  # it was withdrawn
             began = time.monotonic()
             for ticket in tickets:
                 self._figures.sample("job_wait_ms", (began - ticket.joined) * 1000)
@@ -124,20 +130,20 @@ class Writer:
             self._give_up(tickets, error)
             raise
         finally:
-            self.line.pass_on()
+            self.line.pass_on(leader)
 
     def _run_group(self, group: list[Ticket]) -> None:
         """Run jobs in one transaction, without those that are refused, and answer each."""
         try:
-            lent = _Lent(self._groups, self._settings, self.line.late)
+            loan = self._groups.lend(self._settings.write_timeout, self.line.late)
         except Error as error:
             self._fail(group, partial(_another, error))
             return
         replays = 0
-        with lent:
+        with loan:
             while group:
                 try:
-                    results = run(lent.connection, [ticket.job for ticket in group], self._in_group)
+                    results = run(loan.connection, [ticket.job for ticket in group], self._in_group)
                 except Refused as refusal:
                     replays += 1
                     aside = self._refused(group, refusal, is_last=replays > REPLAYS)
@@ -146,7 +152,7 @@ class Writer:
                     self._doubt(group, failure)
                     return
                 except Lost as failure:
-                    if not self._renew(lent, failure, group):
+                    if not self._renew(loan, failure, group):
                         return
                 else:
                     self._figures.sample("jobs_per_group", len(group))
@@ -166,11 +172,15 @@ class Writer:
         self._figures.add("jobs_alone", len(aside))
         for ticket in aside:
             ticket.tell(State.ALONE)
+            if ticket.is_given_up and self.line.claim(ticket):
+                self._fail([ticket], self.line.late)
         return aside
 
     def _give_up(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Answer what an exception in the leader has left: nobody waits for one who is gone."""
         left = [ticket for ticket in tickets if ticket.state is State.TAKEN]
+        for ticket in tickets:
+            ticket.ring()  # one may have been told its state, and not woken
         text = f"the thread that led the group ended ({type(error).__name__}) [{self._name}]"
         self._fail(left, lambda: DatabaseError(text, outcome="unknown"))
 
@@ -180,9 +190,11 @@ class Writer:
         """Run a job in a transaction of its own, again where the server undid it for the sake of another."""
         began = time.monotonic()
         try:
-            with _Lent(self._alone, self._settings, self.line.late) as lent:
+            if not self.line.claim(ticket):
+                return
+            with self._alone.lend(self._settings.write_timeout, self.line.late) as loan:
                 for attempt in range(RETRIES + 1):
-                    if self._attempt(lent, ticket, is_last=attempt == RETRIES):
+                    if self._attempt(loan, ticket, is_last=attempt == RETRIES):
                         return
                     self._figures.add("jobs_retried")
                     time.sleep(random.random() * BACKOFF * 2**attempt)
@@ -196,10 +208,10 @@ class Writer:
         finally:
             self._figures.took("job", time.monotonic() - began, ticket.job.sql(0))
 
-    def _attempt(self, lent: _Lent, ticket: Ticket, *, is_last: bool) -> bool:
+    def _attempt(self, loan: Loan, ticket: Ticket, *, is_last: bool) -> bool:
         """Run a job once; return whether it is answered."""
         try:
-            results = run(lent.connection, [ticket.job], self._by_itself)
+            results = run(loan.connection, [ticket.job], self._by_itself)
         except Refused as refusal:
             if is_conflict(refusal.error) and not is_last:
                 return False
@@ -207,7 +219,7 @@ class Writer:
         except Doubtful as failure:
             self._doubt([ticket], failure)
         except Lost as failure:
-            return not self._renew(lent, failure, [ticket])
+            return not self._renew(loan, failure, [ticket])
         else:
             self._answer([ticket], results)
         return True
@@ -216,7 +228,7 @@ class Writer:
 
     def _answer(self, group: Sequence[Ticket], results: Sequence[list[Result]]) -> None:
         self._figures.add("jobs", len(group))
-        self.line.answered(len(group))
+        self.line.answered(group)
         for ticket, result in zip(group, results, strict=True):
             ticket.results = result
             ticket.tell(State.ANSWERED)
@@ -224,7 +236,7 @@ class Writer:
     def _fail(self, group: Sequence[Ticket], error: Callable[[], Error]) -> None:
         """Tell each that it failed, by an error of its own: an exception keeps the frames of whoever raised it."""
         self._figures.add("jobs_failed", len(group))
-        self.line.answered(len(group))
+        self.line.answered(group)
         for ticket in group:
             ticket.error = error()
             ticket.tell(State.ANSWERED)
@@ -234,14 +246,14 @@ class Writer:
         what = f"COMMIT on {self._name}: a later read tells whether it was applied"
         self._fail(group, lambda: mapped(failure.error, what, outcome="unknown"))
 
-    def _renew(self, lent: _Lent, failure: Lost, group: Sequence[Ticket]) -> bool:
+    def _renew(self, loan: Loan, failure: Lost, group: Sequence[Ticket]) -> bool:
         """Take a new connection for one that broke before COMMIT, once; answer the group if there is none."""
         self._figures.add("connections_lost")
-        if lent.is_renewed:
+        if loan.is_renewed:
             self._fail(group, lambda: mapped(failure.error, self._name))
             return False
         try:
-            lent.renew()
+            loan.renew(self._settings.write_timeout)
         except Error as error:
             self._fail(group, partial(_another, error))
             return False
@@ -262,23 +274,3 @@ def _another(error: Error) -> Error:
     other = type(error)(str(error), outcome=error.outcome)
     other.retryable = error.retryable
     return other
-
-
-class _Lent:
-    """A connection for a group or a job, which may be changed for a new one once."""
-
-    def __init__(self, connections: Connections, settings: Settings, refuse: Callable[[], Error]) -> None:
-        self.is_renewed = False
-        self._connections = connections
-        self._timeout = settings.write_timeout
-        self.connection: Connection = connections.checkout(self._timeout, refuse)
-
-    def renew(self) -> None:
-        self.is_renewed = True
-        self.connection = self._connections.renewed(self.connection, self._timeout)
-
-    def __enter__(self) -> _Lent:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connections.checkin(self.connection)

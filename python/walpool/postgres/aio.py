@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -22,7 +21,7 @@ from walpool.errors import BusyError, ClosedError, ConfigError, NotSupportedErro
 from walpool.holds import Hold, hold_open, open_here, refuse_reentry
 from walpool.postgres import _jobs as jobs
 from walpool.postgres._address import Address
-from walpool.postgres._engine import ENGINES, Engine
+from walpool.postgres._engine import ENGINES, Engine, tenant_settings
 from walpool.postgres._hands import finished
 from walpool.postgres._line import State, Ticket
 from walpool.postgres._reading import Running, query
@@ -69,7 +68,7 @@ class AsyncPostgresPool:
             raise ConfigError(msg)
         self._settings = loaded
         self._tenant = tenant
-        self._local = () if tenant is None else (("walpool.tenant", tenant),)
+        self._local = tenant_settings(tenant)
         self._name = Address.of(loaded).name
         self._opening = threading.Lock()  # held by the thread that opens
         self._closed = False
@@ -289,6 +288,8 @@ class AsyncPostgresPool:
 
     def _open(self) -> Engine:
         with self._opening:
+            if self._closed:  # meanwhile
+                raise ClosedError(f"the pool is closed [{self._name}]")
             engine = self._engine
             if engine is not None and engine.process == os.getpid():
                 return engine
@@ -331,7 +332,7 @@ class AsyncPostgresPool:
         if not job.statements:
             return []
         wait = self._settings.write_timeout if timeout is None else timeout
-        answer = _Answer(engine, replace(job, key=key, local=self._local))
+        answer = _Answer(engine, jobs.labelled(job, key, self._local))
         with engine.counted():
             await answer.join(wait)
             return await answer.come()
@@ -352,10 +353,12 @@ class _Answer:
         """Put the job in line; where too many bytes wait, a thread is held back and not the loop."""
         line = self._engine.writer.line
         deadline = time.monotonic() + wait
-        if line.has_room(self._ticket):
-            line.join(self._ticket, deadline)
-        else:
-            await finished(self._engine.hands.begins, lambda: line.join(self._ticket, deadline))
+        if not line.join(self._ticket, deadline, may_wait=False):
+            try:
+                await finished(self._engine.hands.begins, lambda: line.join(self._ticket, deadline), self._give_up)
+            except asyncio.CancelledError:
+                self._give_up()  # it may have joined meanwhile
+                raise
         self._timer = self._loop.call_later(max(deadline - time.monotonic(), 0.0), self._late)
 
     async def come(self) -> list[Result]:
@@ -363,7 +366,7 @@ class _Answer:
         try:
             await self._future
         except asyncio.CancelledError:
-            self._engine.writer.withdraw(self._ticket)
+            self._give_up()
             raise
         finally:
             if self._timer is not None:
@@ -375,16 +378,20 @@ class _Answer:
     def _told(self, ticket: Ticket) -> None:
         """Do what the ticket says, from any thread: have a thread lead or run the job, or wake the task."""
         writer, threads = self._engine.writer, self._engine.hands.groups
-        if ticket.state is State.LEADS:
-            threads.submit(writer.lead, ticket)
-        elif ticket.state is State.ALONE:
-            threads.submit(writer.run_alone, ticket)
+        if ticket.state in (State.LEADS, State.ALONE):
+            try:
+                threads.submit(writer.lead if ticket.state is State.LEADS else writer.run_alone, ticket)
+            except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
+                writer.abandon(ticket)
         else:
             self._mailbox.put(self._done)
 
     def _done(self) -> None:
         if not self._future.done():
             self._future.set_result(None)
+
+    def _give_up(self) -> None:
+        self._engine.writer.withdraw(self._ticket)
 
     def _late(self) -> None:
         if self._engine.writer.withdraw(self._ticket):

@@ -13,13 +13,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from walpool.errors import BusyError, ClosedError, ConfigError, Error, InterfaceError, NotSupportedError
 from walpool.holds import Hold, hold_open, is_on_event_loop, open_here, refuse_reentry
 from walpool.postgres import _jobs as jobs
-from walpool.postgres._engine import ENGINES, Engine
+from walpool.postgres._engine import ENGINES, Engine, tenant_settings
 from walpool.postgres._reading import query
 from walpool.postgres._results import made
 from walpool.settings import Settings
@@ -58,7 +57,7 @@ class PostgresPool:
     """
 
     __module__ = "walpool.postgres"
-    __slots__ = ("__weakref__", "_closed", "_engine", "_local", "_settings", "_tenant", "_warns_on_loop")
+    __slots__ = ("__weakref__", "_closed", "_engine", "_local", "_lock", "_settings", "_tenant", "_warns_on_loop")
 
     def __init__(self, url: str | os.PathLike[str], /, *, tenant: str | None = None, **settings: Any) -> None:
         self._closed = True  # until it is open
@@ -68,7 +67,8 @@ class PostgresPool:
             raise ConfigError(msg)
         self._settings = loaded
         self._tenant = tenant
-        self._local = () if tenant is None else (("walpool.tenant", tenant),)
+        self._local = tenant_settings(tenant)
+        self._lock = threading.Lock()  # guards the handle: closed once, and opened once in a child process
         self._warns_on_loop = True  # False where a framework's interface leaves no choice
         self._engine = ENGINES.opened(loaded)
         try:
@@ -291,8 +291,10 @@ class PostgresPool:
         if self._closed:
             return
         refuse_reentry("close", self._engine, self.path)
-        self._closed = True
-        ENGINES.left(self._engine)
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+        if not was_closed:
+            ENGINES.left(self._engine)
 
     def __enter__(self) -> PostgresPool:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
         return self
@@ -325,7 +327,7 @@ class PostgresPool:
             msg = f"the pool is closed [{self.path}]"
             raise ClosedError(msg)
         if self._engine.process != os.getpid():
-            self._engine = ENGINES.opened(self._settings)
+            self._inherit()
         if open_here.get():
             refuse_reentry(verb, self._engine, self.path)
         if self._warns_on_loop and is_on_event_loop():
@@ -335,11 +337,16 @@ class PostgresPool:
             warnings.warn(f"{msg} [{self.path}]", RuntimeWarning, stacklevel=frames)
         return self._engine
 
+    def _inherit(self) -> None:
+        with self._lock:
+            if not self._closed and self._engine.process != os.getpid():
+                self._engine = ENGINES.opened(self._settings)
+
     def _submit(self, verb: str, job: jobs.Job, key: str | None, timeout: float | None) -> list[Result]:
         engine = self._here(verb)
         if not job.statements:
             return []
-        return engine.submit(replace(job, key=key, local=self._local), timeout)
+        return engine.submit(jobs.labelled(job, key, self._local), timeout)
 
     def _open_as(self, engine: Engine, held: str, use: str | None) -> AbstractContextManager[None]:
         return hold_open(Hold(engine, self.path, held, use))
