@@ -1,8 +1,8 @@
 """The workloads: seeded data, a number of threads or tasks, the contenders, and the targets. `WORKLOADS` has them all.
 
 Owns what threads do on plain SQLite; what is measured on event loops stands in `async_workloads.py`, on the surfaces of
-CrewAI and LangGraph in `crewai_workloads.py` and `langgraph_workloads.py`, on memories in `memory_suite.py`. Must not
-know how a contender works nor how a result is printed.
+CrewAI and LangGraph in `crewai_workloads.py` and `langgraph_workloads.py`, on memories in `memory_suite.py`, on the
+way to PostgreSQL in `migrate_workloads.py`. Must not know how a contender works nor how a result is printed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benches.harness import Sample, Scale, Workload, beside, by_name, check_upse
 from benches.langgraph_workloads import LANGGRAPH_WORKLOADS
 from benches.measure import Timing, busy_thread, run_rounds, run_rounds_of_tasks, run_threads
 from benches.memory_suite import MEMORY_WORKLOADS
+from benches.migrate_workloads import MIGRATE_WORKLOADS
 from benches.targets import AheadOfSteady, AtLeast, AtMost, Faster, Published, Target
 
 
@@ -351,5 +352,6 @@ WORKLOADS: dict[str, Workload] = {
         *CREWAI_WORKLOADS,
         *LANGGRAPH_WORKLOADS,
         *MEMORY_WORKLOADS,
+        *MIGRATE_WORKLOADS,
     ]
 }

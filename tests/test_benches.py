@@ -97,6 +97,8 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "langgraph-32k-1": 1,
         "langgraph-32k-20": 2,
         "langgraph-32k-100": 2,
+        "migrate-million": 2,
+        "migrate-vectors": 1,
     }
 
 

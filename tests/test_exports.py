@@ -55,7 +55,7 @@ EXPORTS = {
         "install",
     },
     "walpool.errors": ERRORS,
-    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory"},
+    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory", "move_memory"},
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
         "AsyncWalpoolStore",
@@ -101,12 +101,27 @@ EXPORTS = {
         "pack",
         "unpack",
     },
+    "walpool.migrating": {
+        "Column",
+        "Fault",
+        "ForeignKey",
+        "Index",
+        "Options",
+        "Plan",
+        "Progress",
+        "Refused",
+        "Report",
+        "Table",
+        "TableReport",
+        "migrate",
+    },
     "walpool.openai_agents": {"SessionClosedError", "WalpoolSession"},
 }
 
 FRAMEWORKS = {
     "walpool.crewai": "crewai",
     "walpool.langgraph": "langgraph.checkpoint.base",
+    "walpool.migrating": "psycopg",
     "walpool.openai_agents": "agents",
 }
 

@@ -66,6 +66,7 @@ PYTHON_FLOORS = {
     "memory._sqlite_writes": 7,
     "memory._postgres_sql": 7,
     "copying": 6,
+    "migrating": 6,
     "memory._sqlite_matches": 6,
     "memory._sqlite_schema": 6,
     "memory._sqlite_sql": 6,

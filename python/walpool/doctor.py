@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import walpool
+from walpool import schema
 from walpool.errors import ConfigError, CorruptError, NotSupportedError, StorageError
 from walpool.settings import Settings
 
@@ -114,6 +115,9 @@ def _database(pool: walpool.Pool) -> Iterator[Finding]:
         yield Finding("permissions", "warning", said)
     else:
         yield Finding("permissions", "ok", f"{mode:04o}")
+    if (successor := schema.successor(pool)) is not None:
+        said = f"in favour of {successor}: what is written here is not there"
+        yield Finding("retired", "warning", said)
     yield _wal(pool)
 
 

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from walpool.pool import Pool
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-__all__ = ["TENANT", "TENANT_COLUMN", "Migration", "migrate", "migrate_async", "version", "version_async"]
+__all__ = [
+    "CREATE_RETIRED",
+    "RETIRE",
+    "TENANT",
+    "TENANT_COLUMN",
+    "Migration",
+    "migrate",
+    "migrate_async",
+    "successor",
+    "version",
+    "version_async",
+]
 
 TENANT: Final = "coalesce(current_setting('walpool.tenant', true), '')"
 """On PostgreSQL, as SQL: whose rows a statement is about, which is what its pool was opened with."""
@@ -28,6 +39,16 @@ TENANT_COLUMN: Final = f'tenant TEXT COLLATE "C" NOT NULL DEFAULT {TENANT}'
 
 Migration: TypeAlias = Sequence[str]
 """The statements, without parameters, that lead from one version to the next."""
+
+CREATE_RETIRED = """CREATE TABLE IF NOT EXISTS walpool_retired
+    (successor TEXT PRIMARY KEY, retired_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
+"""The table of the mark of a SQLite file that has gone over to a server."""
+
+RETIRE = "INSERT INTO walpool_retired (successor) VALUES (?) ON CONFLICT DO NOTHING"
+"""Sets the mark; the parameter is the server's URL, without its password."""
+
+_IS_RETIRED = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_retired'"
+_SUCCESSOR = "SELECT successor FROM walpool_retired ORDER BY retired_at DESC LIMIT 1"
 
 _CREATE = {
     "sqlite": "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT",
@@ -48,6 +69,14 @@ _STILL = """INSERT INTO walpool_schema (name, version)
     SELECT CAST(?1 AS TEXT), NULL WHERE coalesce((SELECT version FROM walpool_schema WHERE name = ?1), 0) <> ?2"""
 _SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
+
+
+def successor(pool: Pool) -> str | None:
+    """Return the URL that a file was retired in favour of, by `walpool migrate --retire`; None if it was not."""
+    if pool.fetchval(_IS_RETIRED) is None:
+        return None
+    found = pool.fetchval(_SUCCESSOR)
+    return None if found is None else str(found)
 
 
 def version(pool: Pool | PostgresPool, name: str) -> int:

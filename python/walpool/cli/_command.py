@@ -10,7 +10,16 @@ __all__ = ["Command", "Failed", "Group", "add_database"]
 
 
 class Failed(Exception):
-    """What a command could not do, or found to be wrong, in one line; the program's exit code is 1."""
+    """What a command could not do, or found to be wrong, in one line.
+
+    Args:
+        message: that line.
+        code: the program's exit code.
+    """
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Command(NamedTuple):

@@ -1,7 +1,8 @@
 """The program: it finds the command, runs it, and turns what it raised into one line and an exit code.
 
 A command is a row of its subject's file and two small functions: its arguments, and what it prints. Exit codes: 0 done,
-1 it failed, 2 it was called wrongly (arguments, settings). An error is one line on stderr. Must not know SQL.
+1 it failed, 2 it was called wrongly (arguments, settings); `migrate` has others. An
+error is one line on stderr. Must not know SQL.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import walpool
-from walpool.cli import _doctor, _export, _import, _memory, _pg_init, _settings
+from walpool.cli import _doctor, _export, _import, _memory, _migrate, _pg_init, _settings
 from walpool.cli._command import Command, Failed, Group
 from walpool.cli._screen import harmless
 from walpool.errors import ConfigError, Error
@@ -27,6 +28,7 @@ COMMANDS: tuple[Command | Group, ...] = (
     *_memory.COMMANDS,
     *_import.COMMANDS,
     *_export.COMMANDS,
+    *_migrate.COMMANDS,
     *_doctor.COMMANDS,
     *_pg_init.COMMANDS,
 )
@@ -61,7 +63,9 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] 
             # The reader of our output went away, as `head` does: nothing to say, and nothing left to flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _FAILED
-        except (Error, Failed, OSError) as error:
+        except Failed as error:
+            return _fail(str(error), error.code)
+        except (Error, OSError) as error:
             return _fail(str(error), _FAILED)
         except KeyboardInterrupt:
             return _fail("interrupted", _FAILED)

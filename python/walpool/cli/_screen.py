@@ -151,11 +151,12 @@ def progress(is_silent: bool, said: str) -> Iterator[Callable[[int, int], None] 
 
 
 @contextmanager
-def progress_of_each(is_silent: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+def progress_of_each(is_silent: bool, *, rate: str | None = None) -> Iterator[Callable[[int, int, str], None] | None]:
     """Yield what shows how far each of several works is: one bar below the other, or figures without rich.
 
     Args:
         is_silent: as for `progress`.
+        rate: the unit of how much is done in a second, shown beside each bar; None shows none.
     """
     if is_silent or not sys.stderr.isatty():
         yield None
@@ -166,14 +167,18 @@ def progress_of_each(is_silent: bool) -> Iterator[Callable[[int, int, str], None
     except ImportError:
         yield _print_figures
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    per_second = (TextColumn("{task.fields[rate]}"),) if rate else ()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *per_second, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
         def show(done: int, total: int, what: str) -> None:
             if what not in tasks or (done == 0 and bars.tasks[tasks[what]].completed):
-                tasks[what] = bars.add_task(harmless(what), total=None)
-            bars.update(tasks[what], completed=done, total=total or None)
+                tasks[what] = bars.add_task(harmless(what), total=None, rate="")
+            task = bars.tasks[tasks[what]]
+            spent = task.elapsed or 0.0
+            said = f"{done / spent:,.0f} {rate}/s" if rate and spent > 0 else ""
+            bars.update(task.id, completed=done, total=total or None, rate=said)
 
         yield show
 

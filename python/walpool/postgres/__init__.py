@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from walpool.postgres._results import Result
 from walpool.postgres.aio import AsyncPostgresPool
+from walpool.postgres.bulk import Bulk
 from walpool.postgres.held import AsyncSnapshot, AsyncStream, AsyncTransaction
 from walpool.postgres.pool import PostgresPool, Snapshot, Stream, Transaction
 
@@ -18,6 +19,7 @@ __all__ = [
     "AsyncSnapshot",
     "AsyncStream",
     "AsyncTransaction",
+    "Bulk",
     "PostgresPool",
     "Result",
     "Snapshot",

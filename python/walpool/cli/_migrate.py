@@ -1,0 +1,158 @@
+"""`walpool migrate`: a SQLite file into PostgreSQL, or back."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final
+
+from walpool.cli._command import Command, Failed
+from walpool.cli._screen import harmless, print_json, progress_of_each
+from walpool.errors import ConfigError, Error
+
+if TYPE_CHECKING:
+    from walpool.migrating import Options, Plan, Report, Table, TableReport
+
+__all__ = ["COMMANDS"]
+
+_DIFFERS: Final = 1
+_INTERRUPTED: Final = 3
+_SHOWN: Final = 20  # values, buckets or keys that are printed; --json has more
+_GO_ON: Final = "walpool migrate with --resume goes on from here"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="path or URL that is read; it stays as it is")
+    parser.add_argument("target", metavar="DST", help="path or URL that is written, of the other backend")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="print the plan, and write nothing")
+    what.add_argument("--resume", action="store_true", help="go on with a migration that was interrupted")
+    what.add_argument("--verify", action="store_true", help="only compare the two")
+    what.add_argument("--repair", action="store_true", help="compare the two, and copy the rows that differ")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="the source is written to: at the end its writers wait while both are compared",
+    )
+    parser.add_argument(
+        "--on-bad",
+        nargs="+",
+        metavar=("HOW", "FILE"),
+        help="rows that DST cannot take: fail (the default), replace, or skip-to-file FILE",
+    )
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--force", action="store_true", help="DST may have tables: those of the same names are filled")
+    parser.add_argument("--retire", action="store_true", help="mark a SQLite source as retired once both are equal")
+
+
+def _migrate(arguments: argparse.Namespace) -> None:
+    from walpool.migrating import Refused, migrate
+
+    options = _options(arguments)
+    is_json = bool(arguments.json)
+    try:
+        with progress_of_each(is_json, rate="rows") as shown:
+            report = migrate(arguments.source, arguments.target, options, shown)
+    except Refused as error:
+        _print(error.report, is_json=is_json)
+        raise
+    except ConfigError:
+        raise
+    except KeyboardInterrupt:
+        raise Failed(f"interrupted; {_GO_ON}", _INTERRUPTED) from None
+    except Error as error:
+        said = str(error) if options.is_dry or options.verify else f"{error}; {_GO_ON}"
+        raise Failed(said, _INTERRUPTED) from error
+    _print(report, is_json=is_json)
+    if report.is_dry and report.plan.obstacles:
+        raise ConfigError(report.plan.obstacles[0])
+    if not report.is_dry and not report.is_same:
+        raise Failed("the target differs from the source: walpool migrate with --repair copies what differs", _DIFFERS)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from walpool.interchange import move_memory
+    from walpool.migrating import Options
+
+    how, *files = arguments.on_bad or [None]
+    known: dict[str | None, Any] = {None: None, "fail": "fail", "replace": "replace", "skip-to-file": "skip"}
+    if how not in known:
+        raise ConfigError(f"--on-bad takes fail, replace, or skip-to-file FILE, not {how!r}")
+    if len(files) != (how == "skip-to-file"):
+        raise ConfigError("--on-bad skip-to-file takes one FILE, and the others none; put SRC and DST before it")
+    return Options(
+        is_dry=arguments.dry_run,
+        resume=arguments.resume,
+        verify=arguments.verify,
+        repair=arguments.repair,
+        live=arguments.live,
+        force=arguments.force,
+        on_bad=known[how],
+        bad_path=files[0] if files else None,
+        tables=arguments.tables,
+        retire=arguments.retire,
+        movers={"memory": move_memory},
+    )
+
+
+def _print(report: Report, *, is_json: bool) -> None:
+    if is_json:
+        print_json(report.as_dict())
+        return
+    _print_plan(report.plan)
+    for table in report.tables:
+        _print_table(table)
+    for note in report.notes:
+        print(harmless(note))
+    if not report.is_dry:
+        print(_summary(report))
+
+
+def _print_plan(plan: Plan) -> None:
+    print(f"{harmless(plan.source)} to {harmless(plan.target)}")
+    for table in plan.tables:
+        print(f"  {harmless(table.name)}: {table.rows} rows, {_key(table)}")
+        for note in table.notes:
+            print(f"    {harmless(note)}")
+    for name, why in plan.left_out:
+        print(f"  {harmless(name)}: left out: {harmless(why)}")
+    for note in plan.notes:
+        print(f"  {harmless(note)}")
+    for fault in plan.faults[:_SHOWN]:
+        print(f"  bad: {harmless(f'{fault.table}.{fault.column}, key {fault.key}: {fault.why}')}")
+    if plan.faulty > _SHOWN:
+        print(f"  and {plan.faulty - _SHOWN} bad values more")
+    for obstacle in plan.obstacles:
+        print(f"  refused: {harmless(obstacle)}")
+
+
+def _key(table: Table) -> str:
+    return f"key {', '.join(map(harmless, table.key))}" if table.key else "no key"
+
+
+def _print_table(table: TableReport) -> None:
+    counts = [f"{table.copied} copied"] if table.copied else []
+    counts += [f"{table.skipped} skipped"] if table.skipped else []
+    counts += [f"{table.replaced} replaced"] if table.replaced else []
+    counts += [f"{table.compared} compared"] if table.is_compared else []
+    print(f"{harmless(table.name)}: {', '.join(counts)}: {'differs' if table.buckets else 'same'}")
+    for said in table.buckets[:_SHOWN]:
+        print(f"  {harmless(said)}")
+    for what in ("missing", "changed", "extra"):
+        keys = getattr(table, what)
+        if keys:
+            some = ", ".join(harmless(repr(key)) for key in keys[:_SHOWN])
+            print(f"  {len(keys)} {what}: {some}{', ...' if len(keys) > _SHOWN else ''}")
+
+
+def _summary(report: Report) -> str:
+    copied = sum(table.copied for table in report.tables)
+    seconds = report.seconds.get("copy", 0.0)
+    rate = f" ({copied / seconds:,.0f} rows/s)" if copied and seconds > 0 else ""
+    said = [f"{copied} rows copied in {seconds:.1f} s{rate}"] if "copy" in report.seconds else []
+    said += [f"compared in {report.seconds['verify']:.1f} s"] if "verify" in report.seconds else []
+    said += [f"{report.repaired} rows repaired"] if report.repaired else []
+    said += ["the source is marked as retired"] if report.is_retired else []
+    return f"{'; '.join(said)}: {'same' if report.is_same else 'differs'}"
+
+
+COMMANDS = (Command("migrate", "copy a SQLite file into PostgreSQL, or back, and compare both", _arguments, _migrate),)

@@ -1,0 +1,29 @@
+"""Copying one database into another, SQLite and PostgreSQL in either direction: plan, copy, verify, repair, resume.
+
+Needs psycopg 3: `pip install 'walpool[postgres]'`.
+"""
+
+from __future__ import annotations
+
+from walpool.migrating.migration import Options, Refused, migrate
+from walpool.migrating.plan import Column, Fault, ForeignKey, Index, Plan, Table
+from walpool.migrating.report import Progress, Report, TableReport
+
+__all__ = [
+    "Column",
+    "Fault",
+    "ForeignKey",
+    "Index",
+    "Options",
+    "Plan",
+    "Progress",
+    "Refused",
+    "Report",
+    "Table",
+    "TableReport",
+    "migrate",
+]
+
+_ALL = (Column, Fault, ForeignKey, Index, Options, Plan, Progress, Refused, Report, Table, TableReport, migrate)
+for _public in _ALL:
+    _public.__module__ = "walpool.migrating"

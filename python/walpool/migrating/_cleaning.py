@@ -1,0 +1,110 @@
+"""`Cleaner`: what happens to rows that the target cannot take. They fail, go into a file, or are replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from walpool.errors import DataError
+from walpool.migrating._faults import as_json, fault, mended
+from walpool.migrating.plan import Column, Fault, Table
+
+if TYPE_CHECKING:
+    from walpool.types import Row
+
+__all__ = ["Cleaner", "OnBad", "faults_of"]
+
+OnBad: TypeAlias = Literal["fail", "skip", "replace"]
+_SHOWN: Final = 200  # characters of a key
+
+
+class Cleaner:
+    """Makes rows such that the target takes them, always in the same way.
+
+    Args:
+        on_bad: `fail` raises, `skip` leaves rows out, `replace` changes their values.
+        path: the file for rows that are left out, a line of JSON for each; None writes none.
+    """
+
+    def __init__(self, on_bad: OnBad, path: str | os.PathLike[str] | None = None) -> None:
+        self.on_bad = on_bad
+        self._path = path
+        self.skipped = 0
+        self.replaced = 0
+
+    def kept(self, table: Table, rows: Sequence[Row], *, tells: bool = False) -> list[Row]:
+        """Return the rows that the target is to have.
+
+        Args:
+            table: whose.
+            rows: as they were read.
+            tells: whether this is the copy, so that what is left out is counted and written into the file.
+
+        Raises:
+            DataError: a row is bad, and bad rows fail.
+        """
+        found: list[Row] = []
+        lines: list[str] = []
+        for row in rows:
+            faulty = faults_of(table, row)
+            if not faulty:
+                found.append(row)
+            elif self.on_bad == "replace":
+                found.append(_replaced(table, row))
+                self.replaced += tells
+            elif self.on_bad == "skip":
+                self.skipped += tells
+                lines.append(_line(table, row, faulty))
+            else:
+                first = faulty[0]
+                raise DataError(f"{first.table}.{first.column}: {first.why}; --on-bad says what to do with such rows")
+        if tells and lines and self._path is not None:
+            _append(self._path, lines)
+        return found
+
+
+def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:
+    """Return what is wrong with a row.
+
+    Args:
+        table: whose.
+        row: its values.
+        number: which one it is, where the table has no key.
+    """
+    found = []
+    for column, value in zip(table.columns, row, strict=True):
+        why = fault(column.form, value, is_required=column.is_required)
+        if why is not None:
+            key = json.dumps([as_json(part) for part in table.key_of(row)] if table.key else number)
+            found.append(Fault(table.name, column.name, key[:_SHOWN], why))
+    return found
+
+
+def _replaced(table: Table, row: Row) -> Row:
+    return tuple(_mended(column, value) for column, value in zip(table.columns, row, strict=True))
+
+
+def _mended(column: Column, value: object) -> object:
+    if fault(column.form, value, is_required=column.is_required) is None:
+        return value
+    return mended(column.form, value, is_required=column.is_required)
+
+
+def _line(table: Table, row: Row, faulty: Sequence[Fault]) -> str:
+    values = {column.name: as_json(value) for column, value in zip(table.columns, row, strict=True)}
+    why = {one.column: one.why for one in faulty}
+    return json.dumps({"table": table.name, "why": why, "row": values})
+
+
+def _append(path: str | os.PathLike[str], lines: Sequence[str]) -> None:
+    """Write lines, on the disk before the batch that they were left out of is committed."""
+    with open(path, "a", encoding="utf-8", opener=_private) as file:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,74 @@
+"""Hashes of rows, as the server's `sha256(record_send(ROW(...)))` has them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from struct import unpack
+from typing import Any, TypeAlias
+
+from walpool.migrating.plan import Column, Table
+from walpool.postgres.binary import Form, digests_form, plain_number
+from walpool.types import Row
+
+__all__ = ["Digest", "Hash", "bucket_of", "hashed_form", "hashes", "key_hashes", "total"]
+
+Digest: TypeAlias = tuple[int, int]
+"""How many rows, and the sum of their hashes."""
+
+Hash: TypeAlias = int
+"""The first 8 bytes of a SHA-256, as a signed number."""
+
+
+def hashed_form(form: Form) -> Form:
+    """Return the form in which values are hashed: all integers as one, and what has several spellings as text."""
+    if form in (Form.SMALLINT, Form.INTEGER):
+        return Form.BIGINT
+    return Form.TEXT if form in (Form.JSON, Form.NUMERIC) else form
+
+
+def hashes(table: Table, rows: Sequence[Row]) -> list[Hash]:
+    """Return the hash of each row.
+
+    Raises:
+        Unfit: a value is not of its column's form.
+    """
+    return _hashes(table.columns, rows)
+
+
+def key_hashes(table: Table, rows: Sequence[Row]) -> list[Hash]:
+    """Return the hash of the key of each row."""
+    return _hashes(table.key_columns, [table.key_of(row) for row in rows])
+
+
+def total(found: Sequence[Hash]) -> Digest:
+    """Return the count and the sum of hashes."""
+    return len(found), sum(found)
+
+
+def bucket_of(found: Hash) -> int:
+    """Return in which of 256 buckets a hash falls: its first byte."""
+    return found >> 56 & 0xFF
+
+
+def _hashes(columns: Sequence[Column], rows: Sequence[Row]) -> list[Hash]:
+    if not rows:
+        return []
+    given = _with_plain_numbers(columns, rows)
+    forms = [hashed_form(column.form) for column in columns]
+    digests = b"".join([hashlib.sha256(row).digest() for row in digests_form(forms, given)])
+    return list(unpack(">" + "q24x" * len(given), digests))
+
+
+def _with_plain_numbers(columns: Sequence[Column], rows: Sequence[Row]) -> Sequence[Row]:
+    places = [place for place, column in enumerate(columns) if column.form is Form.NUMERIC]
+    if not places:
+        return rows
+    found = []
+    for row in rows:
+        values: list[Any] = list(row)
+        for place in places:
+            if type(values[place]) in (int, float):
+                values[place] = plain_number(values[place])
+        found.append(tuple(values))
+    return found

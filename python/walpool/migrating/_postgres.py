@@ -1,0 +1,240 @@
+"""`PostgresSide`: the PostgreSQL database of a migration, read and written. Knows neither the other nor the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from walpool.errors import DatabaseError, OperationalError
+from walpool.migrating import _postgres_sql as sql
+from walpool.migrating._hashing import Digest, Hash
+from walpool.migrating._sqlite_sql import quoted, upsert
+from walpool.migrating.plan import Column, ForeignKey, Table
+from walpool.postgres import Bulk, PostgresPool
+from walpool.postgres.binary import Form, check
+from walpool.postgres.binary import rows as encoded_rows
+
+if TYPE_CHECKING:
+    from walpool.types import Row
+
+__all__ = ["PostgresSide"]
+
+
+class PostgresSide:
+    """A database by a connection of its own; by one thread at a time.
+
+    Args:
+        url: of the database.
+    """
+
+    backend = "postgres"
+
+    def __init__(self, url: str) -> None:
+        self._pool = PostgresPool(url)
+        try:
+            self._bulk = Bulk(self._pool)
+        except BaseException:
+            self._pool.close()
+            raise
+        self._is_open = False
+        self.name = self._pool.path
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._bulk.close()
+        self._pool.close()
+
+    def cancel(self) -> None:
+        """Stop what runs; from any thread."""
+        self._bulk.cancel()
+
+    # Statements.
+
+    def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a query, in the open transaction or in one of its own."""
+        if self._is_open:
+            return self._bulk.fetch(query, params)
+        with self._bulk.transaction(reads_only=True):
+            return self._bulk.fetch(query, params)
+
+    def execute(self, statement: str, params: Sequence[Any] = ()) -> None:
+        """Run a statement, in the open transaction or in one of its own."""
+        with self.transaction():
+            self._bulk.execute(statement, params)
+
+    @contextmanager
+    def transaction(self, *, waits_for_disk: bool = True) -> Iterator[None]:
+        """Run the block's statements in one transaction; inside another one it is the same."""
+        if self._is_open:
+            yield
+            return
+        with self._bulk.transaction(waits_for_disk=waits_for_disk):
+            self._is_open = True
+            try:
+                yield
+            finally:
+                self._is_open = False
+
+    @contextmanager
+    def frozen(self, tables: Sequence[Table]) -> Iterator[None]:
+        """Keep everybody else from writing the tables. Their readers go on."""
+        with Bulk(self._pool) as holder, holder.transaction():
+            if tables:
+                holder.execute(sql.lock(tables))
+            yield
+
+    # What there is.
+
+    def names(self) -> set[str]:
+        """Return the names of the tables and views that there are."""
+        return {name for (name,) in self.fetch(sql.NAMES)}
+
+    def count(self, table: str) -> int:
+        """Return how many rows a table has."""
+        return int(self.fetch(sql.count(table))[0][0])
+
+    def has_false_json(self, table: Table, column: Column) -> bool:
+        """Return False: the server has looked at each text."""
+        return False
+
+    # Rows.
+
+    def page(self, table: Table, after: Row | None, upto: Row | None = None, limit: int | None = None) -> list[Row]:
+        """Return the rows after one key and up to another in the order of keys, `limit` at most."""
+        return self.fetch(*sql.page(table, after, upto, limit))
+
+    def pages(self, table: Table) -> Iterator[list[Row]]:
+        """Yield all rows, of one snapshot."""
+        with Bulk(self._pool) as reader, reader.transaction(reads_only=True):
+            yield from reader.stream(sql.select(table), chunk=table.page)
+
+    def by_keys(self, table: Table, keys: Sequence[Row]) -> list[Row]:
+        """Return the rows of these keys; fewer than keys, where some are not there."""
+        query = sql.by_key(table)
+        found: list[Row] = []
+        with self.reading():
+            for key in keys:
+                found += self._bulk.fetch(query, key)
+        return found
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read one snapshot in the block."""
+        if self._is_open:
+            yield
+            return
+        with self._bulk.transaction(reads_only=True):
+            self._is_open = True
+            try:
+                yield
+            finally:
+                self._is_open = False
+
+    # Hashes, reckoned by the server.
+
+    def digests(self, table: Table, ranges: Sequence[tuple[Row | None, Row | None]]) -> list[Digest]:
+        """Return count and sum of the hashes of each range of keys, as one snapshot has them."""
+        with self.reading():
+            found = self._bulk.fetch_each([sql.digest(table, after, upto) for after, upto in ranges])
+        return [(int(count), int(total)) for ((count, total),) in found]
+
+    def hashes(self, table: Table, after: Row | None, upto: Row | None) -> dict[Row, Hash]:
+        """Return the hash of each row of a range of keys."""
+        return {row[:-1]: row[-1] for row in self.fetch(*sql.hashes(table, after, upto))}
+
+    def buckets(self, table: Table) -> dict[int, Digest]:
+        """Return count and sum of the hashes in each bucket that has any."""
+        return {bucket: (int(count), int(total)) for bucket, count, total in self.fetch(sql.buckets(table))}
+
+    def bucket_hashes(self, table: Table, wanted: Sequence[int]) -> dict[Row, Hash]:
+        """Return the hash of each row in some buckets."""
+        return {row[:-1]: row[-1] for row in self.fetch(sql.bucket_hashes(table, wanted))}
+
+    # Writing.
+
+    def create(self, tables: Sequence[Table]) -> None:
+        """Make tables."""
+        for table in tables:
+            self.execute(sql.create(table))
+
+    def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        """Write rows that are not there, by COPY.
+
+        Raises:
+            Unfit: a value that PostgreSQL cannot hold.
+        """
+        encoded = encoded_rows(table.forms, rows) if rows else b""
+        names = [quoted(column.name) for column in table.columns]
+        self._bulk.copy_in(quoted(table.name), names, [encoded])
+
+    def replace(self, table: Table, rows: Sequence[Row]) -> None:
+        """Write rows in place of those that have their keys."""
+        check(table.forms, rows)
+        places = [place for place, column in enumerate(table.columns) if column.form is Form.NUMERIC]
+        given = [_as_parameters(row, places) for row in rows]
+        self._bulk.executemany(sql.insert(table) + upsert(table), given)
+
+    def delete(self, table: Table, keys: Sequence[Row]) -> None:
+        """Delete the rows of these keys."""
+        self._bulk.executemany(sql.delete(table), keys)
+
+    def clear(self, table: Table) -> None:
+        """Delete all rows."""
+        self.execute(f"DELETE FROM {quoted(table.name)}")
+
+    def defer(self) -> None:
+        """Let foreign keys be looked at when the transaction ends, and not before."""
+        self._bulk.execute("SET CONSTRAINTS ALL DEFERRED")
+
+    def finish(self, table: Table) -> None:
+        """Make the indexes of a table, and let its numbers go on."""
+        taken = {name for (name,) in self.fetch(sql.TAKEN)}
+        for index in table.indexes:
+            is_free = index.name not in taken and 0 < len(index.name.encode()) <= sql.NAME_BYTES
+            self.execute(sql.create_index(table, index, index.name if is_free else None))
+        for column in table.columns:
+            if column.is_counted:
+                largest = self.fetch(sql.largest(table, column))[0][0]
+                if largest is not None and 0 < largest < 2**63 - 1:
+                    self.execute(sql.count_on(table, column, largest + 1))
+        self.execute(sql.analyze(table))
+
+    def relate(self, tables: Sequence[Table]) -> list[str]:
+        """Add the foreign keys of tables, and return what is wrong with them, in sentences."""
+        said: list[str] = []
+        there = self.names()
+        for table in tables:
+            for number, foreign in enumerate(table.foreign):
+                if foreign.parent in there:
+                    said += self._relate(table, foreign, number)
+        return said
+
+    def _relate(self, table: Table, foreign: ForeignKey, number: int) -> list[str]:
+        name = f"walpool_{_short(table.name)}_{number}"
+        what = f"{table.name}: the foreign key ({', '.join(foreign.columns)}) to {foreign.parent}"
+        try:
+            if not self.fetch(sql.CONSTRAINT, (name, quoted(table.name))):
+                self.execute(sql.add_foreign(table, foreign, name))
+        except OperationalError:
+            raise
+        except DatabaseError as error:
+            return [f"{what} was not added: {error}"]
+        try:
+            self.execute(sql.validate(table, name))
+        except OperationalError:
+            raise
+        except DatabaseError as error:
+            return [f"{what} holds for what is written from now on, but not for all that is there: {error}"]
+        return []
+
+
+def _as_parameters(row: Row, numbers: Sequence[int]) -> Row:
+    if not numbers:
+        return row
+    return tuple(repr(value) if place in numbers and value is not None else value for place, value in enumerate(row))
+
+
+def _short(name: str) -> str:
+    """Return a name of at most 40 bytes."""
+    return name.encode()[:40].decode("utf-8", "ignore")

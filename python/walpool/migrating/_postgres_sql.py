@@ -1,0 +1,251 @@
+"""The SQL of a migration's PostgreSQL side: looking at a schema, reading pages of rows, hashing them. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from walpool.migrating._hashing import hashed_form
+from walpool.migrating._sqlite_sql import listed, quoted
+from walpool.migrating.plan import Column, ForeignKey, Index, Table
+from walpool.postgres.binary import Form
+from walpool.types import Row
+
+__all__: list[str] = []
+
+NAMES: Final = """SELECT c.relname FROM pg_class AS c
+    WHERE c.relnamespace = to_regnamespace(current_schema()::text) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+TABLES: Final = """SELECT c.oid::bigint, c.relname::text, c.relkind::text, c.relispartition, c.relrowsecurity,
+        pg_total_relation_size(c.oid)::bigint
+    FROM pg_class AS c
+    WHERE c.relnamespace = to_regnamespace(current_schema()::text) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        AND NOT EXISTS (SELECT 1 FROM pg_depend AS d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    ORDER BY c.relname"""
+COLUMNS: Final = """WITH RECURSIVE base AS (
+        SELECT t.oid, t.oid AS base, t.typtype, t.typbasetype FROM pg_type AS t
+        UNION ALL
+        SELECT base.oid, t.oid, t.typtype, t.typbasetype FROM base
+            JOIN pg_type AS t ON t.oid = base.typbasetype WHERE base.typtype = 'd')
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, a.attnotnull,
+        pg_get_expr(d.adbin, d.adrelid), a.attidentity::text, a.attgenerated::text,
+        coalesce(co.collname::text, ''), a.attnum::int
+    FROM pg_attribute AS a
+    JOIN base ON base.oid = a.atttypid AND base.typtype <> 'd'
+    JOIN pg_type AS t ON t.oid = base.base
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_collation AS co ON co.oid = a.attcollation
+    WHERE a.attrelid = CAST(? AS oid) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
+INDEXES: Final = """SELECT i.indexrelid::bigint, c.relname::text, i.indisunique, i.indisprimary,
+        i.indpred IS NOT NULL OR i.indexprs IS NOT NULL OR m.amname <> 'btree' OR NOT i.indisvalid,
+        (SELECT array_agg(u.k::int ORDER BY u.n) FROM unnest(i.indkey) WITH ORDINALITY AS u (k, n)
+            WHERE u.n <= i.indnkeyatts),
+        (SELECT array_agg((o & 1)::int) FROM unnest(i.indoption) AS o), pg_get_indexdef(i.indexrelid)
+    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
+    WHERE i.indrelid = CAST(? AS oid) ORDER BY i.indexrelid"""
+CONSTRAINTS: Final = """SELECT n.contype::text, n.conname::text, n.conkey::int[], n.confkey::int[], p.relname::text,
+        n.confdeltype::text, n.confupdtype::text, p.oid::bigint
+    FROM pg_constraint AS n LEFT JOIN pg_class AS p ON p.oid = n.confrelid
+    WHERE n.conrelid = CAST(? AS oid) ORDER BY n.conname"""
+TRIGGERS: Final = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAST(? AS oid) AND NOT tgisinternal ORDER BY 1"
+ATTRIBUTES: Final = "SELECT attnum::int, attname::text FROM pg_attribute WHERE attrelid = CAST(? AS oid)"
+CONSTRAINT: Final = "SELECT 1 FROM pg_constraint WHERE conname = ? AND conrelid = CAST(? AS regclass)"
+TAKEN: Final = """SELECT relname::text FROM pg_class
+    WHERE relnamespace = to_regnamespace(current_schema()::text)"""
+COLLATION: Final = """SELECT datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8') FROM pg_database
+    WHERE datname = current_database()"""
+ENCODING: Final = "SELECT current_setting('server_encoding') = 'UTF8'"
+SETS: Final = "SELECT name FROM walpool_schema"
+
+CREATE_STATE: Final = """CREATE TABLE IF NOT EXISTS walpool_migration
+    (name TEXT COLLATE "C" PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL)"""
+
+NAME_BYTES: Final = 63
+"""PostgreSQL cuts longer names off."""
+
+
+def count(table: str) -> str:
+    """Return the query for how many rows there are."""
+    return f"SELECT count(*) FROM {quoted(table)}"
+
+
+def value(column: Column) -> str:
+    """Return the expression whose value is read."""
+    name = quoted(column.name)
+    return name if column.form in (Form.BYTEA, Form.BOOLEAN) else f"{name}::{column.form.type}"
+
+
+def key_values(table: Table) -> str:
+    """Return the expressions whose values are a key: numbers as the file has them."""
+    return ", ".join(
+        f"{quoted(column.name)}::double precision" if column.form is Form.NUMERIC else value(column)
+        for column in table.key_columns
+    )
+
+
+def hashed(columns: Sequence[Column]) -> str:
+    """Return the SHA-256 of columns, as `digests_form` spells them: -0.0 as 0.0, numbers without zeros at their end."""
+    spelled = []
+    for column in columns:
+        name, form = quoted(column.name), hashed_form(column.form)
+        if column.form is Form.NUMERIC:
+            spelled.append(f"trim_scale({name})::text")
+        elif form is Form.DOUBLE:
+            spelled.append(f"{name}::double precision + 0.0::double precision")
+        else:
+            spelled.append(f"{name}::{form.type}")
+    return f"sha256(record_send(ROW({', '.join(spelled)})))"
+
+
+def hash_number(expression: str) -> str:
+    """Return the first 8 bytes of a hash as a signed number."""
+    return f"('x' || encode(substr({expression}, 1, 8), 'hex'))::bit(64)::bigint"
+
+
+def relation(table: Table) -> str:
+    """Return what a table is hashed from: its rows as the other side is to have them, without a NaN."""
+    doubles = [column for column in table.columns if column.form is Form.DOUBLE]
+    if not table.on_nan or not doubles:
+        return quoted(table.name)
+    if table.on_nan == "skip":
+        kept = " AND ".join(f"{quoted(column.name)} IS DISTINCT FROM 'NaN'" for column in doubles)
+        return f"(SELECT * FROM {quoted(table.name)} WHERE {kept}) AS kept"
+    mended = [
+        f"CASE WHEN {name} = 'NaN' THEN {0 if column.is_required else 'NULL'} ELSE {name} END AS {name}"
+        if column in doubles
+        else name
+        for column in table.columns
+        for name in [quoted(column.name)]
+    ]
+    return f"(SELECT {', '.join(mended)} FROM {quoted(table.name)}) AS mended"
+
+
+def within(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
+    """Return the WHERE for the rows after one key and up to another, and its parameters."""
+    params: list[Any] = []
+    bounds = []
+    marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.key_columns)
+    for sign, key in ((">", after), ("<=", upto)):
+        if key is not None:
+            bounds.append(f"({listed(table.key)}) {sign} ({marks})")
+            params += key
+    return (f" WHERE {' AND '.join(bounds)}" if bounds else ""), params
+
+
+def page(table: Table, after: Row | None, upto: Row | None, limit: int | None) -> tuple[str, list[Any]]:
+    """Return the query for the rows after one key and up to another, in the order of keys."""
+    where, params = within(table, after, upto)
+    sql = f"{select(table)}{where} ORDER BY {listed(table.key)}"
+    return sql + (f" LIMIT {int(limit)}" if limit is not None else ""), params
+
+
+def select(table: Table) -> str:
+    """Return the query for all rows."""
+    return f"SELECT {', '.join(map(value, table.columns))} FROM {quoted(table.name)}"
+
+
+def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
+    """Return the query for count and sum of the hashes of a range of keys."""
+    where, params = within(table, after, upto)
+    number = hash_number(hashed(table.columns))
+    return f"SELECT count(*), coalesce(sum({number}), 0) FROM {relation(table)}{where}", params
+
+
+def hashes(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
+    """Return the query for key and hash of each row of a range of keys."""
+    where, params = within(table, after, upto)
+    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)}{where}", params
+
+
+def buckets(table: Table) -> str:
+    """Return the query for count and sum of the hashes in each bucket: by the key's hash, or the row's."""
+    number = hash_number(hashed(table.columns))
+    by = f"get_byte({hashed(table.key_columns or table.columns)}, 0)"
+    return f"SELECT {by}, count(*), sum({number}) FROM {relation(table)} GROUP BY 1"
+
+
+def bucket_hashes(table: Table, wanted: Sequence[int]) -> str:
+    """Return the query for key and hash of each row in some buckets."""
+    by = f"get_byte({hashed(table.key_columns)}, 0)"
+    where = f"WHERE {by} IN ({', '.join(map(str, map(int, wanted)))})"
+    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)} {where}"
+
+
+def by_key(table: Table) -> str:
+    """Return the query for the row of one key."""
+    return f"{select(table)} WHERE {_is_key(table)}"
+
+
+def delete(table: Table) -> str:
+    """Return the statement that deletes the row of one key."""
+    return f"DELETE FROM {quoted(table.name)} WHERE {_is_key(table)}"
+
+
+def _is_key(table: Table) -> str:
+    return " AND ".join(f"{quoted(column.name)} = CAST(? AS {column.postgres})" for column in table.key_columns)
+
+
+def insert(table: Table) -> str:
+    """Return the statement that writes one row; its values are parameters."""
+    marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.columns)
+    return f"INSERT INTO {quoted(table.name)} ({listed([c.name for c in table.columns])}) VALUES ({marks})"
+
+
+def create(table: Table) -> str:
+    """Return the statement that makes a table with its primary key; the rest is made after the copy."""
+    parts = [_column(column) for column in table.columns]
+    if table.primary:
+        parts.append(f"PRIMARY KEY ({listed(table.primary)})")
+    return f"CREATE TABLE {quoted(table.name)} ({', '.join(parts)})"
+
+
+def _column(column: Column) -> str:
+    collation = ' COLLATE "C"' if column.form is Form.TEXT else ""
+    required = " NOT NULL" if column.is_required else ""
+    default = f" DEFAULT {column.default}" if column.default is not None else ""
+    counted = " GENERATED BY DEFAULT AS IDENTITY" if column.is_counted else ""
+    return f"{quoted(column.name)} {column.postgres}{collation}{required}{default}{counted}"
+
+
+def create_index(table: Table, index: Index, name: str | None) -> str:
+    """Return the statement that makes an index, by a name of the server's own if none is given."""
+    columns = ", ".join(
+        quoted(column) + (" DESC" if is_falling else "")
+        for column, is_falling in zip(index.columns, index.falling or [False] * len(index.columns), strict=True)
+    )
+    unique = "UNIQUE " if index.is_unique else ""
+    return f"CREATE {unique}INDEX {quoted(name) if name else ''} ON {quoted(table.name)} ({columns})"
+
+
+def analyze(table: Table) -> str:
+    """Return the statement that lets the server know what is in a table, without which it reads all for a range."""
+    return f"ANALYZE {quoted(table.name)}"
+
+
+def count_on(table: Table, column: Column, following: int) -> str:
+    """Return the statement after which a column's next number is `following`."""
+    return f"ALTER TABLE {quoted(table.name)} ALTER COLUMN {quoted(column.name)} RESTART WITH {int(following)}"
+
+
+def largest(table: Table, column: Column) -> str:
+    """Return the query for the largest value of a column."""
+    return f"SELECT max({quoted(column.name)}) FROM {quoted(table.name)}"
+
+
+def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:
+    """Return the statement that adds a foreign key without looking at the rows that are there."""
+    return (
+        f"ALTER TABLE {quoted(table.name)} ADD CONSTRAINT {quoted(name)} FOREIGN KEY ({listed(foreign.columns)}) "
+        f"REFERENCES {quoted(foreign.parent)} ({listed(foreign.parent_columns)}) ON DELETE {foreign.on_delete} "
+        f"ON UPDATE {foreign.on_update} DEFERRABLE INITIALLY IMMEDIATE NOT VALID"
+    )
+
+
+def validate(table: Table, name: str) -> str:
+    """Return the statement that looks at the rows that are there."""
+    return f"ALTER TABLE {quoted(table.name)} VALIDATE CONSTRAINT {quoted(name)}"
+
+
+def lock(tables: Sequence[Table]) -> str:
+    """Return the statement that keeps everybody from writing the tables, and lets them read."""
+    return f"LOCK TABLE {listed([table.name for table in tables])} IN SHARE MODE"

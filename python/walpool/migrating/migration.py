@@ -1,0 +1,399 @@
+"""`migrate`: one database into another of the other backend. The order of the work; each step has a file of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from walpool import schema
+from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
+from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, sets
+from walpool.migrating._checking import check
+from walpool.migrating._cleaning import Cleaner, OnBad
+from walpool.migrating._comparing import Comparison, compare
+from walpool.migrating._copying import copy
+from walpool.migrating._existing import fit_into
+from walpool.migrating._faults import as_json
+from walpool.migrating._postgres import PostgresSide
+from walpool.migrating._repairing import repair
+from walpool.migrating._sqlite import SqliteSide
+from walpool.migrating._state import State
+from walpool.migrating.plan import Plan, Table
+from walpool.migrating.report import Progress, Report, TableReport
+from walpool.settings import Settings
+
+__all__ = ["Options", "Refused", "migrate"]
+
+_ROUNDS: Final = 3
+"""Times that what was written meanwhile is copied before everybody is kept from writing."""
+
+
+class Refused(ConfigError):
+    """The migration cannot be done as asked; nothing was written.
+
+    Attributes:
+        report: with the plan, which says why.
+    """
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to migrate.
+
+    Attributes:
+        is_dry: make the plan, and write nothing.
+        resume: go on with a migration that was interrupted; begin, where it had not begun.
+        verify: only compare the two.
+        repair: compare the two, and copy what differs.
+        live: the source is written to meanwhile: at the end everybody is kept from writing it for the last comparison.
+        force: the target may have tables already; those of the same names are filled as they are.
+        on_bad: what happens to rows that the target cannot take; None is what the migration began with, or `fail`.
+        bad_path: the file for those that are skipped.
+        tables: only these; None is all.
+        retire: mark the source, a SQLite file, as retired once both are equal.
+        movers: who moves a set of walpool's own tables, by its name; the others are left out, and the plan says so.
+    """
+
+    is_dry: bool = False
+    resume: bool = False
+    verify: bool = False
+    repair: bool = False
+    live: bool = False
+    force: bool = False
+    on_bad: OnBad | None = None
+    bad_path: str | os.PathLike[str] | None = None
+    tables: Sequence[str] | None = None
+    retire: bool = False
+    movers: Mapping[str, sets.Mover] = field(default_factory=dict)
+
+
+def migrate(source: str, target: str, options: Options | None = None, progress: Progress | None = None) -> Report:
+    """Copy a database into another one, and compare both: a SQLite file to PostgreSQL, or back.
+
+    The source stays as it is. Stopped at any moment, the target is such that `resume` goes on.
+
+    Args:
+        source: path or URL of what is read.
+        target: path or URL of what is written: one of the two is a file, the other `postgresql://`.
+        options: how; None is `Options()`.
+        progress: called with how far it is.
+
+    Raises:
+        Refused: it cannot be done as asked; see its `report`. Nothing was written.
+        ConfigError: both are of one backend, the source is not there, or there is nothing to compare.
+        DataError: a row that the target cannot take came into the source after the plan was made.
+    """
+    with _Migration(source, target, options or Options(), progress) as migration:
+        return migration.run()
+
+
+class _Migration:
+    def __init__(self, source: str, target: str, options: Options, progress: Progress | None) -> None:
+        self._addresses = source, target
+        self._options = options
+        self._progress = progress
+        self._open = ExitStack()
+        self._seconds: dict[str, float] = {}
+        source_path, target_path = Settings.load(source).path, Settings.load(target).path
+        if (source_path is None) == (target_path is None):
+            kind = "PostgreSQL databases" if source_path is None else "SQLite files"
+            other = "pg_dump, or logical replication" if source_path is None else "pool.backup()"
+            raise ConfigError(f"both are {kind}: walpool migrate goes from the one to the other; use {other}")
+        if source_path is not None and not os.path.isfile(source_path):
+            raise ConfigError(f"there is no file {source_path}")
+        # A target that is not there is not made before something is written into it.
+        self._target_is_new = target_path is not None and not os.path.exists(target_path)
+        self._target_path = target_path
+
+    def __enter__(self) -> _Migration:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
+        try:
+            self._source = self._opened(self._addresses[0])
+            self._target = None if self._target_is_new else self._opened(self._addresses[1])
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def run(self) -> Report:
+        options = self._options
+        known = None if self._target is None else State(self._target).plan()
+        if options.verify or options.repair:
+            return self._check_only(known)
+        if options.resume and known is not None:  # where nothing was written yet it begins
+            plan, on_bad, _ = known
+            self._refuse_another(plan)
+            return self._work(plan, options.on_bad or on_bad)
+        with self._timed("plan"):
+            plan = self._planned()
+        report = Report(plan, seconds=self._seconds, is_dry=True)
+        self._refuse_target(plan, known)
+        on_bad = options.on_bad or "fail"
+        if plan.faulty and on_bad == "fail":
+            plan.obstacles.append(
+                f"{plan.faulty} values that the target cannot take: --on-bad says what to do with them"
+            )
+        if options.is_dry:
+            return report
+        if plan.obstacles:
+            more = f", and {len(plan.obstacles) - 1} more reasons" if len(plan.obstacles) > 1 else ""
+            raise Refused(f"{plan.obstacles[0]}{more}", report)
+        if plan.direction == "to_sqlite" and on_bad != "fail":
+            plan.tables = [replace(table, on_nan=on_bad) if table.is_suspect else table for table in plan.tables]
+        target = self._target = self._target or self._opened(self._addresses[1])
+        try:
+            with target.transaction():
+                State(target).begin(plan, on_bad)
+                target.create([table for table in plan.tables if not table.exists])
+        except (NotSupportedError, ProgrammingError) as error:
+            plan.obstacles.append(f"the tables cannot be made: {error}")
+            raise Refused(plan.obstacles[0], report) from error
+        return self._work(plan, on_bad)
+
+    # The plan.
+
+    def _planned(self) -> Plan:
+        source, options = self._source, self._options
+        is_to_postgres = isinstance(source, SqliteSide)
+        target_name = self._target.name if self._target is not None else str(self._target_path)
+        plan = Plan(source.name, target_name, "to_postgres" if is_to_postgres else "to_sqlite")
+        if isinstance(source, SqliteSide):
+            _from_sqlite.look(source, plan)
+            self._leave_out(plan)
+            _from_sqlite.refuse_names(plan)
+        else:
+            _from_postgres.look(source, plan)
+            self._leave_out(plan)
+            _from_postgres.refuse_names(plan)
+        if plan.obstacles:
+            return plan
+        if self._target is not None and options.force:
+            fit_into(self._target, plan)
+        check(source, plan, self._ticks(plan, "look at"))
+        return plan
+
+    def _leave_out(self, plan: Plan) -> None:
+        """Take out what is not to be copied table by table."""
+        names = self._source.names()
+        present = {name for (name,) in self._source.fetch(_sqlite_sql.SETS)} if "walpool_schema" in names else set()
+        wanted = self._options.tables
+        if wanted is not None and (unknown := sorted(set(wanted) - {table.name for table in plan.tables})):
+            plan.obstacles += [f"there is no table {name} in the source" for name in unknown]
+        kept, owned = [], set()
+        for table in plan.tables:
+            owner = sets.set_of(table.name, present)
+            if table.name in sets.OWN:
+                continue
+            if wanted is not None and table.name not in wanted:
+                plan.left_out.append((table.name, "not asked for"))
+            elif owner is None:
+                kept.append(table)
+            elif owner in self._options.movers:
+                owned.add(owner)
+                plan.left_out.append((table.name, f"of the set {owner}, which is moved as a whole"))
+            else:
+                plan.left_out.append((table.name, f"of walpool's set {owner}, whose tables differ there: not copied"))
+        plan.tables = kept
+        names = {table.name for table in kept}
+        plan.notes += [f"the set {name} is moved by what knows it" for name in sorted(owned)]
+        if "memory" in present - set(self._options.movers):
+            plan.notes.append("memories go by walpool export and walpool import")
+        for table in kept:
+            plan.notes += [
+                f"{table.name}: its foreign key to {foreign.parent} is left out, as that table is"
+                for foreign in table.foreign
+                if foreign.parent not in names
+            ]
+
+    def _refuse_target(self, plan: Plan, known: tuple[Plan, OnBad, bool] | None) -> None:
+        if known is not None and not known[2]:
+            plan.obstacles.append("a migration into it was interrupted: --resume goes on with it")
+        there = set() if self._target is None else self._target.names() - sets.OWN
+        if there and not self._options.force:
+            some = ", ".join(sorted(there)[:3])
+            plan.obstacles.append(f"the target is not empty ({some}): --force leaves what is there, and adds to it")
+
+    def _refuse_another(self, plan: Plan) -> None:
+        if plan.source != self._source.name:
+            raise ConfigError(f"the migration in the target is from {plan.source}, not from {self._source.name}")
+
+    # The work.
+
+    def _work(self, plan: Plan, on_bad: OnBad) -> Report:
+        options, target = self._options, self._target
+        assert target is not None
+        state, cleaner = State(target), Cleaner(on_bad, options.bad_path)
+        report = Report(plan, seconds=self._seconds)
+        held = {table.name for table in plan.tables if table.exists and target.count(table.name)}
+        with self._timed("copy"):
+            for table in plan.tables:
+                report.tables.append(self._copied(table, state, cleaner, is_held=table.name in held))
+        with self._timed("indexes"):
+            for table in plan.tables:
+                self._finished(table, state)
+        with ExitStack() as frozen:
+            self._made_equal(report, cleaner, frozen, held)
+            if options.retire and report.is_same:
+                self._retire(report)
+        with self._timed("foreign keys"):
+            report.notes += target.relate(plan.tables)
+        self._move_sets(report)
+        state.set_plan(plan, on_bad, is_done=report.is_same)
+        return report
+
+    def _copied(self, table: Table, state: State, cleaner: Cleaner, *, is_held: bool) -> TableReport:
+        assert self._target is not None
+        progressed = state.table(table)
+        if is_held and progressed.after is None and progressed.phase == "copying":
+            return TableReport(table.name)  # it has rows of its own: what it lacks is found by the comparison
+        tick = self._ticks_of("copy", table)
+        progressed = copy(self._source, self._target, table, state, cleaner, tick)
+        return TableReport(table.name, progressed.rows, progressed.skipped, progressed.replaced)
+
+    def _finished(self, table: Table, state: State) -> None:
+        assert self._target is not None
+        progressed = state.table(table)
+        if progressed.phase == "copied":
+            with self._target.transaction():
+                self._target.finish(table)
+                progressed.phase = "finished"
+                state.set_table(table, progressed)
+
+    def _made_equal(self, report: Report, cleaner: Cleaner, frozen: ExitStack, held: set[str]) -> None:
+        """Compare, and repair what is to be repaired; at the end nobody writes a source that is live."""
+        options, tables = self._options, report.plan.tables
+        found = self._compared(tables, cleaner)
+        if options.live:
+            for _ in range(_ROUNDS):
+                if all(one.is_same for one in found):
+                    break
+                self._repaired(report, found, cleaner)
+                found = self._compared([one.table for one in found if not one.is_same], cleaner)
+            frozen.enter_context(self._source.frozen(tables))
+            with self._timed("frozen"):
+                found = self._compared(tables, cleaner)
+                if self._repaired(report, found, cleaner):
+                    found = self._compared(tables, cleaner)
+        elif options.repair or held:
+            adds = not options.repair
+            mended = [one for one in found if options.repair or one.table.name in held]
+            if self._repaired(report, mended, cleaner, only_adds=adds):
+                found = self._compared(tables, cleaner)
+        _enter(report, found)
+
+    def _compared(self, tables: Sequence[Table], cleaner: Cleaner) -> list[Comparison]:
+        with self._timed("verify"):
+            return [self._compare(table, cleaner) for table in tables]
+
+    def _compare(self, table: Table, cleaner: Cleaner) -> Comparison:
+        source, target = self._source, self._target
+        tick = self._ticks_of("verify", table)
+        tick(0)
+        if isinstance(source, SqliteSide):
+            assert isinstance(target, PostgresSide)
+            return compare(source, target, table, cleaner, tick)
+        assert isinstance(target, SqliteSide)
+        return compare(target, source, table, None, tick)
+
+    def _repaired(
+        self, report: Report, found: Sequence[Comparison], cleaner: Cleaner, *, only_adds: bool = False
+    ) -> int:
+        assert self._target is not None
+        differing = [one for one in found if not one.is_same]
+        if not differing:
+            return 0
+        with self._timed("repair"):
+            number = repair(self._source, self._target, differing, cleaner, only_adds=only_adds)
+        report.repaired += number
+        return number
+
+    def _check_only(self, known: tuple[Plan, OnBad, bool] | None) -> Report:
+        """Compare two databases that are there, by the plan of the migration that made the one from the other."""
+        if known is None:
+            raise ConfigError("the target has no migration in it that could be compared with its source")
+        plan, on_bad, _ = known
+        self._refuse_another(plan)
+        if self._options.tables is not None:
+            plan.tables = [table for table in plan.tables if table.name in self._options.tables]
+        report = Report(plan, [TableReport(table.name) for table in plan.tables], seconds=self._seconds)
+        with ExitStack() as frozen:
+            if self._options.repair:
+                self._made_equal(report, Cleaner(on_bad), frozen, set())
+                if self._options.retire and report.is_same:
+                    self._retire(report)
+                if self._options.tables is None and self._target is not None:
+                    State(self._target).set_plan(plan, on_bad, is_done=report.is_same)
+            else:
+                _enter(report, self._compared(plan.tables, Cleaner(on_bad)))
+        return report
+
+    def _retire(self, report: Report) -> None:
+        if not isinstance(self._source, SqliteSide):
+            report.notes.append("a PostgreSQL source is not marked as retired: take its rights to write away")
+            return
+        self._source.execute(schema.CREATE_RETIRED)
+        self._source.execute(schema.RETIRE, (report.plan.target,))
+        report.is_retired = True
+
+    def _move_sets(self, report: Report) -> None:
+        names = self._source.names()
+        present = {name for (name,) in self._source.fetch(_sqlite_sql.SETS)} if "walpool_schema" in names else set()
+        for name in sorted(present & set(self._options.movers)):
+            with self._timed(f"set {name}"):
+                said = self._options.movers[name](*self._addresses)
+            report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
+
+    # What all of it needs.
+
+    def _opened(self, address: str) -> SqliteSide | PostgresSide:
+        side = PostgresSide(address) if Settings.load(address).path is None else SqliteSide(address)
+        self._open.callback(side.close)
+        return side
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[step] = self._seconds.get(step, 0.0) + time.monotonic() - began
+
+    def _ticks(self, plan: Plan, what: str) -> Callable[[Table, int], None]:
+        counters: dict[str, Callable[[int], None]] = {}
+
+        def tick(table: Table, rows: int) -> None:
+            counters.setdefault(table.name, self._ticks_of(what, table))(rows)
+
+        return tick
+
+    def _ticks_of(self, what: str, table: Table) -> Callable[[int], None]:
+        done = 0
+
+        def tick(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if self._progress is not None and (table.rows or done):
+                self._progress(done, max(table.rows, done), f"{what} {table.name}")
+
+        return tick
+
+
+def _enter(report: Report, found: Sequence[Comparison]) -> None:
+    by_name = {table.name: table for table in report.tables}
+    for one in found:
+        entry = by_name[one.table.name]
+        entry.is_compared = True
+        entry.compared = one.rows
+        entry.buckets = list(one.buckets)
+        for name in ("missing", "changed", "extra"):
+            setattr(entry, name, [[as_json(part) for part in key] for key in getattr(one, name)])

@@ -1,0 +1,205 @@
+"""What a migration will do: tables, their columns and keys, and what becomes of the rest. Plain data, and its JSON.
+
+Knows no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from walpool.postgres.binary import Form
+from walpool.types import Row
+
+__all__ = ["Column", "Fault", "ForeignKey", "Index", "Plan", "Table"]
+
+FAULTS_KEPT = 1000
+"""Rows that a plan lists; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column that is copied.
+
+    Attributes:
+        name: on both sides.
+        form: how its values go, and are hashed.
+        postgres: its type in PostgreSQL, as SQL.
+        sqlite: its declared type in SQLite.
+        is_required: NOT NULL.
+        default: SQL of the target, or None.
+        is_counted: an INTEGER PRIMARY KEY, or an identity: the database gives the next number.
+        sorts_alike: whether both sides have its values in one order.
+    """
+
+    name: str
+    form: Form
+    postgres: str
+    sqlite: str
+    is_required: bool = False
+    default: str | None = None
+    is_counted: bool = False
+    sorts_alike: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that is made after the copy."""
+
+    name: str
+    columns: tuple[str, ...]
+    is_unique: bool = False
+    falling: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key, added last."""
+
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+    on_delete: str = "NO ACTION"
+    on_update: str = "NO ACTION"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table that is copied.
+
+    Attributes:
+        name: on both sides.
+        columns: those that are copied.
+        primary: the columns of its primary key in the target; none if it has none.
+        key: the columns that tell its rows apart: the primary key, or a UNIQUE one without NULLs. None: it is copied
+            whole.
+        rows: about how many.
+        row_bytes: about how long one is.
+        notes: what becomes of what is not copied.
+        exists: whether it is there in the target already.
+        is_suspect: whether some of its values must be looked at one by one, wherever they are read.
+        on_nan: what happens to rows of a server with a NaN, `skip` or `replace`; empty where there are none.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    primary: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    foreign: tuple[ForeignKey, ...] = ()
+    rows: int = 0
+    row_bytes: int = 64
+    notes: tuple[str, ...] = ()
+    exists: bool = False
+    is_suspect: bool = False
+    on_nan: str = ""
+
+    @property
+    def forms(self) -> list[Form]:
+        """The forms of its columns."""
+        return [column.form for column in self.columns]
+
+    @property
+    def key_columns(self) -> list[Column]:
+        """The columns of its key."""
+        by_name = {column.name: column for column in self.columns}
+        return [by_name[name] for name in self.key]
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether both sides have its rows in one order, so that a range of keys is the same rows on both."""
+        return bool(self.key) and all(column.sorts_alike for column in self.key_columns)
+
+    @property
+    def page(self) -> int:
+        """How many rows are read at once."""
+        return max(1, min(20_000, (16 << 20) // max(self.row_bytes, 1)))
+
+    @property
+    def rowid(self) -> str:
+        """What SQLite calls the number of a row here: the first of its three names that is no column's."""
+        taken = {column.name.lower() for column in self.columns}
+        return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "")
+
+    def key_of(self, row: Row) -> Row:
+        """Return the key of a row."""
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        return tuple(row[places[name]] for name in self.key)
+
+    def only(self, names: set[str]) -> Table:
+        """Return the table with these columns of it and its key's."""
+        wanted = names | set(self.key)
+        return replace(self, columns=tuple(column for column in self.columns if column.name in wanted))
+
+
+class Fault(NamedTuple):
+    """A value that the target cannot take."""
+
+    table: str
+    column: str
+    key: str
+    """The key of its row, as JSON; of a table without a key the number of the row, in the order of reading."""
+    why: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that a migration will do, found out without writing anything.
+
+    Attributes:
+        source, target: paths or URLs, without passwords.
+        direction: `to_postgres` or `to_sqlite`.
+        tables: what is copied.
+        left_out: what is not, and why: pairs of a name and a sentence.
+        notes: what else a person should know.
+        faults: the first of the values that the target cannot take.
+        faulty: how many there are.
+        obstacles: why it cannot be done.
+    """
+
+    source: str
+    target: str
+    direction: str
+    tables: list[Table] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    faulty: int = 0
+    obstacles: list[str] = field(default_factory=list)
+
+    def found(self, fault: Fault) -> None:
+        """Note a value that the target cannot take."""
+        self.faulty += 1
+        if len(self.faults) < FAULTS_KEPT:
+            self.faults.append(fault)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        document = asdict(self)
+        for table in document["tables"]:
+            for column in table["columns"]:
+                column["form"] = column["form"].name
+        document["faults"] = [fault._asdict() for fault in self.faults]
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
+        """Return the plan that `as_dict` wrote down."""
+        given = dict(document)
+        given["tables"] = [_table(table) for table in given["tables"]]
+        given["faults"] = [Fault(**fault) for fault in given["faults"]]
+        given["left_out"] = [(name, why) for name, why in given["left_out"]]
+        return cls(**given)
+
+
+def _table(document: Mapping[str, Any]) -> Table:
+    given = _tuples(document)
+    given["columns"] = tuple(Column(**{**column, "form": Form[column["form"]]}) for column in given["columns"])
+    given["indexes"] = tuple(Index(**_tuples(index)) for index in given["indexes"])
+    given["foreign"] = tuple(ForeignKey(**_tuples(foreign)) for foreign in given["foreign"])
+    return Table(**given)
+
+
+def _tuples(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}

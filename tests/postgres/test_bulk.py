@@ -1,0 +1,164 @@
+"""Rows in bulk: encoded here as the server reads and hashes them, copied in transactions of one connection."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("psycopg", exc_type=ImportError)
+
+import walpool
+from walpool.errors import ClosedError, DataError, IntegrityError, ProgrammingError
+from walpool.postgres import Bulk, PostgresPool
+from walpool.postgres.binary import Form, Unfit, check, digests_form, plain_number, rows
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+FLOATS = st.floats(allow_nan=False)
+VALUES: dict[Form, st.SearchStrategy[Any]] = {
+    Form.SMALLINT: st.integers(-(2**15), 2**15 - 1),
+    Form.INTEGER: st.integers(-(2**31), 2**31 - 1),
+    Form.BIGINT: st.integers(-(2**63), 2**63 - 1),
+    Form.DOUBLE: FLOATS | st.integers(-(2**53), 2**53),
+    Form.TEXT: TEXTS,
+    Form.BYTEA: st.binary(),
+    Form.BOOLEAN: st.sampled_from([0, 1, False, True]),
+    Form.NUMERIC: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30),
+    Form.JSON: st.sampled_from(["{}", "[1.50, null]", '"é"']),
+}
+FORMS = list(VALUES)
+FULL = st.lists(st.tuples(*VALUES.values()), min_size=1, max_size=8)
+ROWS = FULL | st.lists(st.tuples(*(st.none() | VALUES[form] for form in FORMS)), min_size=1, max_size=8)
+NAMES = [f"c{number}" for number in range(len(FORMS))]
+
+
+@pytest.fixture
+def bulk(postgres_url: str) -> Iterator[Bulk]:
+    with PostgresPool(postgres_url) as pool, Bulk(pool) as opened:
+        with opened.transaction():
+            listed = ", ".join(f"{name} {form.type}" for name, form in zip(NAMES, FORMS, strict=True))
+            opened.execute(f"CREATE TABLE t ({listed})")
+        yield opened
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ROWS)
+def test_any_value_is_read_as_it_was_and_hashed_as_the_server_hashes_it(bulk: Bulk, given_rows: list[Any]) -> None:
+    hashed = [(name, form) for name, form in zip(NAMES, FORMS, strict=True) if form is not Form.NUMERIC]
+    spelled = ", ".join(f"{name} + 0.0::float8" if form is Form.DOUBLE else name for name, form in hashed)
+    with bulk.transaction():
+        bulk.execute("DELETE FROM t")
+        assert bulk.copy_in("t", NAMES, [rows(FORMS, given_rows)]) == len(given_rows)
+        found = bulk.fetch(f"SELECT *, trim_scale(c7)::text, sha256(record_send(ROW({spelled}))) FROM t")
+    numeric = FORMS.index(Form.NUMERIC)
+    unnumbered = [(*row[:numeric], *row[numeric + 1 :]) for row in given_rows]
+    digests = list(digests_form([form for _, form in hashed], unnumbered))
+    for got, expected, digest in zip(found, given_rows, digests, strict=True):
+        assert got[:numeric] == expected[:numeric]
+        number = expected[numeric]
+        assert got[numeric] == (None if number is None else Decimal(repr(number)))
+        assert got[-2] == (None if number is None else plain_number(number))
+        assert got[-1] == hashlib.sha256(digest).digest()
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        (Form.SMALLINT, 2**15),
+        (Form.INTEGER, -(2**31) - 1),
+        (Form.BIGINT, 2**63),
+        (Form.BIGINT, 1.0),
+        (Form.BIGINT, "1"),
+        (Form.DOUBLE, float("nan")),
+        (Form.DOUBLE, 2**53 + 1),
+        (Form.DOUBLE, "1.5"),
+        (Form.TEXT, "a\0"),
+        (Form.TEXT, "\ud800"),
+        (Form.TEXT, b"bytes"),
+        (Form.BYTEA, "text"),
+        (Form.BOOLEAN, 2),
+        (Form.BOOLEAN, 1.0),
+        (Form.NUMERIC, float("inf")),
+        (Form.NUMERIC, "1"),
+        (Form.JSON, "\0"),
+    ],
+)
+def test_value_of_another_form_is_unfit_and_its_column_is_named(form: Form, value: Any) -> None:
+    for use in (rows, digests_form, check):
+        for other in (None, {Form.TEXT: "", Form.JSON: "", Form.BYTEA: b""}.get(form, 1)):
+            with pytest.raises(Unfit) as unfit:
+                use([Form.TEXT, form], [("x", other), ("y", value)])
+            assert unfit.value.column == 1
+
+
+def test_block_that_raises_undoes_its_rows_and_the_connection_goes_on(bulk: Bulk) -> None:
+    encoded = rows([Form.TEXT], [("a",), ("b",)])
+    with pytest.raises(KeyError), bulk.transaction():
+        bulk.copy_in("t", ["c4"], [encoded])
+        raise KeyError
+    with bulk.transaction(reads_only=True):
+        assert bulk.fetch("SELECT count(*) FROM t") == [(0,)]
+    with bulk.transaction(waits_for_disk=False):
+        assert bulk.copy_in("t", ["c4"], [encoded, encoded]) == 4
+        assert bulk.executemany("UPDATE t SET c2 = ? WHERE c4 = ?", [(1, "a"), (2, "b"), (3, "c")]) == 4
+
+
+def test_row_that_a_constraint_refuses_is_an_error_without_its_values(bulk: Bulk) -> None:
+    with pytest.raises(IntegrityError) as refused, bulk.transaction():
+        bulk.execute("CREATE TABLE keyed (a text PRIMARY KEY)")
+        bulk.copy_in("keyed", ["a"], [rows([Form.TEXT], [("secret",), ("secret",)])])
+    assert "secret" not in str(refused.value)
+    with pytest.raises(DataError) as broken, bulk.transaction():
+        bulk.copy_in("t", ["c8"], [rows([Form.JSON], [("{secret",)])])
+    assert "secret" not in str(broken.value)
+
+
+def test_reading_transaction_is_one_snapshot_and_writes_nothing(bulk: Bulk, postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.executemany("INSERT INTO t (c2) VALUES (?)", [(n,) for n in range(25)])
+        seen = []
+        with bulk.transaction(reads_only=True):
+            for part in bulk.stream("SELECT c2 FROM t", chunk=10):
+                pool.execute("DELETE FROM t")
+                seen += [value for (value,) in part]
+            assert bulk.fetch_each([("SELECT count(*) FROM t", ()), ("SELECT ?::int", (5,))]) == [[(25,)], [(5,)]]
+        assert sorted(seen) == list(range(25))
+    with pytest.raises(ProgrammingError), bulk.transaction(reads_only=True):
+        bulk.execute("DELETE FROM t")
+
+
+def test_texts_of_values_do_not_depend_on_the_role_s_settings(bulk: Bulk, postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        for setting in ("DateStyle TO 'German'", "TimeZone TO 'Asia/Tokyo'", "IntervalStyle TO 'iso_8601'"):
+            pool.execute(f"ALTER ROLE CURRENT_USER SET {setting}")
+        try:
+            other = PostgresPool(f"{postgres_url}&application_name=other")
+            with other, Bulk(other) as fresh, fresh.transaction(reads_only=True):
+                query = "SELECT '2024-01-02 03:04:05+00'::timestamptz::text, '1 day'::interval::text"
+                assert fresh.fetch(query) == [("2024-01-02 03:04:05+00", "1 day")]
+        finally:
+            for name in ("DateStyle", "TimeZone", "IntervalStyle"):
+                pool.execute(f"ALTER ROLE CURRENT_USER RESET {name}")
+
+
+def test_limits_that_a_role_has_for_its_statements_end_no_copy(bulk: Bulk, postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.execute("ALTER ROLE CURRENT_USER SET statement_timeout TO '1ms'")
+        try:
+            other = PostgresPool(f"{postgres_url}&application_name=other")
+            with other, Bulk(other) as fresh, fresh.transaction():
+                assert fresh.fetch("SELECT pg_sleep(0.02) IS NULL") == [(False,)]
+        finally:
+            pool.execute("ALTER ROLE CURRENT_USER RESET statement_timeout")
+
+
+def test_closed_connection_is_refused(bulk: Bulk) -> None:
+    bulk.close()
+    bulk.close()
+    with pytest.raises(ClosedError), bulk.transaction():
+        pass
