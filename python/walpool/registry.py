@@ -81,9 +81,10 @@ def sync_twin(pool: AsyncPool | AsyncPostgresPool) -> Pool | PostgresPool:
     explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
     if pool.backend == "sqlite":
         return Pool(pool.path, **explicit)
-    from walpool.postgres import PostgresPool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-    return PostgresPool(str(settings.url), tenant=getattr(pool, "_tenant", None), **explicit)
+    assert isinstance(pool, AsyncPostgresPool), "there are two backends"
+    return PostgresPool(str(settings.url), tenant=pool.tenant, **explicit)
 
 
 def async_twin(pool: Pool | PostgresPool) -> AsyncPool | AsyncPostgresPool:
@@ -94,9 +95,10 @@ def async_twin(pool: Pool | PostgresPool) -> AsyncPool | AsyncPostgresPool:
         from walpool.aio import AsyncPool
 
         return AsyncPool(pool.path, **explicit)
-    from walpool.postgres import AsyncPostgresPool
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-    return AsyncPostgresPool(str(settings.url), tenant=getattr(pool, "_tenant", None), **explicit)
+    assert isinstance(pool, PostgresPool), "there are two backends"
+    return AsyncPostgresPool(str(settings.url), tenant=pool.tenant, **explicit)
 
 
 def _imported(home: str, name: str) -> tuple[type, ...]:

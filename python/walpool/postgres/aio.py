@@ -84,6 +84,11 @@ class AsyncPostgresPool:
         return "postgres"
 
     @property
+    def tenant(self) -> str | None:
+        """Whose rows these are, where row-level security is on; None sets no tenant."""
+        return self._tenant
+
+    @property
     def closed(self) -> bool:
         """Whether this handle was closed."""
         return self._closed

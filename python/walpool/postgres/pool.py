@@ -94,6 +94,11 @@ class PostgresPool:
         return self._here("is_pooled").is_pooled()
 
     @property
+    def tenant(self) -> str | None:
+        """Whose rows these are, where row-level security is on; None sets no tenant."""
+        return self._tenant
+
+    @property
     def closed(self) -> bool:
         """Whether this handle was closed."""
         return self._closed
