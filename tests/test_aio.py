@@ -298,8 +298,6 @@ def test_get_async_pool_takes_what_get_pool_takes(database: Path, monkeypatch: p
     monkeypatch.delenv("WALPOOL_URL", raising=False)
     with pytest.raises(errors.ConfigError, match="WALPOOL_URL"):
         walpool.get_async_pool()
-    with pytest.raises(errors.NotSupportedError, match="PostgreSQL"):
-        walpool.get_async_pool("postgresql://localhost/x")
     with pytest.raises(errors.ConfigError, match="get_async_pool"):
         walpool.AsyncPool("postgresql://localhost/x")
     assert walpool.get_async_pool(f"sqlite://{database}?readers=3").settings.readers == 3

@@ -573,12 +573,17 @@ def texts_of(database, name):
         store.count(memory.Query(metadata={name: memory.PythonEquals(name)}))
         store.expire(condition, keep=1), store.delete(condition)
         store.reset()
-    statements = [crewai_sql.save_state(name, name, name, name), crewai_sql.load_state(name)]
-    statements += [crewai_sql.save_feedback(name, name, name, name), crewai_sql.load_feedback(name)]
-    statements += [crewai_sql.clear_feedback(name), crewai_sql.add_output(name, name, name, name, 1, name, False)]
-    statements += [crewai_sql.update_outputs(1, {"output": name, name: name})]
-    statements += [crewai_sql.put_checkpoint(name, name, name, name, name), crewai_sql.load_checkpoint(name)]
-    statements += [crewai_sql.prune_checkpoints(name, 1)]
+    statements = []
+    for backend in ("sqlite", "postgres"):
+        statements += [crewai_sql.save_state(backend, name, name, name, name), crewai_sql.load_state(backend, name)]
+        statements += [crewai_sql.save_feedback(backend, name, name, name, name)]
+        statements += [crewai_sql.load_feedback(backend, name), crewai_sql.clear_feedback(backend, name)]
+        statements += [crewai_sql.add_output(backend, name, name, name, name, 1, name, False)]
+        statements += [crewai_sql.update_outputs(backend, 1, {"output": name, name: name})]
+        statements += [crewai_sql.put_checkpoint(backend, name, name, name, name, name)]
+        statements += [crewai_sql.load_checkpoint(backend, name), crewai_sql.prune_checkpoints(backend, name, 1)]
+        statements += [crewai_sql.save_long_term(backend, name, name, name, name)]
+        statements += [crewai_sql.load_long_term(backend, name, 1)]
     return texts + [sql for sql, _ in statements]
 
 
