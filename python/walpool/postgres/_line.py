@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LEADERS", "SLICE", "Line", "State", "Ticket"]
 
 LEADERS: Final = 4
-"""Groups at once at most: more than two only where one takes long."""
-AT_ONCE: Final = 2
-"""Groups at once: while the server works on one, the next is made ready and sent."""
-CAUTION: Final = 500
-"""Groups that go one by one after two have met at a locked row."""
+"""Groups at once at most: more than one only where one takes long."""
 STUCK_AFTER: Final = 0.02
 """Seconds after which a group takes long, and the next in line leads one beside it."""
 
@@ -87,7 +83,6 @@ class Line:
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
         self._leaders: set[Ticket] = set()
-        self._caution = 0  # groups still to go one by one
         self._unanswered: set[Ticket] = set()
         self._led_at = 0.0  # when the newest group began
         self._is_closed = False
@@ -162,7 +157,7 @@ class Line:
             self._bytes -= leader.job.size
             self._tickets.remove(leader)
             size = leader.job.size
-            most = min(self._settings.max_group, self._share())
+            most = self._settings.max_group
             while self._tickets and len(group) < most and not group[-1].job.is_script:
                 following = self._tickets[0]
                 size += following.job.size
@@ -174,7 +169,6 @@ class Line:
                 self._bytes -= following.job.size
                 self._tickets.popleft()
             self._led_at = time.monotonic()
-            self._caution = max(self._caution - 1, 0)
             self._lock.notify_all()
 
     def claim(self, ticket: Ticket) -> bool:
@@ -207,11 +201,6 @@ class Line:
             if leader is not None:
                 leader.ring()
 
-    def be_careful(self) -> None:
-        """Have groups go one by one for a while: each of two may hold what the other waits for."""
-        with self._lock:
-            self._caution = CAUTION
-
     def answered(self, tickets: Iterable[Ticket]) -> None:
         """Forget tickets that need no answer any more."""
         with self._lock:
@@ -240,7 +229,7 @@ class Line:
 
     def _appointed(self) -> Ticket | None:
         """Make the first that waits a leader, if there may be another; the caller rings."""
-        most = LEADERS if self._is_stuck() else 1 if self._caution else AT_ONCE
+        most = LEADERS if self._is_stuck() else 1
         if len(self._leaders) >= most:
             return None
         first = next((ticket for ticket in self._tickets if ticket.state is State.WAITING), None)
@@ -248,11 +237,6 @@ class Line:
             first.state = State.LEADS
             self._leaders.add(first)
         return first
-
-    def _share(self) -> int:
-        """Return how many tickets a group takes so that as many groups as may be at work have the same."""
-        count = len(self._unanswered)
-        return count if self._caution else -(-count // AT_ONCE)
 
     def _is_stuck(self) -> bool:
         return bool(self._leaders) and time.monotonic() - self._led_at > STUCK_AFTER

@@ -166,8 +166,6 @@ class Writer:
         if len(group) == 1 and not is_lock_timeout(refusal.error) and not is_conflict(refusal.error):
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
-        if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
-            self.line.be_careful()
         aside = list(group) if is_last or refusal.job is None else [group[refusal.job]]
         self._figures.add("jobs_alone", len(aside))
         for ticket in aside:
