@@ -161,6 +161,16 @@ async def test_job_that_is_cancelled_in_line_never_runs(
     assert await apg.fetch("SELECT a FROM t ORDER BY a") == [("1",), ("3",), ("5",)]
 
 
+@on_every_loop
+async def test_jobs_of_tasks_go_by_one_that_takes_long(apg: AsyncPostgresPool) -> None:
+    await apg.open()
+    slow = asyncio.create_task(apg.execute("SELECT pg_sleep(2)"))
+    quick = [asyncio.create_task(apg.execute(INSERT, (str(n),))) for n in range(20)]  # before it has taken long
+    await asyncio.gather(*quick)
+    assert not slow.done()
+    await slow
+
+
 @on_asyncio
 async def test_job_that_is_held_back_and_cancelled_never_runs_and_ends_at_once(postgres_url: str) -> None:
     with PostgresPool(postgres_url, max_waiting_bytes=3000) as plain_pool:

@@ -16,13 +16,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from walpool.errors import ClosedError
 
 __all__ = ["Hands", "Mailbox", "ended", "finished"]
 
 T = TypeVar("T")
+
+WATCH_S: Final = 0.025
+"""Seconds between two looks of a loop whether those in line wait for a group that takes long."""
 
 
 class Hands:
@@ -47,6 +50,7 @@ class Mailbox:
         self._loop = weakref.ref(loop)  # whoever keeps the box does not keep the loop
         self._calls: deque[Callable[[], object]] = deque()
         self._is_rung = False
+        self._watches = False
 
     def put(self, call: Callable[[], object]) -> None:
         """Have the loop call it soon; a loop that was closed meanwhile does not."""
@@ -57,6 +61,18 @@ class Mailbox:
             with suppress(RuntimeError):
                 if loop is not None:
                     loop.call_soon_threadsafe(self._empty)
+
+    def watch(self, look: Callable[[], bool]) -> None:
+        """Have the loop look now and then, from its own thread, until `look` returns that there is nothing to see."""
+        if not self._watches:
+            self._watches = True
+            self._watch(look)
+
+    def _watch(self, look: Callable[[], bool]) -> None:
+        loop = self._loop()
+        self._watches = loop is not None and look()
+        if self._watches and loop is not None:
+            loop.call_later(WATCH_S, self._watch, look)
 
     def _empty(self) -> None:
         self._is_rung = False

@@ -191,12 +191,17 @@ class Line:
             if following is not None:
                 following.ring()
 
-    def help(self) -> None:
-        """Have the first in line lead a group if the one that runs takes long, or if nobody leads."""
+    def help(self) -> bool:
+        """Have the first in line lead a group if the one that runs takes long, or if nobody leads.
+
+        Returns:
+            Whether anybody stands in line.
+        """
         leader = None
         try:
             with self._lock:
                 leader = self._appointed()
+                return bool(self._tickets)
         finally:
             if leader is not None:
                 leader.ring()

@@ -365,6 +365,7 @@ class _Answer:
                 self._give_up()  # it may have joined meanwhile
                 raise
         self._timer = self._loop.call_later(max(deadline - time.monotonic(), 0.0), self._late)
+        self._mailbox.watch(line.help)  # no thread sleeps on it that would look
 
     async def come(self) -> list[Result]:
         """Return the results once the job is committed."""
