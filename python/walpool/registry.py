@@ -78,27 +78,25 @@ def is_async_pool(given: object) -> TypeIs[AsyncPool | AsyncPostgresPool]:
 def sync_twin(pool: AsyncPool | AsyncPostgresPool) -> Pool | PostgresPool:
     """Return a pool for threads with the settings of one for asyncio, on the same engine: the caller's to close."""
     settings = pool.settings
-    explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
     if pool.backend == "sqlite":
-        return Pool(pool.path, **explicit)
+        return Pool(pool.path, **settings.keywords())
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
     assert isinstance(pool, AsyncPostgresPool), "there are two backends"
-    return PostgresPool(str(settings.url), tenant=pool.tenant, **explicit)
+    return PostgresPool(str(settings.url), tenant=pool.tenant, **settings.keywords())
 
 
 def async_twin(pool: Pool | PostgresPool) -> AsyncPool | AsyncPostgresPool:
     """Return a pool for asyncio with the settings of one for threads, on the same engine: the caller's to close."""
     settings = pool.settings
-    explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
     if pool.backend == "sqlite":
         from walpool.aio import AsyncPool
 
-        return AsyncPool(pool.path, **explicit)
+        return AsyncPool(pool.path, **settings.keywords())
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
     assert isinstance(pool, PostgresPool), "there are two backends"
-    return AsyncPostgresPool(str(settings.url), tenant=pool.tenant, **explicit)
+    return AsyncPostgresPool(str(settings.url), tenant=pool.tenant, **settings.keywords())
 
 
 def _imported(home: str, name: str) -> tuple[type, ...]:

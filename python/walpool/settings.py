@@ -118,6 +118,10 @@ class Settings:
         """Return each setting by name, durations as float seconds, sizes as bytes; a password in `url` stands there."""
         return {name: getattr(self, name) for name in self._origins}
 
+    def keywords(self) -> dict[str, Any]:
+        """Return what was given besides the URL, as keywords that open another pool with the same settings."""
+        return {name: value for name, value in self.values().items() if name in self.explicit - {"url"}}
+
     def explain(self) -> Explanation:
         """Return a row for each setting: its name, its value and where that came from; passwords are masked."""
         units = {spec.name: spec.unit for spec in (_Spec(*row) for row in _core.setting_table())}

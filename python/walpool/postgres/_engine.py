@@ -35,13 +35,18 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
-__all__ = ["ENGINES", "Engine", "tenant_settings"]
+__all__ = ["ENGINES", "Engine", "tenant_settings", "transactions"]
 
 CANCELLED: Final = "57014"
 _DURABILITY: Final = {"full": "on", "normal": "off"}  # what `synchronous` asks of synchronous_commit
 _CHANGED: Final = frozenset({"on", "off"})  # where the server has more than these, standbys for instance, it stays so
 TRANSACTIONS: Final = 16
 """Transactions at once, if `readers` is not more: they may be held across an upload, so cores are not the measure."""
+
+
+def transactions(readers: int) -> int:
+    """Return how many transactions may be open at once, with so many readers."""
+    return max(TRANSACTIONS, readers)
 
 
 class Engine:
@@ -55,11 +60,11 @@ class Engine:
         self.handles = 0
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
-        self._writers = Connections(address, max(TRANSACTIONS, settings.readers), self.figures, "writers")
+        self._writers = Connections(address, transactions(settings.readers), self.figures, "writers")
         self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
-        self.hands = Hands(readers=settings.readers, writers=max(TRANSACTIONS, settings.readers), leaders=LEADERS)
+        self.hands = Hands(readers=settings.readers, writers=transactions(settings.readers), leaders=LEADERS)
         self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 

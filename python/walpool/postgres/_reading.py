@@ -43,9 +43,8 @@ class Running:
     """A read that another thread may stop while it runs."""
 
     def __init__(self) -> None:
-        self._lock = (
-            threading.Lock()
-        )  # held while it is stopped, so that the connection is not lent to others meanwhile
+        # Held while it is stopped, so that the connection is not lent to others meanwhile.
+        self._lock = threading.Lock()
         self._connection: Connection | None = None
         self.is_cancelled = False
 

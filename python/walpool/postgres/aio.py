@@ -270,14 +270,10 @@ class AsyncPostgresPool:
         return f"<walpool.postgres.AsyncPostgresPool {self.path!r} {state}>"
 
     def __reduce__(self) -> tuple[Callable[..., AsyncPostgresPool], tuple[object, ...]]:
-        return _reopen, (self._settings.__getstate__()["url"], self._tenant, self._explicit())
+        return _reopen, (self._settings.__getstate__()["url"], self._tenant, self._settings.keywords())
 
     def __copy__(self) -> AsyncPostgresPool:
-        return _reopen(str(self._settings.url), self._tenant, self._explicit())
-
-    def _explicit(self) -> dict[str, object]:
-        named = self._settings.explicit - {"url"}
-        return {name: value for name, value in self._settings.values().items() if name in named}
+        return _reopen(str(self._settings.url), self._tenant, self._settings.keywords())
 
     async def _here(self, verb: str) -> Engine:
         """Return the engine, opened if need be, in a child process an heir of it; refuse what would wait for itself."""

@@ -317,14 +317,10 @@ class PostgresPool:
         return f"<walpool.postgres.PostgresPool {self.path!r} {'closed' if self._closed else 'open'}>"
 
     def __reduce__(self) -> tuple[Callable[..., PostgresPool], tuple[object, ...]]:
-        settings = self._settings
-        explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
-        return _reopen, (settings.__getstate__()["url"], self._tenant, explicit)
+        return _reopen, (self._settings.__getstate__()["url"], self._tenant, self._settings.keywords())
 
     def __copy__(self) -> PostgresPool:
-        settings = self._settings
-        explicit = {name: value for name, value in settings.values().items() if name in settings.explicit - {"url"}}
-        return _reopen(str(settings.url), self._tenant, explicit)
+        return _reopen(str(self._settings.url), self._tenant, self._settings.keywords())
 
     def _here(self, verb: str) -> Engine:
         """Return the engine, in a child process an heir of it; refuse what would wait for itself."""

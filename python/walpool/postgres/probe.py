@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from walpool.errors import DatabaseError
-from walpool.postgres._engine import TRANSACTIONS
+from walpool.postgres._engine import transactions
 from walpool.postgres._line import LEADERS
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def probe(pool: PostgresPool) -> Server:
 
 def connections(readers: int) -> int:
     """Return how many connections one process opens at most, with so many readers."""
-    return readers + LEADERS + max(TRANSACTIONS, readers)
+    return readers + LEADERS + transactions(readers)
 
 
 def _asked(ask: Callable[[], T]) -> T | None:
