@@ -31,10 +31,6 @@ __all__ = ["Begin", "Session"]
 
 T = TypeVar("T")
 
-_LIMITS_TRANSACTIONS: Final = 170000
-"""The first version that ends a transaction for its whole length; older ones only for lying idle."""
-
-
 _TIME_IS_UP: Final = frozenset({"25P03", "25P04"})
 
 
@@ -173,7 +169,7 @@ class Session:
     # How it is done.
 
     def _settings(self, settings: Settings) -> tuple[tuple[str, str], ...]:
-        is_limited = self._connection.info.server_version >= _LIMITS_TRANSACTIONS
+        is_limited = self._connection.limits_transactions
         return durations(
             lock_timeout=settings.busy_timeout,
             idle_in_transaction_session_timeout=self._limit,

@@ -46,6 +46,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self._converter = Transformer(self)
         return self._converter
 
+    @property
+    def limits_transactions(self) -> bool:
+        """Whether the server can end a transaction for its whole length, as from 17 on; older ones only for idling."""
+        return self.info.server_version >= 170000
+
     def rows(self, result: PGresult) -> list[Row]:
         """Return the rows of a result.
 

@@ -41,9 +41,6 @@ _CANONICAL: Final = (
 _UNLIMITED: Final = (("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"))
 """What takes long is meant to, whatever limit the role has for what it does every day."""
 
-_LIMITS_TRANSACTIONS: Final = 170000
-"""The first version that has a limit for whole transactions."""
-
 _BLOCK: Final = 1 << 20  # bytes that are handed to libpq at once
 
 
@@ -82,7 +79,7 @@ class Bulk:
         if self._connection.closed:
             raise ClosedError(f"the connection is closed [{self._name}]")
         local = [*_CANONICAL, *_UNLIMITED, *self._local]
-        if self._connection.info.server_version >= _LIMITS_TRANSACTIONS:
+        if self._connection.limits_transactions:
             local.append(("transaction_timeout", "0"))
         if not waits_for_disk:
             local.append(("synchronous_commit", "off"))
