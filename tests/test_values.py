@@ -99,7 +99,7 @@ def test_bool_is_stored_as_an_integer(kept: walpool.Pool, value: bool, stored: i
         (memoryview(array.array("i", [1])), array.array("i", [1]).tobytes()),
         (memoryview(array.array("f", [0.5, 2.0])), array.array("f", [0.5, 2.0]).tobytes()),
     ],
-    ids=repr,
+    ids=["bytearray", "view", "view-with-gaps", "part-of-a-bytearray", "view-of-ints", "view-of-floats"],
 )
 def test_bytes_like_is_stored_as_a_blob(kept: walpool.Pool, value: memoryview, stored: bytes) -> None:
     kept.execute("INSERT INTO kept VALUES (?)", (value,))
