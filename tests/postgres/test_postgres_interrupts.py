@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import isgeneratorfunction
 from types import FrameType
 from typing import Any
 
@@ -165,8 +166,8 @@ def test_leader_that_is_stopped_leaves_nobody_waiting(
     writer = pg._engine.writer
     holder, name = {
         "take": (writer.line, "take"),
-        "lend": (pg._engine._groups, "lend"),
-        "run": (_writer, "run"),
+        "lend": (pg._engine._groups, "lending"),
+        "run": (_writer, "running"),
         "answer": (_writer.Writer, "_answer"),
     }[where]
     original: Callable[..., Any] = getattr(holder, name)
@@ -182,9 +183,19 @@ def test_leader_that_is_stopped_leaves_nobody_waiting(
             raise Stop
         return result
 
+    def stopping_steps(*args: Any, **kwargs: Any) -> Any:
+        first = not stopped
+        stopped.append(1)
+        if first and when == "before":
+            raise Stop
+        result = yield from original(*args, **kwargs)
+        if first:
+            raise Stop
+        return result
+
     with groups_held(postgres_url, pg):
         callers = queue_up(pg, [partial(pg.execute, INSERT, (str(n),)) for n in range(12)])
-        monkeypatch.setattr(holder, name, stopping)
+        monkeypatch.setattr(holder, name, stopping_steps if isgeneratorfunction(original) else stopping)
     told = [caller.outcome() for caller in callers]
     caller = None
     monkeypatch.undo()

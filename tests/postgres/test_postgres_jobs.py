@@ -32,7 +32,7 @@ from tests.postgres.pools import (
     until_waiting_for_a_lock,
 )
 from walpool import errors
-from walpool.postgres import PostgresPool, _jobs, _writer
+from walpool.postgres import PostgresPool, _running, _writer
 from walpool.postgres._line import LEADERS
 
 
@@ -109,13 +109,13 @@ def test_exception_that_nobody_foresaw_in_a_job_is_told_to_all_and_leaves_the_li
     class Strange(Exception):
         pass
 
-    def run(connection: Any, jobs: Any, settings: Any) -> Any:
+    def running(connection: Any, jobs: Any, settings: Any) -> Any:
         if any(b"strange" in statement.sql for job in jobs for statement in job.statements):
             raise Strange
-        return _jobs.run(connection, jobs, settings)
+        return (yield from _running.running(connection, jobs, settings))
 
     with groups_held(postgres_url, pg):
-        monkeypatch.setattr(_writer, "run", run)
+        monkeypatch.setattr(_writer, "running", running)
         callers = queue_up(pg, [partial(pg.execute, f"SELECT {n} AS strange") for n in range(6)])
     told = [caller.outcome() for caller in callers]
     assert all(isinstance(each, (Strange, errors.DatabaseError)) for each in told)
@@ -129,15 +129,15 @@ def test_nobody_is_answered_before_commit_has_returned(
 ) -> None:
     sent: list[object] = []
     go_on = threading.Event()
-    committed = _jobs.committed
+    committing = _running.committing
 
     def held(connection: Any) -> Any:
         if not go_on.is_set():
             sent.append(connection)
             assert go_on.wait(WITHIN)
-        return committed(connection)
+        return (yield from committing(connection))
 
-    monkeypatch.setattr(_jobs, "committed", held)
+    monkeypatch.setattr(_running, "committing", held)
     callers = []
     for n in range(3):
         callers.append(Caller(partial(pg.execute, INSERT, (str(n),))))

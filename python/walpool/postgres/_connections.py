@@ -10,15 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from walpool.errors import ClosedError, InterfaceError
 from walpool.postgres._address import is_usable
+from walpool.postgres._steps import Blocking, finish
 
 if TYPE_CHECKING:
     from walpool.errors import Error
     from walpool.postgres._address import Address
     from walpool.postgres._figures import Figures
+    from walpool.postgres._steps import Steps
     from walpool.postgres._wire import Connection
 
 __all__ = ["Connections", "Loan"]
@@ -79,6 +82,43 @@ class Loan:
                 self.end()  # an exception from outside came: what is raised here goes nowhere, and nobody tries again
 
 
+class _Place:
+    """A place in line, for whoever waits there: a thread, or a loop (`_steps.Turn`)."""
+
+    def __init__(self, deadline: float, look: Callable[[_Place], bool]) -> None:
+        self._deadline = deadline
+        self._look = look
+        self._bell = threading.Event()
+        self._call: Callable[[], object] | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its turn has come, or comes no more."""
+        return self._bell.is_set()
+
+    def tell(self) -> None:
+        """Wake whoever waits."""
+        self._bell.set()
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    def wait(self) -> None:
+        """Block until the permit is there."""
+        while not self.has_come():
+            self._bell.wait(min(SLICE, max(self._deadline - time.monotonic(), 0.0)))
+
+    def has_come(self) -> bool:
+        """Return whether the permit is there."""
+        return self._look(self)
+
+    def listen(self, call: Callable[[], object]) -> None:
+        """Have it called when there is something to see; it is called twice where both happens at once."""
+        self._call = call
+        if self.is_told:
+            call()
+
+
 class Connections:
     """The connections of one purpose: opened when they are needed, `limit` at most, and kept.
 
@@ -96,13 +136,17 @@ class Connections:
         self._lock = threading.RLock()
         self._idle: list[Connection] = []
         self._out: set[object] = set()  # the turns that have a permit: a connection, or one that is being opened
-        self._line: deque[threading.Event] = deque()  # those that wait for one
+        self._line: deque[_Place] = deque()
         self._is_closed = False
         self._inherited: list[Connection | None] = []  # kept in a child, whose end of them must not be closed
         self.while_waiting: Callable[[], object] = bool
         """Called now and then by who waits, with no lock held."""
 
     def lend(self, timeout: float, refuse: Callable[[], Error]) -> Loan:
+        """Take the steps of `lending` on this thread."""
+        return finish(self.lending(timeout, refuse))
+
+    def lending(self, timeout: float, refuse: Callable[[], Error]) -> Steps[Loan]:
         """Lend a connection, until the loan ends.
 
         Args:
@@ -112,14 +156,23 @@ class Connections:
         began = time.monotonic()
         loan = Loan(self)
         try:
-            self._enter(loan, began + timeout, refuse)
+            place = self._enter(loan, began + timeout, refuse)
+            if place is not None:
+                yield place
             self._figures.sample(f"{self._role}_wait_ms", (time.monotonic() - began) * 1000)
             if not self._lend_idle(loan):
-                loan.take(self.opened(began + timeout))
+                yield Blocking(partial(self._open, loan, began + timeout))
         except BaseException:
             loan.end()
             raise
         return loan
+
+    def _open(self, loan: Loan, deadline: float) -> None:
+        connection = self.opened(deadline)
+        if loan.turn is None:  # it has ended meanwhile
+            connection.close()
+        else:
+            loan.take(connection)
 
     def opened(self, deadline: float) -> Connection:
         """Return a new connection, for a loan that has a permit."""
@@ -156,8 +209,8 @@ class Connections:
         with self._lock:
             self._is_closed = True
             line, self._line = self._line, deque()
-        for waiting in line:
-            waiting.set()
+        for place in line:
+            place.tell()
         self.clear()
 
     def wait_until_all_are_back(self, deadline: float) -> None:
@@ -188,33 +241,39 @@ class Connections:
                 return True
             loan.connection.close()
 
-    def _enter(self, loan: Loan, deadline: float, refuse: Callable[[], Error]) -> None:
-        """Wait for a permit, in line."""
+    def _enter(self, loan: Loan, deadline: float, refuse: Callable[[], Error]) -> _Place | None:
+        """Give a loan a permit; or the place in line that it returns, which is to be waited for."""
         with self._lock:
             if self._is_closed:
                 raise ClosedError(f"the pool is closed [{self._address.name}]")
             if len(self._out) < self._limit and not self._line:
                 loan.turn = object()
                 self._out.add(loan.turn)
-                return
-            loan.turn = mine = threading.Event()
-            self._line.append(mine)
-        while not mine.wait(min(SLICE, max(deadline - time.monotonic(), 0.0))):
+                return None
+            loan.turn = place = _Place(deadline, partial(self._look, deadline, refuse))
+            self._line.append(place)
+            return place
+
+    def _look(self, deadline: float, refuse: Callable[[], Error], place: _Place) -> bool:
+        """Return whether a place has its permit; do what is done now and then by who waits for one."""
+        if not place.is_told:
             if time.monotonic() >= deadline:
                 raise refuse()
             self.while_waiting()
-        if mine not in self._out:
+            return place.is_told
+        if place not in self._out:
             raise ClosedError(f"the pool was closed meanwhile [{self._address.name}]")
+        return True
 
     def _leave(self, loan: Loan) -> None:
         """Take a loan out of the line; or give its permit to whoever is first there."""
         with self._lock:
             turn = loan.turn
-            if isinstance(turn, threading.Event) and turn in self._line:
+            if isinstance(turn, _Place) and turn in self._line:
                 self._line.remove(turn)
             self._out.discard(turn)
             while self._line and len(self._out) < self._limit:
                 following = self._line.popleft()
                 self._out.add(following)
-                following.set()
+                following.tell()
             loan.turn = None

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -20,18 +21,21 @@ import psycopg
 from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
+from walpool.postgres._driving import WATCHES_SOCKETS, Driver
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, Mailbox, ended
+from walpool.postgres._hands import Hands, Mailbox, ended, finished
 from walpool.postgres._line import LEADERS
-from walpool.postgres._reading import Query, Running, read_once
+from walpool.postgres._reading import Query, Running, reading_once
 from walpool.postgres._sessions import Begin, Session
+from walpool.postgres._steps import Blocking, finish
 from walpool.postgres._wire import durations
 from walpool.postgres._writer import Writer
 
 if TYPE_CHECKING:
     from walpool.postgres._jobs import Job
     from walpool.postgres._results import Result, Rows
+    from walpool.postgres._steps import Steps
     from walpool.postgres._wire import Connection
     from walpool.settings import Settings
 
@@ -65,7 +69,7 @@ class Engine:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
         self.hands = Hands(readers=settings.readers, writers=transactions(settings.readers), leaders=LEADERS)
-        self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
+        self._drivers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Driver] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
 
     def reach(self) -> None:
@@ -92,9 +96,6 @@ class Engine:
         asked: Query,
         timeout: float | None,
         local: Sequence[tuple[str, str]] = (),
-        *,
-        waited: float = 0.0,
-        running: Running | None = None,
     ) -> Rows:
         """Run a query on a reader. One that proves dead costs a second attempt.
 
@@ -102,15 +103,16 @@ class Engine:
             asked: the query.
             timeout: seconds for all of it, or None.
             local: server settings for this read.
-            waited: seconds of the timeouts that are gone already.
-            running: told where the query runs, so that it can be stopped.
         """
-        wait = self.settings.checkout_timeout
-        if timeout is not None:
-            timeout = max(timeout - waited, 0.0)
-            wait = min(timeout, wait)
-        with self.counted():
-            return self._read(asked, max(wait - waited, 0.0), timeout, local, running or Running())
+        return finish(self._reading(asked, timeout, local, Running()))
+
+    async def aread(self, asked: Query, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Rows:
+        """Run a query on a reader, for a task: from the loop's own thread where loops can watch sockets."""
+        running = Running()
+        steps = self._reading(asked, timeout, local, running)
+        if WATCHES_SOCKETS:
+            return await self.driver().result(steps, running.cancel)
+        return await finished(self.hands.reads, partial(finish, steps), running.cancel)
 
     def snapshot(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
         """Hold a reader for several reads of one snapshot."""
@@ -124,10 +126,13 @@ class Engine:
         with self.counted():
             return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
 
-    def mailbox(self) -> Mailbox:
-        """Return the mailbox of the loop that runs here."""
+    def driver(self) -> Driver:
+        """Return the driver of the loop that runs here."""
         loop = asyncio.get_running_loop()
-        return self._mailboxes.get(loop) or self._mailboxes.setdefault(loop, Mailbox(loop))
+        driver = self._drivers.get(loop)
+        if driver is None:
+            driver = self._drivers[loop] = Driver(Mailbox(loop), self.hands.groups)
+        return driver
 
     async def held(
         self,
@@ -181,28 +186,25 @@ class Engine:
             connections.wait_until_all_are_back(deadline)
         self.hands.close()
 
-    def _read(
-        self,
-        asked: Query,
-        wait: float,
-        timeout: float | None,
-        local: Sequence[tuple[str, str]],
-        running: Running,
-    ) -> Rows:
+    def _reading(
+        self, asked: Query, timeout: float | None, local: Sequence[tuple[str, str]], running: Running
+    ) -> Steps[Rows]:
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
-        with self._readers.lend(wait, self._no_reader) as loan:
+        wait = self.settings.checkout_timeout if timeout is None else min(timeout, self.settings.checkout_timeout)
+        with self.counted(), (yield from self._readers.lending(wait, self._no_reader)) as loan:
             for is_last in (False, True):
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
                 try:
                     with running.on(loan.connection):
-                        rows = read_once(loan.connection, asked, (*local, *durations(statement_timeout=left)))
+                        settings = (*local, *durations(statement_timeout=left))
+                        rows = yield from reading_once(loan.connection, asked, settings)
                 except psycopg.Error as error:
                     if is_last or running.is_cancelled or not self._is_worth_another(loan.connection, error, deadline):
                         raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
                     if is_broken(loan.connection, error):
-                        loan.renew(wait)
+                        yield Blocking(partial(loan.renew, wait))
                 else:
                     self.figures.add("reads")
                     self.figures.took("read", time.monotonic() - began, asked.sql)

@@ -51,6 +51,8 @@ _MAY_QUOTE: Final = frozenset({"21", "22", "2F", "38", "39", "3F", "42", "58", "
 """Classes whose messages may quote values; the others quote names of the schema."""
 _RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
 _HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42P01", "42P02", "42P18"})
+NO_SUCH_PARAMETER: Final = "42P02"
+_NUMBERED: Final = re.compile(r"\$[0-9]+")
 _BY_CLASS: Final = (
     (psycopg.IntegrityError, errors.IntegrityError),
     (psycopg.DataError, errors.DataError),
@@ -156,7 +158,10 @@ def _portable(error: psycopg.Error, sql: bytes) -> str:
     """Return the form that both backends take, where the server does not know a thing of SQLite's."""
     if error.sqlstate not in _HINTED or not sql or not _is_about_the_sql(error):
         return ""
-    found = hint(sql.decode(), error.diag.message_primary or "")
+    text = sql.decode()
+    if error.sqlstate != NO_SUCH_PARAMETER:  # else `$1` is what the caller wrote, not what became of `?`
+        text = _NUMBERED.sub("?", text)
+    found = hint(text, error.diag.message_primary or "")
     return f": {found}" if found else ""
 
 

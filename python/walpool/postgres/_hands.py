@@ -1,9 +1,9 @@
 """`Hands`: the threads that work for callers on event loops, and `Mailbox`, by which a loop hears of it. Knows no SQL.
 
-    reads    one read each, and the wait for its reader
+    reads    one read each, and the wait for its reader, where loops cannot watch sockets
     begins   the wait for a connection that will be held; those who hold one never stand behind these
     held     one statement of a transaction or a snapshot each
-    groups   leading a group, or running a job alone
+    groups   what a loop itself cannot do of its reads and groups: opening a connection, a large group, a job alone
 
 Threads are begun as they are needed, and end with the engine.
 """
@@ -15,7 +15,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from walpool.errors import ClosedError
@@ -44,7 +43,7 @@ class Hands:
 
 
 class Mailbox:
-    """What a loop is to do, from other threads: woken once for a burst, since each wake-up is a system call."""
+    """What a loop is to do soon: woken once for a burst, since from another thread each wake-up is a system call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)  # whoever keeps the box does not keep the loop
@@ -52,15 +51,20 @@ class Mailbox:
         self._is_rung = False
         self._watches = False
 
-    def put(self, call: Callable[[], object]) -> None:
-        """Have the loop call it soon; a loop that was closed meanwhile does not."""
+    def put(self, call: Callable[[], object]) -> bool:
+        """Have the loop call it soon; return False if the loop was closed meanwhile, and calls nothing any more."""
         self._calls.append(call)  # before the look: whoever empties the box looks after it
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return False
         if not self._is_rung:
             self._is_rung = True
-            loop = self._loop()
-            with suppress(RuntimeError):
-                if loop is not None:
-                    loop.call_soon_threadsafe(self._empty)
+            try:
+                soon = loop.call_soon if _running() is loop else loop.call_soon_threadsafe
+                soon(self._empty)
+            except RuntimeError:
+                return False
+        return True
 
     def watch(self, look: Callable[[], bool]) -> None:
         """Have the loop look now and then, from its own thread, until `look` returns that there is nothing to see."""
@@ -76,8 +80,19 @@ class Mailbox:
 
     def _empty(self) -> None:
         self._is_rung = False
-        while self._calls:
-            self._calls.popleft()()
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:
+            if self._calls:  # one raised, as on Ctrl-C; the others are called all the same
+                self.put(self._calls.popleft())
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class _Threads(ThreadPoolExecutor):

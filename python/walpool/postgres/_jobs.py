@@ -1,32 +1,25 @@
-"""`Job`: one caller's write, all or nothing, and `run`: jobs in one transaction of one connection.
-
-Knows no queue and no threads.
-"""
+"""`Job`: one caller's write, all or nothing. Knows no queue and no threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-import psycopg
-
 from walpool.errors import Error, ProgrammingError
-from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Result
 from walpool.postgres._translate import Translated, parse, translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed, committed, refuse_copies
+from walpool.postgres._wire import Exchange, refuse_copies
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
+    from walpool.postgres._fold import Fold
     from walpool.postgres._wire import Connection
     from walpool.types import Params
 
-__all__ = ["Doubtful", "Job", "Lost", "Refused", "Statement", "batch", "labelled", "many", "run", "script", "single"]
+__all__ = ["Job", "Statement", "Uneven", "batch", "labelled", "many", "script", "single"]
 
 
 class Statement(NamedTuple):
@@ -34,6 +27,8 @@ class Statement(NamedTuple):
 
     sql: bytes
     rows: list[Sequence[object]]
+    fold: Fold | None = None
+    """How several of its rows are one statement, if they may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +52,41 @@ class Job:
         """How many results the server gives for it."""
         return sum(len(statement.rows) for statement in self.statements)
 
-    def results(self, connection: Connection, answers: Sequence[PGresult]) -> list[Result]:
-        """Return what the caller gets for what the server answered."""
+    def ask(self, exchange: Exchange, *, folded: bool = False) -> list[int]:
+        """Add its statements to an exchange; return for each answer how many of its runs that is of.
+
+        Args:
+            exchange: where they go.
+            folded: whether rows of one INSERT may go as one statement.
+        """
+        runs = []
+        for statement in self.statements:
+            if folded and statement.fold is not None and len(statement.rows) > 1:
+                for sql, parameters, size in statement.fold.folded(statement.rows):
+                    exchange.ask(sql, (parameters,))
+                    runs.append(size)
+            else:
+                exchange.ask(statement.sql, statement.rows)
+                runs += [1] * len(statement.rows)
+        return runs
+
+    def results(self, connection: Connection, answers: Sequence[PGresult], runs: Sequence[int]) -> list[Result]:
+        """Return what the caller gets for what the server answered, each answer being of so many of its runs.
+
+        Raises:
+            Uneven: some rows of several in one statement were not written, and it is not known which.
+        """
         if self.is_many:
             return [Result(sum(answer.command_tuples or 0 for answer in answers))]
-        return [Result.of(connection, answer) for answer in answers]
+        results = []
+        for answer, size in zip(answers, runs, strict=True):
+            if size == 1:
+                results.append(Result.of(connection, answer))
+            elif answer.command_tuples == size:
+                results += [Result(1) for _ in range(size)]
+            else:
+                raise Uneven
+        return results
 
     def sql(self, run: int) -> bytes:
         """Return the text of a run."""
@@ -78,27 +103,8 @@ class Job:
         return f"; in statement {run + 1} of the batch" if self.runs > 1 else ""
 
 
-class Refused(Exception):
-    """The server refused a statement or the COMMIT; the transaction is rolled back, nothing of any job was applied."""
-
-    def __init__(self, error: psycopg.Error, job: int | None = None, place: str = "", sql: bytes = b"") -> None:
-        super().__init__()
-        self.sql = sql  # of the statement
-        self.error = error
-        self.job = job  # which of the jobs; None where that is not known
-        self.place = place  # where in the job, for the end of a message
-
-
-class Lost(Exception):
-    """The connection broke before COMMIT was sent: nothing was applied."""
-
-    def __init__(self, error: psycopg.Error) -> None:
-        super().__init__()
-        self.error = error
-
-
-class Doubtful(Lost):
-    """The connection broke after COMMIT was sent: whether it was applied only a later read tells."""
+class Uneven(Exception):
+    """A trigger skipped rows of several that went as one statement."""
 
 
 def single(sql: str, params: Params) -> Job:
@@ -111,7 +117,7 @@ def single(sql: str, params: Params) -> Job:
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
     translated = _only(sql)
-    statement = Statement(translated.encoded, [])
+    statement = Statement(translated.encoded, [], translated.fold)
     total = len(sql)
     for number, params in enumerate(rows, 1):
         try:
@@ -133,7 +139,7 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
         try:
             if sql != last:
                 translated = _only(sql)
-                made.append(Statement(translated.encoded, []))
+                made.append(Statement(translated.encoded, [], translated.fold))
                 total += len(sql)
                 last = sql
             row, size = checked(translated.arrange(params))
@@ -178,92 +184,3 @@ def _only(sql: str) -> Translated:
 
 def _placed(error: Error, place: str) -> Error:
     return type(error)(f"{error}{place}")
-
-
-def run(connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]) -> list[list[Result]]:
-    """Run jobs in one transaction, commit it, and return the results of each.
-
-    COMMIT is sent when all is answered, and not in the same pipeline: so a connection that proves dead before it has
-    surely applied nothing.
-
-    Raises:
-        Refused: a statement failed, or the COMMIT.
-        Lost: the connection broke.
-        Doubtful: it broke at the COMMIT.
-    """
-    try:
-        if any(job.is_script for job in jobs):
-            results = [[_run_script(connection, job, settings)] for job in jobs]
-        else:
-            results = _run_statements(connection, jobs, settings)
-    except psycopg.Error as error:
-        raise Lost(error) from None
-    try:
-        status = committed(connection)
-    except psycopg.Error as error:
-        raise (Doubtful(error) if is_broken(connection, error) else Refused(error)) from None
-    if status != b"COMMIT":  # what a script rolled back itself
-        raise Refused(psycopg.errors.InvalidTransactionState("the transaction was rolled back by a statement in it"))
-    return results
-
-
-def _run_statements(
-    connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]
-) -> list[list[Result]]:
-    exchange = Exchange(connection)
-    exchange.say(b"BEGIN")
-    exchange.set_local(settings)
-    for job, before in zip(jobs, _before(jobs), strict=True):
-        exchange.set_local(before)
-        for statement in job.statements:
-            exchange.ask(*statement)
-    try:
-        answers = iter(exchange.run())
-    except Failed as failure:
-        _roll_back(connection, failure.error)
-        raise _refused(failure, jobs) from None
-    results = []
-    for number, job in enumerate(jobs):
-        try:
-            results.append(job.results(connection, list(islice(answers, job.runs))))
-        except psycopg.DataError as error:  # what RETURNING gave
-            _roll_back(connection, error)
-            raise Refused(error, number) from None
-    return results
-
-
-def _run_script(connection: Connection, job: Job, settings: Sequence[tuple[str, str]]) -> Result:
-    exchange = Exchange(connection)
-    exchange.say(b"BEGIN")
-    exchange.set_local((*settings, *job.local))
-    exchange.run()
-    try:
-        connection.execute(job.statements[0].sql)
-    except psycopg.Error as error:
-        _roll_back(connection, error)
-        raise Refused(error, 0, sql=job.statements[0].sql) from None
-    return Result(-1)
-
-
-def _roll_back(connection: Connection, error: psycopg.Error) -> None:
-    """Undo the transaction; raise the error itself where the connection is gone, and the transaction with it."""
-    if is_broken(connection, error):
-        raise error
-    with suppress(psycopg.Error):  # it breaks here: rolled back too
-        connection.execute("ROLLBACK")
-
-
-def _before(jobs: Sequence[Job]) -> list[Sequence[tuple[str, str]]]:
-    """Return the settings to be made before each job: its own, or those of a neighbour undone."""
-    names = dict.fromkeys(name for job in jobs for name, _ in job.local)
-    return [[(name, dict(job.local).get(name, "")) for name in names] for job in jobs]
-
-
-def _refused(failure: Failed, jobs: Sequence[Job]) -> Refused:
-    """Say in which job the first statement stands that was not answered."""
-    answered = failure.answered
-    for number, job in enumerate(jobs):
-        if answered < job.runs:
-            return Refused(failure.error, number, job.place(answered), job.sql(answered))
-        answered -= job.runs
-    return Refused(failure.error)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from walpool.errors import ClosedError, QueueFull, WriteTimeout
@@ -23,6 +24,14 @@ LEADERS: Final = 4
 """Groups at once at most: more than one only where one takes long."""
 STUCK_AFTER: Final = 0.02
 """Seconds after which a group takes long, and the next in line leads one beside it."""
+ABREAST: Final = 2
+"""Groups that loops lead at once: the loop fills one while the server works on the other."""
+KEPT_TO_ONE: Final = 1.0
+"""Seconds for which only one is led at once after two may have met at the same rows."""
+LOOP_RUNS: Final = 1_000
+LOOP_BYTES: Final = 2**20
+"""Statements and bytes of a group that a loop sends from its own thread: a few milliseconds. A larger one is sent by a
+thread."""
 
 
 class State(Enum):
@@ -38,18 +47,31 @@ class State(Enum):
 class Ticket:
     """A job in line, and how whoever waits for it hears of it."""
 
-    __slots__ = ("_bell", "_wake", "error", "is_given_up", "job", "joined", "results", "state")
+    __slots__ = ("_bell", "_wake", "error", "is_driven", "is_given_up", "job", "joined", "loop", "results", "state")
 
-    def __init__(self, job: Job, wake: Callable[[Ticket], None] | None = None) -> None:
-        """Make one; `wake` is called with it, and no lock held, in place of waking a thread that sleeps on it."""
+    def __init__(self, job: Job, wake: Callable[[Ticket], None] | None = None, loop: object = None) -> None:
+        """Make one; `wake` is called with it, and no lock held, in place of waking a thread that sleeps on it.
+
+        Args:
+            job: what is to be done.
+            wake: how who waits hears of it.
+            loop: what stands for the loop that would lead a group of its own tasks' jobs itself.
+        """
         self.job = job
+        self.loop = loop
         self.state = State.WAITING
         self.results: list[Result] = []
         self.error: BaseException | None = None
         self.joined = time.monotonic()
         self.is_given_up = False  # nobody waits for it any more: it neither joins the line nor runs alone
+        self.is_driven = False  # it leads, and its loop takes the steps
         self._wake = wake
         self._bell = threading.Event() if wake is None else None
+
+    @property
+    def is_a_threads(self) -> bool:
+        """Whether a thread sleeps on it."""
+        return self._bell is not None
 
     def tell(self, state: State) -> None:
         """Set the state, and wake whoever waits."""
@@ -62,6 +84,10 @@ class Ticket:
             self._bell.set()
         elif self._wake is not None:
             self._wake(self)
+
+    def forget(self) -> None:
+        """Wake nobody any more: whoever waited has gone, and is not kept by it."""
+        self._wake = None
 
     def sleep(self, seconds: float) -> None:
         """Wait until it is told something."""
@@ -82,9 +108,11 @@ class Line:
         self._lock = threading.Condition()  # guards all below; told when there is room for bytes, or nobody left
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
+        self._of_threads = 0  # tickets in line on which threads sleep
         self._leaders: set[Ticket] = set()
         self._unanswered: set[Ticket] = set()
-        self._led_at = 0.0  # when the newest group began
+        self._led_at = 0.0  # when the newest group began, or got its leader
+        self._one_until = 0.0  # until when loops lead one group at once
         self._is_closed = False
 
     def join(self, ticket: Ticket, deadline: float, *, may_wait: bool = True) -> bool:
@@ -114,6 +142,7 @@ class Line:
                     self._refuse_closed()
                 self._unanswered.add(ticket)
                 self._bytes += ticket.job.size
+                self._of_threads += ticket.is_a_threads
                 self._tickets.append(ticket)
                 leader = self._appointed()
         finally:
@@ -134,7 +163,7 @@ class Line:
             ticket.state = State.ANSWERED
             stood = ticket in self._tickets
             if stood:
-                self._bytes -= ticket.job.size
+                self._gone(ticket)
                 self._tickets.remove(ticket)
         self.answered([ticket])
         self.pass_on(ticket)
@@ -154,22 +183,42 @@ class Line:
                 return
             group.append(leader)
             leader.state = State.TAKEN
-            self._bytes -= leader.job.size
+            self._gone(leader)
             self._tickets.remove(leader)
             size = leader.job.size
-            most = self._settings.max_group
+            most = self._share(leader)
             while self._tickets and len(group) < most and not group[-1].job.is_script:
                 following = self._tickets[0]
                 size += following.job.size
                 is_apart = following.job.is_script or size > self._settings.max_group_bytes
+                is_apart |= leader.is_driven and following.loop is not leader.loop
                 if is_apart or following.state is not State.WAITING:
                     break
                 group.append(following)
                 following.state = State.TAKEN
-                self._bytes -= following.job.size
+                self._gone(following)
                 self._tickets.popleft()
             self._led_at = time.monotonic()
             self._lock.notify_all()
+
+    def is_for_its_loop(self, leader: Ticket) -> bool:
+        """Return whether the leader's loop may send the group from its own thread: it is small, and all its own.
+
+        Then it takes no others: nobody else's job waits for a loop whose thread is busy with something else.
+        """
+        runs = size = 0
+        with self._lock:
+            for ticket in islice(self._tickets, self._share(leader)):
+                runs += ticket.job.runs
+                size += ticket.job.size
+                if ticket.loop is not leader.loop or ticket.job.is_script or runs > LOOP_RUNS or size > LOOP_BYTES:
+                    return False
+            leader.is_driven = True
+        return True
+
+    def keep_to_one(self) -> None:
+        """Have loops lead one group at once for a while."""
+        self._one_until = time.monotonic() + KEPT_TO_ONE
 
     def claim(self, ticket: Ticket) -> bool:
         """Take a ticket that is to run alone; return False if somebody else did, or it is answered."""
@@ -232,16 +281,46 @@ class Line:
     def _has_room(self, ticket: Ticket) -> bool:
         return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
 
+    def _gone(self, ticket: Ticket) -> None:
+        self._bytes -= ticket.job.size
+        self._of_threads -= ticket.is_a_threads
+
     def _appointed(self) -> Ticket | None:
-        """Make the first that waits a leader, if there may be another; the caller rings."""
-        most = LEADERS if self._is_stuck() else 1
-        if len(self._leaders) >= most:
+        """Make the first a leader that waits and may be one; the caller rings.
+
+        A loop leads by itself, two groups at once at most; and threads have groups of their own, since a loop whose
+        thread is busy with something else may not come to lead for long. Of its tasks' jobs a thread takes care then.
+        """
+        waiting = (ticket for ticket in self._tickets if ticket.state is State.WAITING)
+        leader = next(waiting, None)
+        if leader is None or len(self._leaders) >= LEADERS:
             return None
-        first = next((ticket for ticket in self._tickets if ticket.state is State.WAITING), None)
-        if first is not None:
-            first.state = State.LEADS
-            self._leaders.add(first)
-        return first
+        by_loops = sum(ticket.loop is not None for ticket in self._leaders)
+        is_stuck = self._is_stuck()
+        has_thread = len(self._leaders) - by_loops < (LEADERS if is_stuck else 1)
+        if leader.loop is not None and by_loops >= self._abreast(leader):
+            if not has_thread:
+                return None
+            if is_stuck:
+                leader.loop = None
+            else:
+                leader = next((ticket for ticket in waiting if ticket.is_a_threads), None) if self._of_threads else None
+        elif leader.loop is None and not has_thread:
+            return None
+        if leader is not None:
+            leader.state = State.LEADS
+            self._leaders.add(leader)
+            self._led_at = time.monotonic()
+        return leader
+
+    def _abreast(self, leader: Ticket) -> int:
+        """Return how many groups are led at once, where this one leads one of them."""
+        return ABREAST if leader.loop is not None and time.monotonic() >= self._one_until else 1
+
+    def _share(self, leader: Ticket) -> int:
+        """Return how many tickets a group takes at most; where two are led at once, half of all that are under way."""
+        most = self._settings.max_group
+        return min(most, -(-len(self._unanswered) // self._abreast(leader)))
 
     def _is_stuck(self) -> bool:
         return bool(self._leaders) and time.monotonic() - self._led_at > STUCK_AFTER

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
 
 from walpool.errors import ProgrammingError
 from walpool.postgres._errors import is_broken
-from walpool.postgres._results import Rows
+from walpool.postgres._results import AT_ONCE, Rows
+from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
 from walpool.postgres._wire import Exchange, Failed, refuse_copies
@@ -19,10 +21,11 @@ from walpool.postgres._wire import Exchange, Failed, refuse_copies
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from walpool.postgres._steps import Steps
     from walpool.postgres._wire import Connection
     from walpool.types import Params
 
-__all__ = ["CANCEL_S", "Query", "Rows", "Running", "query", "read_once"]
+__all__ = ["CANCEL_S", "Query", "Rows", "Running", "query", "reading_once"]
 
 CANCEL_S: Final = 5.0
 """Seconds that a request to stop a statement may take; then the statement runs on."""
@@ -77,7 +80,7 @@ def query(sql: str, params: Params) -> Query:
     return Query(translated.encoded, checked(translated.arrange(params))[0])
 
 
-def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Rows:
+def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Steps[Rows]:
     """Return what a query gives in a read-only transaction of its own, at the cost of one round trip.
 
     Raises:
@@ -89,10 +92,14 @@ def read_once(connection: Connection, asked: Query, settings: Sequence[tuple[str
     asked.through(exchange)
     exchange.say(b"COMMIT")
     try:
-        (answer,) = exchange.run()
+        (answer,) = yield from exchange.running()
     except Failed as failure:
         if not is_broken(connection, failure.error):
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
-                connection.execute("ROLLBACK")
+                yield Blocking(partial(connection.execute, "ROLLBACK"))
         raise failure.error from None
-    return Rows.of(connection, answer)
+    convert = partial(Rows.of, connection, answer)
+    if answer.ntuples > AT_ONCE:
+        rows: Rows = yield Blocking(convert)
+        return rows
+    return convert()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.types import Row, RowFactory
 
-__all__ = ["Result", "Rows", "made"]
+__all__ = ["AT_ONCE", "Result", "Rows", "made"]
+
+AT_ONCE: Final = 500
+"""Rows that an event loop's own thread converts at once: about a millisecond of its time; for more a thread does."""
 
 
 class Rows(NamedTuple):

@@ -79,12 +79,7 @@ class Session:
 
     def write(self, job: Job, timeout: float | None) -> list[Result]:
         """Run the statements of a job: all of them or none."""
-
-        def ask(exchange: Exchange) -> None:
-            for statement in job.statements:
-                exchange.ask(*statement)
-
-        return self._run(lambda: self._results(job, self._guarded(ask, timeout, job)))
+        return self._run(lambda: self._results(job, self._guarded(job.ask, timeout, job)))
 
     def read(self, asked: Query, timeout: float | None) -> Rows:
         """Run a query; it sees what the transaction wrote."""
@@ -122,6 +117,9 @@ class Session:
             Error: `outcome` is `unknown` where the connection broke meanwhile.
         """
         with self._in_hand():
+            if time.monotonic() >= self._deadline:  # the server has ended it, or does: COMMIT is not sent, nor in doubt
+                self._release(broken=True)
+                raise self._late()
             try:
                 self._refuse_ended()
                 status = committed(self._connection)
@@ -203,12 +201,10 @@ class Session:
             for _ in ("its last words", "its end"):  # of neither of which a connection that lives has anything
                 self._connection.pgconn.consume_input()
         except psycopg.Error as error:
-            if time.monotonic() >= self._deadline:
-                raise self._late() from None
             raise mapped(error, self._name) from None
 
     def _guarded(
-        self, ask: Callable[[Exchange], None], timeout: float | None, job: Job | None = None
+        self, ask: Callable[[Exchange], object], timeout: float | None, job: Job | None = None
     ) -> list[PGresult]:
         """Send statements behind a savepoint, which is undone if they fail."""
         exchange = Exchange(self._connection)
@@ -229,7 +225,7 @@ class Session:
 
     def _results(self, job: Job, answers: Sequence[PGresult]) -> list[Result]:
         try:
-            return job.results(self._connection, answers)
+            return job.results(self._connection, answers, [1] * len(answers))
         except psycopg.Error:
             self._release(broken=True)  # the statement is not undone by itself any more
             raise

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from walpool.errors import ProgrammingError
+from walpool.postgres._fold import Fold, fold_of
 from walpool.postgres._portable import refuse
 from walpool.postgres._scan import Token, is_in_word, scan, statements
 from walpool.types import Params
@@ -50,6 +51,8 @@ class Translated:
     """The text as it goes to the server."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
+    fold: Fold | None = None
+    """How rows of it become one statement; None where they do not."""
 
     def arrange(self, params: Params) -> Sequence[object]:
         """Return the values in the order of `$1`, `$2`, ...; names that the statement lacks are ignored, as by SQLite.
@@ -118,15 +121,17 @@ def parse(sql: str) -> Translated:
     places, names, numbers = _parameters(sql, tokens)
     wanted = numbers[-1] if numbers else len(names)
     text = _rewritten(sql, places) if places else sql
+    count = len(numbers) or len(names)
     return Translated(
         sql=text,
         encoded=_encoded(text),
         names=tuple(names) or None,
-        count=len(numbers) or len(names),
+        count=count,
         wanted=wanted,
         keyword=keyword,
         is_single=len(held) <= 1,
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
+        fold=fold_of(text, count) if keyword == "INSERT" and len(held) == 1 else None,
     )
 
 

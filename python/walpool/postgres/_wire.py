@@ -18,15 +18,17 @@ from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.waiting import Ready, Wait
 
 from walpool.errors import NotSupportedError
+from walpool.postgres._steps import Answers, finish
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.abc import Transformer as Converter
     from psycopg.pq.abc import PGresult
 
+    from walpool.postgres._steps import Steps
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "committed", "durations", "refuse_copies"]
+__all__ = ["Connection", "Exchange", "Failed", "committed", "committing", "durations", "refuse_copies"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
@@ -76,7 +78,7 @@ class Failed(Exception):
 
 
 class Exchange:
-    """Statements for one round trip; `run` sends them. In a transaction that the first one begins, or that is open.
+    """Statements for one round trip; `running` sends them. In a transaction that the first one begins, or that is open.
 
     A statement that is asked for time and again is parsed once. While nothing comes between, the unnamed statement of
     the protocol does; else it gets a name, which is closed at the end: behind a pooler the next transaction has another
@@ -129,6 +131,10 @@ class Exchange:
             wanted.append(True)
 
     def run(self) -> list[PGresult]:
+        """Take the steps of `running` on this thread."""
+        return finish(self.running())
+
+    def running(self) -> Steps[list[PGresult]]:
         """Send all and return what was asked for, a result for each row of parameters.
 
         Raises:
@@ -136,14 +142,14 @@ class Exchange:
             psycopg.Error: the connection broke.
         """
         names, self._names = self._names, []
-        results = self._sent(names)
+        results = yield from self._sent(names)
         try:
             return self._asked_for(results)
         except Failed:
             if names and not self._connection.closed:  # what was to close them was skipped
                 self._wanted = []
                 self._pgconn.enter_pipeline_mode()
-                self._sent(names)
+                yield from self._sent(names)
             raise
 
     def _named(self, sql: bytes, types: tuple[int, ...]) -> bytes:
@@ -154,13 +160,13 @@ class Exchange:
         self._wanted.append(False)
         return name
 
-    def _sent(self, names: Sequence[bytes]) -> list[PGresult]:
+    def _sent(self, names: Sequence[bytes]) -> Steps[list[PGresult]]:
         """Send what was added, close the names, and return all results."""
         try:
             for name in names:
                 self._pgconn.send_close_prepared(name)
             self._pgconn.pipeline_sync()
-            results = self._connection.wait(self._answers(len(self._wanted) + len(names) + 1))
+            results: list[PGresult] = yield Answers(self._connection, self._answers(len(self._wanted) + len(names) + 1))
             self._pgconn.exit_pipeline_mode()
         except BaseException:
             self._connection.close()  # what is half read is of no use to anybody
@@ -173,7 +179,7 @@ class Exchange:
         answers: list[PGresult] = []
         while pgconn.flush():
             ready = yield Wait.RW
-            if ready & Ready.R:
+            if (ready or Ready.NONE) & Ready.R:  # None where another takes the steps from here on
                 self._consume()
         while len(answers) < count:
             while pgconn.is_busy():
@@ -210,6 +216,11 @@ class Exchange:
 
 
 def committed(connection: Connection) -> bytes:
+    """Take the steps of `committing` on this thread."""
+    return finish(committing(connection))
+
+
+def committing(connection: Connection) -> Steps[bytes]:
     """Send COMMIT and return what the server calls it: ROLLBACK, where the transaction had failed.
 
     Raises:
@@ -218,7 +229,8 @@ def committed(connection: Connection) -> bytes:
     exchange = Exchange(connection)
     exchange.ask(b"COMMIT", ((),))
     try:
-        return exchange.run()[0].command_status or b""
+        answers = yield from exchange.running()
+        return answers[0].command_status or b""
     except Failed as failure:
         error = failure.error
     raise error

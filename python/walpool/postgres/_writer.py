@@ -22,15 +22,18 @@ from typing import TYPE_CHECKING, Final
 
 from walpool.errors import DatabaseError, Error
 from walpool.postgres._errors import is_conflict, is_lock_timeout, mapped
-from walpool.postgres._jobs import Doubtful, Job, Lost, Refused, run
 from walpool.postgres._line import SLICE, Line, State, Ticket
+from walpool.postgres._running import Doubtful, Lost, Refused, running
+from walpool.postgres._steps import Blocking, finish
 from walpool.postgres._wire import durations
 
 if TYPE_CHECKING:
     from walpool.postgres._address import Address
     from walpool.postgres._connections import Connections, Loan
     from walpool.postgres._figures import Figures
+    from walpool.postgres._jobs import Job
     from walpool.postgres._results import Result
+    from walpool.postgres._steps import Steps
     from walpool.settings import Settings
 
 __all__ = ["Writer"]
@@ -87,7 +90,7 @@ class Writer:
         """Do what whoever waits for a ticket does, until it is answered: sleep, lead a group, or run it alone."""
         while ticket.state is not State.ANSWERED:
             if ticket.state is State.LEADS:
-                self.lead(ticket)
+                finish(self.leading(ticket))
             elif ticket.state is State.ALONE:
                 self.run_alone(ticket)
             else:
@@ -112,7 +115,7 @@ class Writer:
 
     # A group.
 
-    def lead(self, leader: Ticket) -> None:
+    def leading(self, leader: Ticket) -> Steps[None]:
         """Run the group in line, and answer it; then somebody else leads."""
         tickets: list[Ticket] = []
         try:
@@ -122,7 +125,7 @@ class Writer:
             began = time.monotonic()
             for ticket in tickets:
                 self._figures.sample("job_wait_ms", (began - ticket.joined) * 1000)
-            self._run_group(sorted(tickets, key=_order))
+            yield from self._running_group(sorted(tickets, key=_order))
             taken = time.monotonic() - began
             self._figures.sample("group_ms", taken * 1000)
             self._figures.took(f"group of {len(tickets)} jobs", taken, leader.job.sql(0))
@@ -132,10 +135,10 @@ class Writer:
         finally:
             self.line.pass_on(leader)
 
-    def _run_group(self, group: list[Ticket]) -> None:
+    def _running_group(self, group: list[Ticket]) -> Steps[None]:
         """Run jobs in one transaction, without those that are refused, and answer each."""
         try:
-            loan = self._groups.lend(self._settings.write_timeout, self.line.late)
+            loan = yield from self._groups.lending(self._settings.write_timeout, self.line.late)
         except Error as error:
             self._fail(group, partial(_another, error))
             return
@@ -143,7 +146,7 @@ class Writer:
         with loan:
             while group:
                 try:
-                    results = run(loan.connection, [ticket.job for ticket in group], self._in_group)
+                    results = yield from running(loan.connection, [ticket.job for ticket in group], self._in_group)
                 except Refused as refusal:
                     replays += 1
                     aside = self._refused(group, refusal, is_last=replays > REPLAYS)
@@ -152,7 +155,8 @@ class Writer:
                     self._doubt(group, failure)
                     return
                 except Lost as failure:
-                    if not self._renew(loan, failure, group):
+                    is_renewed: bool = yield Blocking(partial(self._renew, loan, failure, group))
+                    if not is_renewed:
                         return
                 else:
                     self._figures.sample("jobs_per_group", len(group))
@@ -163,6 +167,8 @@ class Writer:
     def _refused(self, group: list[Ticket], refusal: Refused, *, is_last: bool) -> list[Ticket]:
         """Set the job aside that was refused; all of them if it is not known which, or if this goes on for long."""
         self._figures.add("group_replays")
+        if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
+            self.line.keep_to_one()
         if len(group) == 1 and not is_lock_timeout(refusal.error) and not is_conflict(refusal.error):
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
@@ -179,7 +185,7 @@ class Writer:
         left = [ticket for ticket in tickets if ticket.state is State.TAKEN]
         for ticket in tickets:
             ticket.ring()  # one may have been told its state, and not woken
-        text = f"the thread that led the group ended ({type(error).__name__}) [{self._name}]"
+        text = f"whoever led the group was stopped ({type(error).__name__}) [{self._name}]"
         self._fail(left, lambda: DatabaseError(text, outcome="unknown"))
 
     # A job alone.
@@ -209,7 +215,7 @@ class Writer:
     def _attempt(self, loan: Loan, ticket: Ticket, *, is_last: bool) -> bool:
         """Run a job once; return whether it is answered."""
         try:
-            results = run(loan.connection, [ticket.job], self._by_itself)
+            results = finish(running(loan.connection, [ticket.job], self._by_itself))
         except Refused as refusal:
             if is_conflict(refusal.error) and not is_last:
                 return False

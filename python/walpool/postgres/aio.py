@@ -21,11 +21,13 @@ from walpool.errors import BusyError, ClosedError, ConfigError, NotSupportedErro
 from walpool.holds import Hold, hold_open, open_here, refuse_reentry
 from walpool.postgres import _jobs as jobs
 from walpool.postgres._address import Address
+from walpool.postgres._driving import WATCHES_SOCKETS
 from walpool.postgres._engine import ENGINES, Engine, tenant_settings
 from walpool.postgres._hands import finished
 from walpool.postgres._line import State, Ticket
-from walpool.postgres._reading import Running, query
+from walpool.postgres._reading import query
 from walpool.postgres._results import made
+from walpool.postgres._steps import finish
 from walpool.postgres.held import AsyncSnapshot, AsyncStream, AsyncTransaction
 from walpool.postgres.pool import ATTEMPTS
 from walpool.settings import Settings
@@ -45,8 +47,9 @@ class AsyncPostgresPool:
     """A PostgreSQL database for asyncio: the names of `PostgresPool`, awaitable.
 
     It shares connections with every other pool, of either kind, on the same URL in this process. It is opened by `async
-    with`, by `open()`, or by its first call. Nothing here blocks the loop: threads, a bounded number of them, wait for
-    the server. When a task is cancelled its job, if no group has taken it, never runs; a read that runs is stopped.
+    with`, by `open()`, or by its first call. Nothing here blocks the loop: it watches the sockets itself, and a bounded
+    number of threads does what may block. When a task is cancelled its job, if no group has taken it, never runs; a
+    read that runs is stopped.
 
     Args:
         url: as for `PostgresPool`, here and below.
@@ -318,15 +321,7 @@ class AsyncPostgresPool:
 
     async def _read(self, verb: str, sql: str, params: Params, timeout: float | None) -> Rows:
         engine = await self._here(verb)
-        asked = query(sql, params)
-        running = Running()
-        began = time.monotonic()
-
-        def read() -> Rows:
-            waited = time.monotonic() - began
-            return engine.read(asked, timeout, self._local, waited=waited, running=running)
-
-        return await finished(engine.hands.reads, read, running.cancel)
+        return await engine.aread(query(sql, params), timeout, self._local)
 
     async def _submit(self, verb: str, job: jobs.Job, key: str | None, timeout: float | None) -> list[Result]:
         engine = await self._here(verb)
@@ -345,9 +340,9 @@ class _Answer:
     def __init__(self, engine: Engine, job: jobs.Job) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._mailbox = engine.mailbox()
+        self._driver = driver = engine.driver()
         self._future: asyncio.Future[None] = self._loop.create_future()
-        self._ticket = Ticket(job, self._told)
+        self._ticket = Ticket(job, self._told, driver if WATCHES_SOCKETS else None)
         self._timer: asyncio.TimerHandle | None = None
 
     async def join(self, wait: float) -> None:
@@ -361,16 +356,17 @@ class _Answer:
                 self._give_up()  # it may have joined meanwhile
                 raise
         self._timer = self._loop.call_later(max(deadline - time.monotonic(), 0.0), self._late)
-        self._mailbox.watch(line.help)  # no thread sleeps on it that would look
+        self._driver.mailbox.watch(line.help)  # no thread sleeps on it that would look
 
     async def come(self) -> list[Result]:
         """Return the results once the job is committed."""
         try:
             await self._future
-        except asyncio.CancelledError:
+        except BaseException:  # also where the loop is going away with its tasks
             self._give_up()
             raise
         finally:
+            self._ticket.forget()
             if self._timer is not None:
                 self._timer.cancel()
         if self._ticket.error is not None:
@@ -378,22 +374,40 @@ class _Answer:
         return self._ticket.results
 
     def _told(self, ticket: Ticket) -> None:
-        """Do what the ticket says, from any thread: have a thread lead or run the job, or wake the task."""
-        writer, threads = self._engine.writer, self._engine.hands.groups
-        if ticket.state in (State.LEADS, State.ALONE):
-            try:
-                threads.submit(writer.lead if ticket.state is State.LEADS else writer.run_alone, ticket)
-            except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
-                writer.abandon(ticket)
+        """Do what the ticket says, from any thread: have a group led or the job run, or wake the task."""
+        if ticket.state is State.ALONE:
+            self._have_done(self._engine.writer.run_alone)
+        elif ticket.state is State.LEADS and ticket.loop is None:
+            self._have_led()
+        elif ticket.state is State.LEADS:
+            # Two turns of the loop later: the tasks of the group before, answered just now, are in line again by then.
+            self._driver.mailbox.put(partial(self._loop.call_soon, self._lead))
         else:
-            self._mailbox.put(self._done)
+            self._driver.mailbox.put(self._done)
+
+    def _lead(self) -> None:
+        if self._engine.writer.line.is_for_its_loop(self._ticket):
+            self._driver.begin(self._engine.writer.leading(self._ticket))
+        else:
+            self._have_led()
+
+    def _have_led(self) -> None:
+        writer = self._engine.writer
+        self._have_done(lambda ticket: finish(writer.leading(ticket)))
+
+    def _have_done(self, do: Callable[[Ticket], object]) -> None:
+        try:
+            self._engine.hands.groups.submit(do, self._ticket)
+        except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
+            self._engine.writer.abandon(self._ticket)
 
     def _done(self) -> None:
         if not self._future.done():
             self._future.set_result(None)
 
     def _give_up(self) -> None:
-        self._engine.writer.withdraw(self._ticket)
+        if not self._engine.writer.withdraw(self._ticket) and self._ticket.state is State.TAKEN:
+            self._driver.leave()
 
     def _late(self) -> None:
         if self._engine.writer.withdraw(self._ticket):

@@ -164,8 +164,7 @@ class Bulk:
 
     def _ask(self, job: Job) -> list[Result]:
         exchange = Exchange(self._connection)
-        for statement in job.statements:
-            exchange.ask(*statement)
+        job.ask(exchange)
         return [Result.of(self._connection, answer) for answer in self._run(exchange, job)]
 
     def _run(self, exchange: Exchange, job: Job | None = None) -> list[Any]:

@@ -1,0 +1,159 @@
+"""Rows of one INSERT that go to the server as one statement: which do, and that nobody can tell but by the time."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from walpool import errors
+from walpool.postgres import PostgresPool
+from walpool.postgres._translate import translate
+
+NUMBERED = """
+CREATE TABLE numbered (a text PRIMARY KEY, n bigint);
+CREATE TABLE seen (statements bigint);
+CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO seen VALUES (1); RETURN NULL; END';
+CREATE TRIGGER see AFTER INSERT ON numbered EXECUTE FUNCTION see();
+"""
+SKIPPING = """
+CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+    IF NEW.n < 0 THEN RETURN NULL; END IF; RETURN NEW; END';
+CREATE TRIGGER skip BEFORE INSERT ON numbered FOR EACH ROW EXECUTE FUNCTION skip();
+"""
+INSERT = "INSERT INTO numbered (a, n) VALUES (?, ?)"
+NAMED = "INSERT INTO numbered (a, n) VALUES (:a, CAST(:n AS bigint))"
+
+
+@pytest.fixture
+def numbered(pg: PostgresPool) -> PostgresPool:
+    """Return a pool with a table that counts the statements which insert into it."""
+    pg.script(NUMBERED)
+    return pg
+
+
+def statements(pool: PostgresPool) -> int:
+    count = pool.fetchval("SELECT count(*) FROM seen")
+    pool.execute("DELETE FROM seen")
+    return int(count)
+
+
+@pytest.mark.parametrize(
+    ("sql", "three"),
+    [
+        ("INSERT INTO t (a) VALUES (?)", "INSERT INTO t (a) VALUES ($1), ($2)"),
+        ("insert into t values (:a, :b, :a) ;", "insert into t values ($1, $2, $1), ($3, $4, $3)"),
+        ("INSERT INTO t VALUES (?::json, -1)", "INSERT INTO t VALUES ($1::json, -1), ($2::json, -1)"),
+        ("INSERT INTO t VALUES ('$1', ?) -- one", "INSERT INTO t VALUES ('$1', $1), ('$1', $2)"),
+        ('INSERT INTO "values" VALUES (?)', 'INSERT INTO "values" VALUES ($1), ($2)'),
+        ("INSERT INTO t AS x VALUES (?, DEFAULT)", "INSERT INTO t AS x VALUES ($1, DEFAULT), ($2, DEFAULT)"),
+    ],
+)
+def test_rows_of_parameters_and_constants_are_folded(sql: str, three: str) -> None:
+    translated = translate(sql)
+    assert translated.fold is not None
+    row = list(range(translated.count))
+    texts = [(text.decode(), list(values), size) for text, values, size in translated.fold.folded([row] * 3)]
+    assert texts[0] == (three, row * 2, 2)
+    assert [size for _, _, size in texts] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t (a) VALUES (?) ON CONFLICT DO NOTHING",
+        "INSERT INTO t (a) VALUES (?) ON CONFLICT (a) DO UPDATE SET a = excluded.a",
+        "INSERT INTO t (a) VALUES (?) RETURNING a",
+        "INSERT INTO t (a) VALUES (?), (?)",
+        "INSERT INTO t (a) VALUES (nextval('x') + ?)",
+        "INSERT INTO t (a) VALUES ((SELECT ?))",
+        "INSERT INTO t (a) VALUES ('constant')",
+        "INSERT INTO t (a) SELECT * FROM (VALUES (?)) AS v",
+        "INSERT INTO t DEFAULT VALUES",
+        "WITH x AS (SELECT 1) INSERT INTO t (a) VALUES (?)",
+        "UPDATE t SET a = ?",
+        "VALUES (?)",
+    ],
+)
+def test_other_statements_are_not_folded(sql: str) -> None:
+    assert translate(sql).fold is None
+
+
+def test_rows_go_in_pieces_of_a_power_of_two_within_the_protocols_limit() -> None:
+    narrow, wide = (
+        translate("INSERT INTO t VALUES (?)").fold,
+        translate(f"INSERT INTO t VALUES ({', '.join('?' * 5_000)})").fold,
+    )
+    assert narrow is not None
+    assert wide is not None
+    assert [size for _, _, size in narrow.folded([[1]] * 203)] == [64, 64, 64, 8, 2, 1]
+    assert [size for _, _, size in wide.folded([[1] * 5_000] * 21)] == [8, 8, 4, 1]
+
+
+def test_batch_and_executemany_answer_as_if_each_row_had_gone_by_itself(numbered: PostgresPool) -> None:
+    done = numbered.batch(
+        [*((INSERT, (f"a{n}", n)) for n in range(16)), (INSERT.replace("VALUES", "values"), ("b", 1))]
+    )
+    assert [each.rowcount for each in done] == [1] * 17
+    assert statements(numbered) == 2
+    assert (
+        numbered.executemany(
+            NAMED.replace("CAST(:n AS bigint)", ":n"), [{"a": f"c{n}", "n": n} for n in range(100)]
+        ).rowcount
+        == 100
+    )
+    assert statements(numbered) == 3  # 64, 32 and 4
+    assert numbered.fetchval("SELECT count(*) FROM numbered") == 117
+
+
+def test_refused_row_is_named_and_its_neighbours_jobs_are_not_harmed(numbered: PostgresPool) -> None:
+    rows = [(f"a{n}", n) for n in range(20)]
+    with pytest.raises(errors.IntegrityError, match="in row 8 of executemany") as refused:
+        numbered.executemany(INSERT, [*rows[:7], ("a3", 0), *rows[7:]])
+    assert refused.value.outcome == "not_applied"
+    with pytest.raises(errors.IntegrityError, match="in statement 3 of the batch"):
+        numbered.batch([(INSERT, ("x", 1)), (INSERT, ("y", 1)), (INSERT, ("x", 1))])
+    assert numbered.fetchval("SELECT count(*) FROM numbered") == 0
+
+
+def test_rows_that_a_trigger_skips_are_counted_one_by_one(numbered: PostgresPool) -> None:
+    numbered.script(SKIPPING)
+    done = numbered.batch([(INSERT, (f"a{n}", n - 2)) for n in range(5)])
+    assert [each.rowcount for each in done] == [0, 0, 1, 1, 1]
+    assert numbered.executemany(INSERT, [(f"b{n}", n - 2) for n in range(5)]).rowcount == 3
+    assert numbered.fetchval("SELECT count(*) FROM numbered") == 6
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.sampled_from(["7", "-3"]))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(VALUES, min_size=2, max_size=40))
+def test_what_is_stored_is_what_single_statements_store(numbered: PostgresPool, rows: list[object]) -> None:
+    numbered.script("DELETE FROM numbered")
+    single, folded = (
+        [(f"s{n:03}", value) for n, value in enumerate(rows)],
+        [(f"f{n:03}", value) for n, value in enumerate(rows)],
+    )
+    for row in single:
+        numbered.execute(INSERT, row)
+    numbered.batch([(INSERT, row) for row in folded])
+    stored = [n for (n,) in numbered.fetch("SELECT n FROM numbered ORDER BY a")]
+    assert stored[: len(rows)] == stored[len(rows) :]
+
+
+def test_unknown_column_beside_a_parameter_is_not_told_to_be_one(pg: PostgresPool) -> None:
+    with pytest.raises(errors.ProgrammingError) as refused:
+        pg.execute("INSERT INTO t (nonesuch) VALUES (?)", (1,))
+    assert "?1" not in str(refused.value)
+    assert "nonesuch" in str(refused.value)
+
+
+def test_deferred_constraint_is_told_at_the_commit_of_folded_rows(numbered: PostgresPool, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("ALTER TABLE numbered ADD UNIQUE (n) DEFERRABLE INITIALLY DEFERRED")
+    with pytest.raises(errors.IntegrityError) as refused:
+        numbered.batch([(INSERT, (f"a{n}", n % 3)) for n in range(4)])
+    assert refused.value.outcome == "not_applied"
+    assert numbered.fetchval("SELECT count(*) FROM numbered") == 0
