@@ -306,6 +306,8 @@ settings! {
         foreign_keys: bool = true, Unit::Switch;
         /// The permissions of files that walpool creates, less what the umask takes; their owner must be able to read and write.
         file_mode: u32 = 0o600, Unit::Mode, Count(0o600), Count(0o777);
+        /// Whether a file that `walpool migrate --retire` has marked may be written; else it is open to read only.
+        write_retired: bool = false, Unit::Switch;
         /// The page cache of one connection.
         cache_size: u64 = 16 * MIB, Unit::Bytes, Count(64 * KIB), LARGEST;
         /// How many prepared statements one connection keeps; 0 keeps none.

@@ -64,6 +64,8 @@ pub enum Kind {
     WriterStopped,
     /// The disk refused: full, read-only, an I/O error.
     Storage,
+    /// The database is not to be written any more.
+    ReadOnly,
     /// Bad SQL, wrong parameters, a write on a reader.
     Programming,
     /// A constraint.
@@ -77,7 +79,7 @@ pub enum Kind {
 }
 
 /// Every kind, in the order of declaration, for tables and for `stats()`.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 20] = [
     Kind::Interface,
     Kind::Closed,
     Kind::Reentrant,
@@ -92,6 +94,7 @@ pub const KINDS: [Kind; 19] = [
     Kind::Interrupted,
     Kind::WriterStopped,
     Kind::Storage,
+    Kind::ReadOnly,
     Kind::Programming,
     Kind::Integrity,
     Kind::Data,
@@ -117,6 +120,7 @@ impl Kind {
             Kind::Interrupted => "Interrupted",
             Kind::WriterStopped => "WriterStopped",
             Kind::Storage => "StorageError",
+            Kind::ReadOnly => "ReadOnlyError",
             Kind::Programming => "ProgrammingError",
             Kind::Integrity => "IntegrityError",
             Kind::Data => "DataError",

@@ -24,6 +24,8 @@ mod leases;
 mod queue;
 #[path = "engine/reads.rs"]
 mod reads;
+#[path = "engine/retired.rs"]
+mod retired;
 #[path = "engine/revocation.rs"]
 mod revocation;
 #[path = "engine/stress.rs"]

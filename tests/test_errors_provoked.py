@@ -98,6 +98,13 @@ def storage_error(database: Path) -> None:
     walpool.Pool(database / "in a folder that is not there")
 
 
+def read_only_error(database: Path) -> None:
+    with opened(database) as pool:
+        pool.execute(schema.CREATE_RETIRED)
+        pool.execute(schema.RETIRE, ("postgresql://host/agents",))
+        pool.execute(INSERT, (2,))
+
+
 def programming_error(database: Path) -> None:
     with opened(database) as pool:
         pool.execute("NONSENSE")
@@ -137,6 +144,7 @@ SITUATIONS: dict[type[errors.Error], Situation] = {
     errors.StatementTimeout: statement_timeout,
     errors.TransactionTimeout: transaction_timeout,
     errors.StorageError: storage_error,
+    errors.ReadOnlyError: read_only_error,
     errors.ProgrammingError: programming_error,
     errors.IntegrityError: integrity_error,
     errors.DataError: data_error,

@@ -26,6 +26,7 @@ ERRORS = {
     "OperationalError",
     "ProgrammingError",
     "QueueFull",
+    "ReadOnlyError",
     "ReentrantError",
     "StatementTimeout",
     "StorageError",
@@ -114,6 +115,7 @@ EXPORTS = {
         "Table",
         "TableReport",
         "migrate",
+        "unretire",
     },
     "walpool.openai_agents": {"SessionClosedError", "WalpoolSession"},
 }

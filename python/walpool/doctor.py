@@ -116,7 +116,7 @@ def _database(pool: walpool.Pool) -> Iterator[Finding]:
     else:
         yield Finding("permissions", "ok", f"{mode:04o}")
     if (successor := schema.successor(pool)) is not None:
-        said = f"in favour of {successor}: what is written here is not there"
+        said = f"in favour of {successor}: pools open it to read only; walpool unretire takes the mark off"
         yield Finding("retired", "warning", said)
     yield _wal(pool)
 

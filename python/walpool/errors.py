@@ -15,7 +15,8 @@
         │   ├── TransactionTimeout
         │   ├── Interrupted
         │   ├── WriterStopped
-        │   └── StorageError
+        │   ├── StorageError
+        │   └── ReadOnlyError
         ├── ProgrammingError
         ├── IntegrityError
         ├── DataError
@@ -51,6 +52,7 @@ __all__ = [
     "OperationalError",
     "ProgrammingError",
     "QueueFull",
+    "ReadOnlyError",
     "ReentrantError",
     "StatementTimeout",
     "StorageError",
@@ -174,6 +176,13 @@ class WriterStopped(OperationalError):
 
 class StorageError(OperationalError):
     """The disk refused: it is full, read-only or failing, or the file cannot be opened; mend that first."""
+
+
+class ReadOnlyError(OperationalError):
+    """The database is not to be written: `walpool migrate` has retired the file in favour of a server, which it names.
+
+    Nothing of the write was applied, and reads go on. Write to the server, or set `write_retired`.
+    """
 
 
 class ProgrammingError(DatabaseError, sqlite3.ProgrammingError):

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CREATE_RETIRED",
+    "IS_RETIRED",
     "RETIRE",
+    "SUCCESSOR",
     "TENANT",
     "TENANT_COLUMN",
+    "UNRETIRE",
     "Migration",
     "migrate",
     "migrate_async",
@@ -42,13 +45,20 @@ Migration: TypeAlias = Sequence[str]
 
 CREATE_RETIRED = """CREATE TABLE IF NOT EXISTS walpool_retired
     (successor TEXT PRIMARY KEY, retired_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
-"""The table of the mark of a SQLite file that has gone over to a server."""
+"""The table of the mark of a SQLite file that has gone over to a server. The engine looks for a row in it, and opens
+such a file to read only: `src/connection/retired.rs` has these names too."""
 
 RETIRE = "INSERT INTO walpool_retired (successor) VALUES (?) ON CONFLICT DO NOTHING"
 """Sets the mark; the parameter is the server's URL, without its password."""
 
-_IS_RETIRED = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_retired'"
-_SUCCESSOR = "SELECT successor FROM walpool_retired ORDER BY retired_at DESC LIMIT 1"
+UNRETIRE = "DROP TABLE IF EXISTS walpool_retired"
+"""Takes the mark off, whoever the successors are."""
+
+IS_RETIRED = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'walpool_retired'"
+"""Whether there may be a mark: whether its table is there."""
+
+SUCCESSOR = "SELECT successor FROM walpool_retired ORDER BY retired_at DESC LIMIT 1"
+"""The URL that the mark names, where the table is there; no row if there is no mark."""
 
 _CREATE = {
     "sqlite": "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT",
@@ -73,9 +83,9 @@ _SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
 
 def successor(pool: Pool) -> str | None:
     """Return the URL that a file was retired in favour of, by `walpool migrate --retire`; None if it was not."""
-    if pool.fetchval(_IS_RETIRED) is None:
+    if pool.fetchval(IS_RETIRED) is None:
         return None
-    found = pool.fetchval(_SUCCESSOR)
+    found = pool.fetchval(SUCCESSOR)
     return None if found is None else str(found)
 
 

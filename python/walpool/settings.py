@@ -55,6 +55,7 @@ class Settings:
     max_group_bytes: int
     foreign_keys: bool
     file_mode: int  # permission bits
+    write_retired: bool
     cache_size: int  # bytes
     statement_cache: int
     sketch_memory: int  # bytes

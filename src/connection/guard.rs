@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::ffi;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use super::retired::is_mark;
 use crate::error::{Error, Kind};
 use crate::sync::Mutex;
 
@@ -55,6 +56,7 @@ pub struct Guard(Arc<Cells>);
 struct Cells {
     is_own: AtomicBool,
     refusal: Mutex<Option<&'static str>>,
+    has_marked: AtomicBool,
 }
 
 impl Guard {
@@ -79,6 +81,11 @@ impl Guard {
         let done = work();
         self.0.is_own.store(false, Ordering::Relaxed);
         done
+    }
+
+    /// Whether a caller's SQL that may mark the file as retired has been prepared; it may run at any time since.
+    pub fn has_marked(&self) -> bool {
+        self.0.has_marked.load(Ordering::Relaxed)
     }
 
     /// An error that says what was refused, in place of SQLite's "not authorized".
@@ -109,6 +116,10 @@ impl Cells {
             | AuthAction::CreateTempView { .. } => Some(TEMP),
             // `CREATE TABLE temp.t` is no temporary table by its action, but it is entered in the schema of that name.
             AuthAction::Insert { .. } if context.database_name == Some("temp") => Some(TEMP),
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } if is_mark(table_name) => {
+                self.has_marked.store(true, Ordering::Relaxed);
+                None
+            }
             AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
                 Some(EXTENSION)
             }

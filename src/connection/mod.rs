@@ -4,6 +4,7 @@ pub mod file_system;
 mod guard;
 mod open;
 mod redact;
+mod retired;
 mod statement;
 mod watch;
 
@@ -17,6 +18,7 @@ use rusqlite::{Statement, ffi};
 
 use self::guard::Guard;
 pub use self::open::{create_file, init_reader, open_writer, reader_flags};
+use self::retired::Retired;
 pub use self::statement::{Cursor, Ran, Want};
 pub use self::watch::{Limit, Watch};
 use crate::caller::Lately;
@@ -131,6 +133,7 @@ pub struct Connection {
     wal_frames: Cell<u32>,
     statements_run: Cell<u64>,
     files: OnceCell<Arc<Files>>,
+    retired: Retired,
 }
 
 /// Try again while another process holds the lock, for `patience` at most.
@@ -158,6 +161,7 @@ impl Connection {
             wal_frames: Cell::new(0),
             statements_run: Cell::new(0),
             files: OnceCell::new(),
+            retired: Retired::default(),
         })
     }
 
@@ -212,12 +216,17 @@ impl Connection {
         self.watch.shield(|| self.guard.own(run))
     }
 
-    /// Begin a write transaction; `Busy` at once where another process has one.
+    /// Begin a write transaction; `Busy` at once where another process has one, `ReadOnly` where the file is retired.
     pub fn begin(&self) -> Result<()> {
         if let Some(files) = self.files.get() {
             files.look_seldom(Instant::now())?;
         }
-        self.own(BEGIN)
+        self.refuse_retired()?;
+        self.own(BEGIN)?;
+        self.look_if_retired().inspect_err(|_| {
+            // Should this fail, the next BEGIN says so.
+            let _ = self.rollback();
+        })
     }
 
     /// Begin a read transaction and take its snapshot.
@@ -247,6 +256,7 @@ impl Connection {
     pub fn commit(&self) -> Result<u32> {
         WAL_FRAMES.set(None);
         self.own(COMMIT)?;
+        self.note_own_change();
         if let Some(files) = self.files.get() {
             files.look_after_commit().map_err(|error| error.with_outcome(Outcome::Unknown))?;
         }
@@ -511,6 +521,7 @@ impl Connection {
 
     /// Rewrite the whole file without its holes. Not inside a transaction. Called again where another process was in the way.
     pub fn vacuum(&self) -> Result<()> {
+        self.refuse_retired()?;
         self.watch.look_between_tries()?;
         self.guard.own(|| self.raw.execute_batch("VACUUM")).map_err(|error| self.explain(error.into()))
     }

@@ -80,6 +80,9 @@ pub fn open_writer(call: &Call, path: &Path, config: &Config, common: &Common) -
     // reads, and keeps it until the last one closes. It must be the writer's, which is closed last: a lock that belongs to a
     // descriptor is not let go by another one.
     retry_busy(config.busy_timeout, || conn.own(FIRST_READ))?;
+    if !config.write_retired {
+        retry_busy(config.busy_timeout, || conn.obey_retirement())?;
+    }
     Ok(conn)
 }
 

@@ -346,6 +346,9 @@ impl Shared {
         let files = Arc::new(Files::of(path));
         conn.keep_to(Arc::clone(&files));
         tell_second_library(&files, &stats, &log);
+        if let Some(mark) = conn.retired() {
+            log.add(Level::Warning, format!("{mark}: it is open to read only, as write_retired is off"));
+        }
         let after_commit = {
             let (bell, checkpointer) = (Arc::clone(&bell), Arc::clone(&checkpointer));
             let (files, stats, log) = (Arc::clone(&files), Arc::clone(&stats), Arc::clone(&log));

@@ -1,4 +1,4 @@
-"""`walpool migrate`: a SQLite file into PostgreSQL, or back."""
+"""`walpool migrate`: a SQLite file into PostgreSQL, or back; and `walpool unretire`, for the file it left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--force", action="store_true", help="DST may have tables: those of the same names are filled")
-    parser.add_argument("--retire", action="store_true", help="mark a SQLite source as retired once both are equal")
+    parser.add_argument("--retire", action="store_true", help="once both are equal, mark a SQLite source as retired")
 
 
 def _migrate(arguments: argparse.Namespace) -> None:
@@ -155,4 +155,23 @@ def _summary(report: Report) -> str:
     return f"{'; '.join(said)}: {'same' if report.is_same else 'differs'}"
 
 
-COMMANDS = (Command("migrate", "copy a SQLite file into PostgreSQL, or back, and compare both", _arguments, _migrate),)
+def _unretire_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="DB", help="path or URL of the file")
+
+
+def _unretire(arguments: argparse.Namespace) -> None:
+    from walpool.migrating import unretire
+
+    successor = unretire(arguments.file)
+    if arguments.json:
+        print_json({"successor": successor})
+    elif successor is None:
+        print("it was not retired; nothing was changed")
+    else:
+        print(f"no longer retired in favour of {harmless(successor)}: pools that open it from now on may write it")
+
+
+COMMANDS = (
+    Command("migrate", "copy a SQLite file into PostgreSQL, or back, and compare both", _arguments, _migrate),
+    Command("unretire", "let a file be written again that migrate has retired", _unretire_arguments, _unretire),
+)

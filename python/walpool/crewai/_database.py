@@ -10,13 +10,14 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from walpool import schema
 from walpool.crewai import _sql
-from walpool.errors import ClosedError, NotSupportedError
+from walpool.errors import ClosedError, NotSupportedError, ReadOnlyError
 from walpool.registry import get_pool
 from walpool.settings import Settings
 
@@ -133,7 +134,8 @@ def open_checkpoints(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
         return _open_migrated(url, settings, "crewai_checkpoints", {"postgres": _sql.CHECKPOINT_MIGRATIONS})
     pool = open_pool(url, settings)
     try:
-        pool.execute(_sql.CREATE_CHECKPOINTS)
+        with suppress(ReadOnlyError):  # of a retired file: whatever is there may be read
+            pool.execute(_sql.CREATE_CHECKPOINTS)
     except BaseException:
         pool.close()
         raise

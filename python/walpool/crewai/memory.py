@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -13,7 +13,7 @@ from crewai.memory.types import MemoryRecord, ScopeInfo
 from pydantic_core import SchemaSerializer, core_schema
 
 from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
-from walpool.errors import ConfigError
+from walpool.errors import ConfigError, ReadOnlyError
 from walpool.memory import (
     DimsError,
     Metric,
@@ -147,8 +147,13 @@ class WalpoolStorage:
         self.save([record])
 
     def touch_records(self, record_ids: list[str]) -> None:
-        """Set `last_accessed` of these records to now; CrewAI calls it after every recall."""
-        if record_ids:
+        """Set `last_accessed` of these records to now; CrewAI calls it after every recall.
+
+        Where the file is retired nothing is set, so that a recall succeeds there.
+        """
+        if not record_ids:
+            return
+        with suppress(ReadOnlyError):
             self._run(lambda store: store.touch(map(str, record_ids)))
 
     def get_record(self, record_id: str) -> MemoryRecord | None:

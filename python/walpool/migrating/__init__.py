@@ -8,6 +8,7 @@ from __future__ import annotations
 from walpool.migrating.migration import Options, Refused, migrate
 from walpool.migrating.plan import Column, Fault, ForeignKey, Index, Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
+from walpool.migrating.retiring import unretire
 
 __all__ = [
     "Column",
@@ -22,8 +23,23 @@ __all__ = [
     "Table",
     "TableReport",
     "migrate",
+    "unretire",
 ]
 
-_ALL = (Column, Fault, ForeignKey, Index, Options, Plan, Progress, Refused, Report, Table, TableReport, migrate)
+_ALL = (
+    Column,
+    Fault,
+    ForeignKey,
+    Index,
+    Options,
+    Plan,
+    Progress,
+    Refused,
+    Report,
+    Table,
+    TableReport,
+    migrate,
+    unretire,
+)
 for _public in _ALL:
     _public.__module__ = "walpool.migrating"

@@ -35,7 +35,8 @@ class SqliteSide:
 
     def __init__(self, path: str) -> None:
         # Without foreign keys: tables are filled in any order, and what refers to nothing is looked for at the end.
-        self._pool = Pool(path, transaction_timeout=HELD, slow_threshold=HELD, foreign_keys=False)
+        # A retired file too is written here: as the target of the way back, and locked as a source that is live.
+        self._pool = Pool(path, transaction_timeout=HELD, slow_threshold=HELD, foreign_keys=False, write_retired=True)
         self._tx: Transaction | None = None
         self.name = self._pool.path
 

@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from walpool import schema
 from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
-from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, sets
+from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, retiring, sets
 from walpool.migrating._checking import check
 from walpool.migrating._cleaning import Cleaner, OnBad
 from walpool.migrating._comparing import Comparison, compare
@@ -58,7 +57,8 @@ class Options:
         on_bad: what happens to rows that the target cannot take; None is what the migration began with, or `fail`.
         bad_path: the file for those that are skipped.
         tables: only these; None is all.
-        retire: mark the source, a SQLite file, as retired once both are equal.
+        retire: cut over, once both are equal: mark the file as retired if it is the source; if it is the target, take
+            such a mark off it.
         movers: who moves a set of walpool's own tables, by its name; the others are left out, and the plan says so.
     """
 
@@ -244,7 +244,9 @@ class _Migration:
         with ExitStack() as frozen:
             self._made_equal(report, cleaner, frozen, held)
             if options.retire and report.is_same:
-                self._retire(report)
+                self._cut_over(report)
+        if isinstance(target, SqliteSide) and retiring.is_marked(target):
+            report.notes.append("the target is marked as retired: walpool unretire lets it be written")
         with self._timed("foreign keys"):
             report.notes += target.relate(plan.tables)
         self._move_sets(report)
@@ -330,20 +332,21 @@ class _Migration:
             if self._options.repair:
                 self._made_equal(report, Cleaner(on_bad), frozen, set())
                 if self._options.retire and report.is_same:
-                    self._retire(report)
+                    self._cut_over(report)
                 if self._options.tables is None and self._target is not None:
                     State(self._target).set_plan(plan, on_bad, is_done=report.is_same)
             else:
                 _enter(report, self._compared(plan.tables, Cleaner(on_bad)))
         return report
 
-    def _retire(self, report: Report) -> None:
-        if not isinstance(self._source, SqliteSide):
-            report.notes.append("a PostgreSQL source is not marked as retired: take its rights to write away")
+    def _cut_over(self, report: Report) -> None:
+        if isinstance(self._source, SqliteSide):
+            retiring.mark(self._source, report.plan.target)
+            report.is_retired = True
             return
-        self._source.execute(schema.CREATE_RETIRED)
-        self._source.execute(schema.RETIRE, (report.plan.target,))
-        report.is_retired = True
+        report.notes.append("a PostgreSQL source is not marked as retired: take its rights to write away")
+        if isinstance(self._target, SqliteSide) and retiring.unmark(self._target):
+            report.notes.append("the target was marked as retired, and is no more")
 
     def _move_sets(self, report: Report) -> None:
         names = self._source.names()
