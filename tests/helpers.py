@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import walpool
+from walpool import schema
 
 T = TypeVar("T")
 
@@ -158,6 +159,12 @@ def locked_by_another_process(database: Path, kind: str = "IMMEDIATE") -> Iterat
     """Let another process, with the standard library's SQLite, hold the file's write lock."""
     with other_process(LOCKING_PROCESS, database, kind) as process:
         yield process
+
+
+def retire(database: str | Path, successor: str = "postgresql://app@db.example/agents") -> None:
+    """Mark a file as `walpool migrate --retire` does."""
+    with walpool.Pool(database) as pool:
+        pool.batch([schema.CREATE_RETIRED, (schema.RETIRE, (successor,))])
 
 
 def run_together(count: int, work: Callable[[int], T], *, timeout: float = 30.0) -> list[T]:

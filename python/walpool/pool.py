@@ -107,6 +107,7 @@ class Pool:
             ProgrammingError: bad SQL, or parameters that do not fit.
             DataError: a value that SQLite cannot hold as it is.
             WriteTimeout, BusyError, QueueFull: the job's turn did not come; nothing was written (retryable).
+            ReadOnlyError: the file was retired by `walpool migrate`, and `write_retired` is off.
             StorageError: the disk refused; see `.outcome`.
         """
         if open_here.get() or is_on_event_loop():
@@ -265,6 +266,7 @@ class Pool:
 
         Raises:
             WriteTimeout, BusyError: the turn did not come (retryable).
+            ReadOnlyError: as for `execute`.
             TransactionTimeout: it was held for too long; nothing was written.
             IntegrityError: a deferred foreign key, at COMMIT.
         """

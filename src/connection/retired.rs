@@ -39,7 +39,7 @@ pub(super) fn is_mark(table: &str) -> bool {
 }
 
 impl Connection {
-    /// Begin no write transaction in a file that is retired, from now on.
+    /// Begin no write transaction in a file that is retired, from now on. It has been read from just now.
     pub fn obey_retirement(&self) -> Result<()> {
         self.retired.is_obeyed.set(true);
         self.look_for_mark()
@@ -67,6 +67,7 @@ impl Connection {
         // A commit of one's own is no change by others: what it may have marked is known by its SQL.
         let is_unchanged = self.retired.version.get().is_some_and(|known| self.file_version() == Some(known));
         if !is_unchanged || self.guard.has_marked() {
+            self.own(FIRST_READ)?; // brings the schema that SQLite has in memory up to date
             self.look_for_mark()?;
         }
         self.refuse_retired()
@@ -80,7 +81,6 @@ impl Connection {
     }
 
     fn look_for_mark(&self) -> Result<()> {
-        self.own(FIRST_READ)?; // brings the schema that SQLite has in memory up to date
         let raw = self.raw.get()?;
         if raw.table_exists(Some("main"), TABLE)? {
             let look = || raw.query_row(MARK, [], |row| Ok((row.get(0)?, row.get(1)?))).optional();
@@ -103,11 +103,10 @@ impl Connection {
     fn file_version(&self) -> Option<u32> {
         let mut version: u32 = 0;
         let out = ptr::from_mut(&mut version).cast();
-        // SAFETY: the handle lives as long as `self`, the name ends with a NUL, and this operation writes an unsigned int.
+        let main = ptr::null(); // it need not be looked for by its name
+        // SAFETY: the handle lives as long as `self`, NULL names the main database, and this operation writes an unsigned int.
         #[allow(unsafe_code)]
-        let code = unsafe {
-            ffi::sqlite3_file_control(self.raw.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_DATA_VERSION, out)
-        };
+        let code = unsafe { ffi::sqlite3_file_control(self.raw.handle(), main, ffi::SQLITE_FCNTL_DATA_VERSION, out) };
         (code == ffi::SQLITE_OK).then_some(version)
     }
 }

@@ -21,6 +21,7 @@ from crewai.state.provider import sqlite_provider
 from crewai.state.provider.json_provider import JsonProvider
 from crewai.state.provider.sqlite_provider import SqliteProvider
 from crewai.state.runtime import RuntimeState
+from helpers import retire
 from pydantic import Field
 
 import walpool
@@ -74,6 +75,20 @@ def test_what_is_not_there_is_a_value_error_and_makes_no_file(
     provider.checkpoint("{}", location)
     with pytest.raises(ValueError, match="not found"):
         provider.from_checkpoint(f"{location}#20260301T120000_00000000")
+
+
+def test_checkpoint_in_a_retired_file_is_restored_from(tmp_path: Path) -> None:
+    location = str(tmp_path / "checkpoints.db")
+    before = CheckpointFiles()
+    stored = WalpoolCheckpointProvider.on(before).checkpoint("{}", location)
+    before.close()
+    retire(location)
+    after = CheckpointFiles()
+    provider = WalpoolCheckpointProvider.on(after)
+    assert provider.from_checkpoint(stored) == "{}"
+    with pytest.raises(walpool.ReadOnlyError):
+        provider.checkpoint("{}", location)
+    after.close()
 
 
 def test_prune_keeps_the_newest_of_the_branch(provider: WalpoolCheckpointProvider, tmp_path: Path) -> None:

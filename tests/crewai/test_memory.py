@@ -19,6 +19,7 @@ import pytest
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError, StorageBackend
 from crewai.memory.types import MemoryConfig, MemoryRecord, compute_composite_score
 from crewai.memory.unified_memory import Memory
+from helpers import retire
 
 import walpool
 from walpool.crewai import Installation, WalpoolStorage
@@ -295,6 +296,23 @@ def test_touch_changes_the_last_access_alone(storage: WalpoolStorage) -> None:
     assert touched.last_accessed > NOON
     assert touched.created_at == untouched.last_accessed == NOON
     assert touched.embedding == [1.0]
+
+
+def test_recall_from_a_retired_file_touches_nothing_and_succeeds(database: Path) -> None:
+    # CrewAI's recall: a search, then touch_records of what it found.
+    before = WalpoolStorage(str(database))
+    before.save([record("a", [1.0], last_accessed=NOON)])
+    before.close()
+    retire(database)
+    storage = WalpoolStorage(str(database))
+    assert names(storage.search([1.0])) == {"a"}
+    storage.touch_records(["a"])
+    found = storage.get_record("a")
+    assert found is not None
+    assert found.last_accessed == NOON
+    with pytest.raises(walpool.ReadOnlyError):
+        storage.save([record("b", [1.0])])
+    storage.close()
 
 
 # Searching

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("langgraph.checkpoint.sqlite")
 
+from helpers import retire
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from leftovers import open_descriptors
@@ -40,6 +41,19 @@ def test_threads_are_there_after_a_restart(kind: str, place: str) -> None:
         with opened_saver(again, place) as face:
             assert face.get_tuple(thread()) == expected
     assert Run(face, stored, run.versions).versions == expected.checkpoint["channel_versions"]
+
+
+def test_threads_in_a_retired_file_are_read_and_not_gone_on_with(kind: str, database: Path) -> None:
+    with opened_saver(kind, database) as face:
+        run = Run(face)
+        run.put(state=["kept"])
+        expected = face.get_tuple(thread())
+    retire(database)
+    with opened_saver(kind, database) as face:
+        with pytest.raises(walpool.ReadOnlyError):
+            Run(face, expected.config, run.versions).put(state=["more"])
+        assert face.get_tuple(thread()) == expected
+        assert face.list(None) == [expected]
 
 
 def test_serializer_of_ones_own_is_used_and_may_give_text(kind: str, place: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("langgraph.store.base")
 
+from helpers import retire
 from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from leftovers import engine_threads, open_descriptors, threads_left_since
 from stores import INDEX, KINDS, keys, opened_store
@@ -342,6 +343,20 @@ def test_read_refreshes_the_ttl_unless_it_says_not_to(kind: str, place: str) -> 
         let_pass(place, 5_000_000)
         store.search(("n",))
         assert expiry(place, "k") >= put
+
+
+def test_item_with_a_ttl_is_read_from_a_retired_file(kind: str, database: Path) -> None:
+    with opened_store(kind, database, ttl={"default_ttl": 10}) as store:
+        store.put(("n",), "k", {"v": 1})
+    let_pass(str(database), 5_000_000)  # so long that a read refreshes it
+    left = expiry(str(database), "k")
+    retire(database)
+    with opened_store(kind, database, ttl={"default_ttl": 10}) as store:
+        assert store.get(("n",), "k").value == {"v": 1}
+        assert keys(store.search(("n",))) == ["k"]
+        with pytest.raises(walpool.ReadOnlyError):
+            store.batch([GetOp(("n",), "k"), PutOp(("n",), "other", {})])
+    assert expiry(str(database), "k") == left
 
 
 def test_refresh_on_read_off_is_the_default_of_reads_that_do_not_say(kind: str, place: str) -> None:
