@@ -41,7 +41,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--force", action="store_true", help="DST may have tables: those of the same names are filled")
-    parser.add_argument("--retire", action="store_true", help="once both are equal, mark a SQLite source as retired")
+    parser.add_argument("--retire", action="store_true", help="mark a SQLite source as retired once both are equal")
 
 
 def _migrate(arguments: argparse.Namespace) -> None:
