@@ -56,10 +56,12 @@ async def open_all_readers(pool: walpool.AsyncPool) -> None:
 def test_hundreds_of_tasks_and_pools_cost_no_thread_and_no_descriptor_each(database: Path, loop: str) -> None:
     sessions = 200
     make_rows(database)
-    before, descriptors = engine_threads(), count_of("fd")
+    before, descriptors_before = engine_threads(), count_of("fd")
 
     async def session(index: int) -> object:
         async with walpool.AsyncPool(database, readers=READERS) as own:
+            opened.append(index)
+            await until(lambda: len(opened) == sessions)  # a pool has a thread while it is being opened
             await own.execute(UPSERT, (index, index))
             async with own.read() as snapshot:
                 assert await snapshot.fetchval("SELECT count(*) FROM t") == ROWS
@@ -68,18 +70,19 @@ def test_hundreds_of_tasks_and_pools_cost_no_thread_and_no_descriptor_each(datab
             async with own.transaction() as tx:
                 await tx.execute(UPSERT, (index, index))
             assert await own.fetchval(COUNT_TO, (20_000,)) == 20_000
-            most.append((count_of("fd") - descriptors, len(engine_threads().keys() - before.keys())))
+            most.append((count_of("fd") - descriptors_before, len(engine_threads().keys() - before.keys())))
             return await own.fetchval("SELECT a FROM t WHERE id = ?", (index,))
 
     async def main() -> None:
         async with walpool.AsyncPool(database, readers=READERS):
             assert await asyncio.gather(*(session(index) for index in range(sessions))) == list(range(sessions))
 
+    opened: list[int] = []
     most: list[tuple[int, int]] = []
     run(main(), loop=loop)
-    opened, running = (max(column) for column in zip(*most, strict=True))
+    descriptors, running = (max(column) for column in zip(*most, strict=True))
     # A file and its WAL for each connection, the WAL's index; for each pool on a loop a bell, for the loop a few.
-    assert opened <= 2 * (READERS + 2) + 1 + 2 * sessions + 8
+    assert descriptors <= 2 * (READERS + 2) + 1 + 2 * sessions + 8
     assert running <= THREADS
     assert open_descriptors(database) == []
     assert threads_left_since(before) == {}

@@ -26,7 +26,7 @@ async def settled(mailbox: _core.Mailbox, begun: _Begun) -> Any:
     number, future = begun
     if number < 0:
         if number != DONE:
-            await asyncio.sleep(0)  # this loop's reads have used up their budget: the other tasks take their turns
+            await mailbox.turn()  # this loop's reads have used up their share of its turn
         return future
     try:
         return await future

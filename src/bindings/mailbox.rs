@@ -26,8 +26,8 @@ use pyo3::types::PyTuple;
 
 use super::bell::Bell;
 use super::errors::raise;
+use super::turns::Turns;
 use super::{ending, log, upcall};
-use crate::caller::BUDGET;
 use crate::engine::{Engine, Expiry, Waiting};
 use crate::error::{self, Error, Kind, Outcome};
 use crate::locking::generation;
@@ -36,9 +36,6 @@ use crate::workers::spawn;
 
 /// Settling futures may keep the loop for this long; what is left waits for the loop's next turn.
 const MOST_OF_A_TURN: Duration = Duration::from_micros(500);
-/// Reads on the loop's thread may take this of one turn, whichever tasks they are of; then each task that has read yields.
-const MOST_READING: Duration = Duration::from_micros(2 * BUDGET.as_micros() as u64);
-
 /// What becomes a Python object on the loop's thread.
 type Convert = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send>;
 
@@ -130,8 +127,12 @@ impl Drop for Reply {
     }
 }
 
-fn settle_future<'py>(future: &Bound<'py, PyAny>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
+/// Tell a future, unless whoever waited for it was cancelled.
+fn settle<'py>(future: &Bound<'py, PyAny>, result: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
     let py = future.py();
+    if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        return Ok(());
+    }
     let fail = |error: PyErr| {
         upcall::call_method(future, "set_exception", &PyTuple::new(py, [error.into_value(py)])?).map(drop)
     };
@@ -180,7 +181,7 @@ pub struct Mailbox {
     is_closed: AtomicBool,
     open_blocks: AtomicUsize,
     timer: Mutex<Option<(Instant, Py<PyAny>)>>, // the one that is armed, and the loop's handle on it
-    spent: Mutex<Duration>,                     // by reads on the loop's thread in this turn of it
+    turns: Mutex<Turns>,
     asides: Mutex<Vec<JoinHandle<()>>>,
     create_future: Py<PyAny>,
     call_soon: Py<PyAny>,
@@ -201,7 +202,7 @@ impl Mailbox {
             is_closed: AtomicBool::new(false),
             open_blocks: AtomicUsize::new(0),
             timer: Mutex::default(),
-            spent: Mutex::default(),
+            turns: Mutex::default(),
             asides: Mutex::default(),
             create_future: event_loop.getattr("create_future")?.unbind(),
             call_soon: event_loop.getattr("call_soon")?.unbind(),
@@ -237,9 +238,22 @@ impl Mailbox {
         Ok(())
     }
 
-    /// The loop's next turn has come: its tasks may read on its thread again.
-    fn begin_turn(&self) {
-        *self.spent.lock() = Duration::ZERO;
+    /// A future for a task that has read beyond its share: it may go on when the future is done.
+    fn turn<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let future = self.create_future.bind(py).call0()?;
+        self.turns.lock().wait(future.clone().unbind());
+        Ok(future)
+    }
+
+    /// The loop's next turn has come: some of the tasks that wait may read on its thread again.
+    fn begin_turn(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
+        let (again, is_due) = this.turns.lock().next();
+        let settled = again.iter().try_for_each(|future| settle(future.bind(py), Ok(py.None().into_bound(py))));
+        if is_due {
+            this.call_soon(slf.getattr(intern!(py, "begin_turn"))?)?; // behind the tasks that go on now
+        }
+        settled
     }
 
     /// As `drain`, however long it takes: the mailbox is about to be closed.
@@ -283,7 +297,7 @@ impl Mailbox {
     /// Calls that wait for an answer, and blocks that are open.
     #[getter]
     fn waiting(&self) -> usize {
-        self.pending.lock().len() + self.open_blocks.load(Ordering::Acquire)
+        self.pending.lock().len() + self.turns.lock().waiting() + self.open_blocks.load(Ordering::Acquire)
     }
 
     /// Give up whatever waits, because its loop is closed: nobody will hear of it.
@@ -297,6 +311,7 @@ impl Mailbox {
             let _ = handle.bind(py).call_method0(intern!(py, "cancel"));
         }
         self.is_closed.store(true, Ordering::Release);
+        self.turns.lock().clear();
         let pending = std::mem::take(&mut *self.pending.lock());
         pending.values().filter_map(|pending| pending.waiting.as_ref()).for_each(Waiting::cancel);
         self.inbox.bell.close();
@@ -364,13 +379,8 @@ impl Mailbox {
     /// Count what a read took on the loop's thread; true if its task should let the others take their turns.
     pub fn spend(slf: &Bound<'_, Self>, took: Duration) -> PyResult<bool> {
         let this = slf.get();
-        let (is_over, is_first) = {
-            let mut spent = this.spent.lock();
-            let was_over = *spent > MOST_READING;
-            *spent += took;
-            (*spent > MOST_READING, !was_over)
-        };
-        if is_over && is_first {
+        let (is_over, is_due) = this.turns.lock().spend(took);
+        if is_due {
             this.call_soon(slf.getattr(intern!(slf.py(), "begin_turn"))?)?;
         }
         Ok(is_over)
@@ -386,9 +396,7 @@ impl Mailbox {
         let result = convert(py); // also where nobody waits: what it makes gives back what it holds
         let Some(pending) = pending else { return Ok(()) };
         let future = pending.future.bind(py);
-        if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            settle_future(future, result)?;
-        }
+        settle(future, result)?;
         pending.engine.map_or(Ok(()), |engine| log::tell(py, &engine))
     }
 

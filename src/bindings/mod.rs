@@ -14,6 +14,7 @@ mod pool;
 mod prepared;
 mod reading;
 mod result;
+mod turns;
 mod upcall;
 
 use pyo3::exceptions::PyImportError;
