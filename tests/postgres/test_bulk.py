@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
+import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -30,8 +32,48 @@ VALUES: dict[Form, st.SearchStrategy[Any]] = {
     Form.BOOLEAN: st.sampled_from([0, 1, False, True]),
     Form.NUMERIC: st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30),
     Form.JSON: st.sampled_from(["{}", "[1.50, null]", '"é"']),
+    Form.JSONB: st.sampled_from(['{"a": 1, "bb": [1.5, null]}', '"é"', "7"]),
+    Form.CHAR: TEXTS.map(lambda text: text.rstrip(" ")),
+    Form.UUID: st.uuids().map(str),
+    Form.REAL: st.floats(width=32, allow_nan=False) | st.integers(-(2**24), 2**24),
+    Form.DATE: st.dates().map(str),
+    Form.TIMESTAMP: st.datetimes().map(lambda at: spelled(at)),
+    Form.TIMESTAMPTZ: st.datetimes().map(lambda at: spelled(at) + "+00"),
 }
 FORMS = list(VALUES)
+
+
+FITTING: dict[Form, Any] = {
+    Form.TEXT: "",
+    Form.JSON: "",
+    Form.JSONB: "1",
+    Form.CHAR: "",
+    Form.BYTEA: b"",
+    Form.UUID: str(uuid.UUID(int=7)),
+    Form.DATE: "2024-02-29",
+    Form.TIMESTAMP: "2024-02-29 23:59:59.5",
+    Form.TIMESTAMPTZ: "infinity",
+}
+
+
+def spelled(at: dt.datetime) -> str:
+    """Return a time as the server writes it."""
+    return str(at).rstrip("0") if at.microsecond else str(at)
+
+
+def as_read(form: Form, value: Any) -> Any:
+    """Return what psycopg makes of a value of a column."""
+    if value is None:
+        return None
+    if form is Form.TIMESTAMPTZ:
+        return dt.datetime.fromisoformat(value[:19]).replace(
+            microsecond=int(value[20:-3].ljust(6, "0")), tzinfo=dt.timezone.utc
+        )
+    if form is Form.TIMESTAMP:
+        return dt.datetime.fromisoformat(value[:19]).replace(microsecond=int(value[20:].ljust(6, "0")))
+    return {Form.UUID: uuid.UUID, Form.DATE: dt.date.fromisoformat}.get(form, lambda same: same)(value)
+
+
 FULL = st.lists(st.tuples(*VALUES.values()), min_size=1, max_size=8)
 ROWS = FULL | st.lists(st.tuples(*(st.none() | VALUES[form] for form in FORMS)), min_size=1, max_size=8)
 NAMES = [f"c{number}" for number in range(len(FORMS))]
@@ -59,7 +101,9 @@ def test_any_value_is_read_as_it_was_and_hashed_as_the_server_hashes_it(bulk: Bu
     unnumbered = [(*row[:numeric], *row[numeric + 1 :]) for row in given_rows]
     digests = list(digests_form([form for _, form in hashed], unnumbered))
     for got, expected, digest in zip(found, given_rows, digests, strict=True):
-        assert got[:numeric] == expected[:numeric]
+        read = tuple(as_read(form, value) for form, value in zip(FORMS, expected, strict=True))
+        assert got[:numeric] == read[:numeric]
+        assert got[numeric + 1 : len(FORMS)] == read[numeric + 1 :]
         number = expected[numeric]
         assert got[numeric] == (None if number is None else Decimal(repr(number)))
         assert got[-2] == (None if number is None else plain_number(number))
@@ -84,13 +128,23 @@ def test_any_value_is_read_as_it_was_and_hashed_as_the_server_hashes_it(bulk: Bu
         (Form.BOOLEAN, 2),
         (Form.BOOLEAN, 1.0),
         (Form.NUMERIC, float("inf")),
-        (Form.NUMERIC, "1"),
+        (Form.NUMERIC, "one"),
         (Form.JSON, "\0"),
+        (Form.JSONB, "\0"),
+        (Form.CHAR, "a\0"),
+        (Form.UUID, "a0eebc999c0b4ef8bb6d6bb9bd380a11"),
+        (Form.REAL, 0.1),
+        (Form.REAL, 2**24 + 1),
+        (Form.DATE, "2023-02-29"),
+        (Form.DATE, "2024-W01-1"),
+        (Form.TIMESTAMP, "2024-01-01"),
+        (Form.TIMESTAMPTZ, "2024-01-01 24:00:00+00"),
+        (Form.TIMESTAMPTZ, "2024-01-01 00:00:00.1234567+00"),
     ],
 )
 def test_value_of_another_form_is_unfit_and_its_column_is_named(form: Form, value: Any) -> None:
     for use in (rows, digests_form, check):
-        for other in (None, {Form.TEXT: "", Form.JSON: "", Form.BYTEA: b""}.get(form, 1)):
+        for other in (None, FITTING.get(form, 1)):
             with pytest.raises(Unfit) as unfit:
                 use([Form.TEXT, form], [("x", other), ("y", value)])
             assert unfit.value.column == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from walpool.migrating._canonical import as_given_back
 from walpool.migrating._cleaning import faults_of
 from walpool.migrating.plan import Plan, Table
 from walpool.postgres.binary import Form, Unfit
@@ -63,7 +64,7 @@ def _may_be_bad(plan: Plan, form: Form) -> bool:
 
 def _is_fit(table: Table, rows: list[Row]) -> bool:
     try:
-        fits(table.forms, rows)
+        fits(table.forms, as_given_back(table, rows))
     except Unfit:
         return False
     return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from walpool.errors import DataError
 from walpool.migrating._faults import as_json, fault, mended
-from walpool.migrating.plan import Column, Fault, Table
+from walpool.migrating.plan import Fault, Table
 
 if TYPE_CHECKING:
     from walpool.types import Row
@@ -75,7 +75,7 @@ def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:
     """
     found = []
     for column, value in zip(table.columns, row, strict=True):
-        why = fault(column.form, value, is_required=column.is_required)
+        why = fault(column, value)
         if why is not None:
             key = json.dumps([as_json(part) for part in table.key_of(row)] if table.key else number)
             found.append(Fault(table.name, column.name, key[:_SHOWN], why))
@@ -83,13 +83,7 @@ def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:
 
 
 def _replaced(table: Table, row: Row) -> Row:
-    return tuple(_mended(column, value) for column, value in zip(table.columns, row, strict=True))
-
-
-def _mended(column: Column, value: object) -> object:
-    if fault(column.form, value, is_required=column.is_required) is None:
-        return value
-    return mended(column.form, value, is_required=column.is_required)
+    return tuple(mended(column, value) for column, value in zip(table.columns, row, strict=True))
 
 
 def _line(table: Table, row: Row, faulty: Sequence[Fault]) -> str:

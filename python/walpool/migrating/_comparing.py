@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from walpool.migrating._canonical import as_given_back, is_typed
 from walpool.migrating._hashing import Digest, Hash, bucket_of, hashes, key_hashes, total
 from walpool.migrating.plan import Table
 from walpool.postgres.binary import Unfit
@@ -111,6 +112,7 @@ class _Both:
         self._cleaner = cleaner
         self._start = start
         self._found = Comparison(table)
+        self._spelled: dict[Row, Row] = {}  # by the server's key, the file's
 
     def by_range(self, tick: Callable[[int], None]) -> Comparison:
         """Compare range after range of keys.
@@ -132,8 +134,7 @@ class _Both:
         for number, (after, upto) in enumerate(ranges):
             if ours[number] != answered[number]:
                 self._found.buckets.append(f"range {number} of {len(ranges)}")
-                kept, found = self._hashed(self._file.page(table, after, upto))
-                known = dict(zip(map(table.key_of, kept), found, strict=True))
+                known = {key: hash_ for key, _, hash_ in self._each(self._file.page(table, after, upto))}
                 self._differ(known, self._server.hashes(table, after, upto))
         return self._found
 
@@ -143,8 +144,8 @@ class _Both:
         theirs = self._start(self._server.buckets, table)
         ours: dict[int, Digest] = {}
         for rows in self._file.pages(table):
-            kept, found = self._hashed(rows)
-            for bucket, hash_ in zip(self._buckets(kept, found), found, strict=True):
+            given, found = self._hashed(rows)
+            for bucket, hash_ in zip(self._buckets(given, found), found, strict=True):
                 count, sum_ = ours.get(bucket, _NONE)
                 ours[bucket] = count + 1, sum_ + hash_
             tick(len(rows))
@@ -160,29 +161,42 @@ class _Both:
         table = self._table
         known: dict[Row, Hash] = {}
         for rows in self._file.pages(table):
-            kept, found = self._hashed(rows)
-            for row, bucket, hash_ in zip(kept, self._buckets(kept, found), found, strict=True):
-                if bucket in wanted:
-                    known[table.key_of(row)] = hash_
+            known.update((key, hash_) for key, bucket, hash_ in self._each(rows) if bucket in wanted)
         return known
+
+    def _each(self, rows: list[Row]) -> Iterator[tuple[Row, int, Hash]]:
+        """Yield key, bucket and hash of each row as the server has it; keys that the file spells otherwise are kept."""
+        table = self._table
+        is_odd = table.is_suspect or any(map(is_typed, table.key_columns))
+        for some in ([row] for row in rows) if is_odd else [rows]:
+            given, found = self._hashed(some)
+            for place, (row, bucket, hash_) in enumerate(zip(given, self._buckets(given, found), found, strict=True)):
+                key = table.key_of(row)
+                if is_odd and (spelled := table.key_of(some[place])) != key:
+                    self._spelled[key] = spelled
+                yield key, bucket, hash_
 
     def _buckets(self, rows: Sequence[Row], found: Sequence[Hash]) -> list[int]:
         return list(map(bucket_of, key_hashes(self._table, rows) if self._table.key else found))
 
-    def _hashed(self, rows: list[Row]) -> tuple[list[Row], list[Hash]]:
+    def _hashed(self, rows: list[Row]) -> tuple[Sequence[Row], list[Hash]]:
+        """Return rows as the server gives them back, and their hashes."""
         if not self._table.is_suspect:
             try:
-                return rows, hashes(self._table, rows)
+                given = as_given_back(self._table, rows)
+                return given, hashes(self._table, given)
             except Unfit:
                 pass
         kept = self._cleaner.kept(self._table, rows) if self._cleaner else rows
-        return kept, hashes(self._table, kept)
+        given = as_given_back(self._table, kept)
+        return given, hashes(self._table, given)
 
     def _differ(self, ours: dict[Row, Hash], theirs: dict[Row, Hash]) -> None:
         """Enter the keys that differ; `missing` are those that the server lacks."""
-        self._found.missing += [key for key in ours if key not in theirs]
+        spelled = self._spelled
+        self._found.missing += [spelled.get(key, key) for key in ours if key not in theirs]
         self._found.extra += [key for key in theirs if key not in ours]
-        self._found.changed += [key for key, hash_ in ours.items() if theirs.get(key, hash_) != hash_]
+        self._found.changed += [spelled.get(key, key) for key, hash_ in ours.items() if theirs.get(key, hash_) != hash_]
 
     def _count(self, rows: int) -> None:
         self._found.rows += rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
 from walpool.migrating.plan import Column, Plan, Table
@@ -18,15 +19,29 @@ _FORMS: Final = {
     "smallint": Form.SMALLINT,
     "integer": Form.INTEGER,
     "bigint": Form.BIGINT,
+    "real": Form.REAL,
     "double precision": Form.DOUBLE,
+    "numeric": Form.NUMERIC,
     "text": Form.TEXT,
     "character varying": Form.TEXT,
+    "character": Form.CHAR,
+    "bpchar": Form.CHAR,
     "bytea": Form.BYTEA,
     "boolean": Form.BOOLEAN,
-    "numeric": Form.NUMERIC,
     "json": Form.JSON,
+    "jsonb": Form.JSONB,
+    "uuid": Form.UUID,
+    "date": Form.DATE,
+    "timestamp without time zone": Form.TIMESTAMP,
+    "timestamp with time zone": Form.TIMESTAMPTZ,
 }
-"""What COPY fills; a type with a length or a scale would change values."""
+"""What COPY fills, by the name of a type without its limits."""
+
+_LIMITED: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)(.*)")
+_SPELLED: Final = frozenset(
+    {Form.NUMERIC, Form.CHAR, Form.JSONB, Form.UUID, Form.DATE, Form.TIMESTAMP, Form.TIMESTAMPTZ}
+)
+"""Those whose values a file may spell in several ways, so that it has them in another order."""
 
 _OID: Final = "SELECT to_regclass(?)::oid::bigint"
 
@@ -44,19 +59,44 @@ def _fit_postgres(target: Side, plan: Plan, table: Table) -> Table:
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
     columns: list[Column] = []
     for column in table.columns:
-        row = found.get(column.name)
-        form = _FORMS.get(row[1]) if row else None
+        row = found.pop(column.name, None)
         if row is None or row[6]:
             plan.obstacles.append(f"{table.name}: the table that is there has no column {column.name}")
-        elif form is None:
-            plan.obstacles.append(f"{table.name}.{column.name}: a column of type {row[1]} cannot be filled as it is")
-        else:
-            bytewise = row[7] in ("C", "POSIX") or (row[7] == "default" and is_bytewise)
-            alike = column.sorts_alike and (form is not Form.TEXT or bytewise)
-            columns.append(
-                replace(column, form=form, postgres=row[1], is_required=row[3], is_counted=False, sorts_alike=alike)
+        elif (fit := _fitted(column, row, is_bytewise=is_bytewise)) is None:
+            plan.obstacles.append(
+                f"{table.name}.{column.name}: a column of type {row[1]} cannot be filled: make it text, and change its "
+                f"type afterwards (ALTER TABLE ... ALTER COLUMN ... TYPE {row[1]} USING ...)"
             )
+        else:
+            columns.append(fit)
+    plan.obstacles += [
+        f"{table.name}.{name}: the source has no such column, and the one that is there must be filled"
+        for name, row in found.items()
+        if row[3] and row[4] is None and not row[5] and not row[6]
+    ]
     return _existing(table, columns)
+
+
+def _fitted(column: Column, row: tuple[Any, ...], *, is_bytewise: bool) -> Column | None:
+    """Return a column as the target has it; None if it is of a type that is not filled."""
+    name, limits = _type(row[1])
+    form = _FORMS.get(name)
+    if form is None:
+        return None
+    alike = column.sorts_alike and form not in _SPELLED
+    if form is Form.TEXT:
+        alike = alike and (row[7] in ("C", "POSIX") or (row[7] == "default" and is_bytewise))
+    return replace(
+        column, form=form, postgres=row[1], is_required=row[3], is_counted=False, sorts_alike=alike, limits=limits
+    )
+
+
+def _type(shown: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name of a type without its limits, and the limits."""
+    found = _LIMITED.fullmatch(shown)
+    if found is None:
+        return shown, ()
+    return found[1] + found[4], tuple(int(limit) for limit in found.groups()[1:3] if limit is not None)
 
 
 def _fit_sqlite(target: Side, plan: Plan, table: Table) -> Table:

@@ -7,13 +7,15 @@ import math
 from base64 import b64encode
 from typing import Any, Final
 
+from walpool.migrating._canonical import Bad, canonical, is_typed, nearest
+from walpool.migrating.plan import Column
 from walpool.postgres.binary import Form
 
 __all__ = ["Garbled", "as_json", "fault", "mended"]
 
 _RANGES: Final = {Form.SMALLINT: 2**15, Form.INTEGER: 2**31, Form.BIGINT: 2**63}
 _CLASSES: Final = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB", bool: "BOOLEAN"}
-_NAMES: Final = {Form.TEXT: "text", Form.BYTEA: "bytes", Form.DOUBLE: "numbers", Form.NUMERIC: "numbers"}
+_NAMES: Final = {Form.TEXT: "text", Form.BYTEA: "bytes", Form.DOUBLE: "numbers"}
 
 
 class Garbled(bytes):
@@ -22,32 +24,39 @@ class Garbled(bytes):
     __slots__ = ()
 
 
-def fault(form: Form, value: Any, *, is_required: bool = False) -> str | None:
-    """Return what is wrong with a value of a column of this form, None if nothing is."""
+def fault(column: Column, value: Any) -> str | None:
+    """Return what is wrong with a value of a column, None if nothing is."""
+    form = column.form
     if value is None:
-        return "NULL in a column that must not hold one" if is_required else None
+        return "NULL in a column that must not hold one" if column.is_required else None
     if isinstance(value, Garbled):
         return "text that is not valid UTF-8"
+    if is_typed(column):
+        return _typed_fault(column, value)
     if form in (Form.TEXT, Form.JSON):
         return _text_fault(form, value)
     if form in _RANGES:
         return _integer_fault(form, value)
-    if form in (Form.DOUBLE, Form.NUMERIC):
-        return _number_fault(form, value)
+    if form is Form.DOUBLE:
+        return _number_fault(value)
     if form is Form.BOOLEAN:
         is_bool = isinstance(value, int) and value in (0, 1)
         return None if is_bool else f"{_class(value)} other than 0 and 1 in a column of booleans"
     return None if isinstance(value, bytes) else _mixed(form, value)
 
 
-def mended(form: Form, value: Any, *, is_required: bool = False) -> Any:
-    """Return what a value becomes that has a fault: the nearest that the column can hold; else NULL.
+def mended(column: Column, value: Any) -> Any:
+    """Return what a value becomes: itself, if it has no fault, the nearest that the column can hold; else NULL.
 
     Where the column may not be NULL either, it is the zero of its type.
     """
-    found = _nearest(form, value)
-    if found is None or fault(form, found) is not None:
-        found = _ZEROS[form] if is_required else None
+    if fault(column, value) is None:
+        return value
+    found = None
+    if value is not None:
+        found = nearest(column, value) if is_typed(column) else _nearest(column.form, value)
+    if found is None or fault(column, found) is not None:
+        found = _ZEROS[column.form] if column.is_required else None
     return found
 
 
@@ -70,6 +79,13 @@ _ZEROS: Final[dict[Form, Any]] = {
     Form.JSON: "null",
     Form.BYTEA: b"",
     Form.BOOLEAN: 0,
+    Form.JSONB: "null",
+    Form.CHAR: "",
+    Form.REAL: 0.0,
+    Form.UUID: "00000000-0000-0000-0000-000000000000",
+    Form.DATE: "1970-01-01",
+    Form.TIMESTAMP: "1970-01-01 00:00:00",
+    Form.TIMESTAMPTZ: "1970-01-01 00:00:00+00",
 }
 
 
@@ -79,6 +95,14 @@ def _class(value: Any) -> str:
 
 def _mixed(form: Form, value: Any) -> str:
     return f"{_class(value)} in a column of {_NAMES.get(form, 'integers')}"
+
+
+def _typed_fault(column: Column, value: Any) -> str | None:
+    try:
+        canonical(column, value)
+    except Bad as bad:
+        return str(bad)
+    return None
 
 
 def _text_fault(form: Form, value: Any) -> str | None:
@@ -97,11 +121,9 @@ def _integer_fault(form: Form, value: Any) -> str | None:
     return None if -_RANGES[form] <= value < _RANGES[form] else f"an integer beyond the range of {form.type}"
 
 
-def _number_fault(form: Form, value: Any) -> str | None:
+def _number_fault(value: Any) -> str | None:
     if type(value) not in (int, float):
-        return _mixed(form, value)
-    if form is Form.NUMERIC:
-        return None if math.isfinite(value) else "an infinity in a column of numeric"
+        return _mixed(Form.DOUBLE, value)
     if math.isnan(value):
         return "NaN, which SQLite would store as NULL"
     return None if value + 0.0 == value else "an integer that a double cannot hold"
@@ -120,8 +142,6 @@ def _refuse(name: str) -> None:
 
 
 def _nearest(form: Form, value: Any) -> Any:
-    if value is None:
-        return None
     if form in (Form.TEXT, Form.JSON):
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -129,8 +149,8 @@ def _nearest(form: Form, value: Any) -> Any:
     if form is Form.BYTEA:
         return bytes(value) if isinstance(value, bytes) else str(value).encode()
     try:
-        if form in (Form.DOUBLE, Form.NUMERIC):
-            return value if form is Form.NUMERIC and not isinstance(value, (str, bytes)) else float(value)
+        if form is Form.DOUBLE:
+            return float(value)
         return int(value)  # of a text too; a REAL loses what is behind its point
     except (TypeError, ValueError, OverflowError):
         return None

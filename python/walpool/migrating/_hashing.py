@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from struct import unpack
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from walpool.migrating.plan import Column, Table
-from walpool.postgres.binary import Form, digests_form, plain_number
+from walpool.postgres.binary import Form, check, digests_form
 from walpool.types import Row
 
 __all__ = ["Digest", "Hash", "bucket_of", "hashed_form", "hashes", "key_hashes", "total"]
@@ -24,11 +24,13 @@ def hashed_form(form: Form) -> Form:
     """Return the form in which values are hashed: all integers as one, and what has several spellings as text."""
     if form in (Form.SMALLINT, Form.INTEGER):
         return Form.BIGINT
-    return Form.TEXT if form in (Form.JSON, Form.NUMERIC) else form
+    if form in (Form.DOUBLE, Form.REAL):
+        return Form.DOUBLE
+    return form if form in (Form.BIGINT, Form.BYTEA, Form.BOOLEAN) else Form.TEXT
 
 
 def hashes(table: Table, rows: Sequence[Row]) -> list[Hash]:
-    """Return the hash of each row.
+    """Return the hash of each row, as the server gives it back.
 
     Raises:
         Unfit: a value is not of its column's form.
@@ -54,21 +56,9 @@ def bucket_of(found: Hash) -> int:
 def _hashes(columns: Sequence[Column], rows: Sequence[Row]) -> list[Hash]:
     if not rows:
         return []
-    given = _with_plain_numbers(columns, rows)
+    narrow = [place for place, column in enumerate(columns) if column.form in (Form.SMALLINT, Form.INTEGER)]
+    if narrow:  # hashed as wider ones, they would be taken for what the server cannot hold
+        check([columns[place].form for place in narrow], [tuple(row[place] for place in narrow) for row in rows])
     forms = [hashed_form(column.form) for column in columns]
-    digests = b"".join([hashlib.sha256(row).digest() for row in digests_form(forms, given)])
-    return list(unpack(">" + "q24x" * len(given), digests))
-
-
-def _with_plain_numbers(columns: Sequence[Column], rows: Sequence[Row]) -> Sequence[Row]:
-    places = [place for place, column in enumerate(columns) if column.form is Form.NUMERIC]
-    if not places:
-        return rows
-    found = []
-    for row in rows:
-        values: list[Any] = list(row)
-        for place in places:
-            if type(values[place]) in (int, float):
-                values[place] = plain_number(values[place])
-        found.append(tuple(values))
-    return found
+    digests = b"".join([hashlib.sha256(row).digest() for row in digests_form(forms, rows)])
+    return list(unpack(">" + "q24x" * len(rows), digests))

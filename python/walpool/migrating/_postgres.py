@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from walpool.errors import DatabaseError, OperationalError
 from walpool.migrating import _postgres_sql as sql
+from walpool.migrating._canonical import as_given_back
 from walpool.migrating._hashing import Digest, Hash
 from walpool.migrating._sqlite_sql import quoted, upsert
 from walpool.migrating.plan import Column, ForeignKey, Table
 from walpool.postgres import Bulk, PostgresPool
-from walpool.postgres.binary import Form, check
+from walpool.postgres.binary import check
 from walpool.postgres.binary import rows as encoded_rows
 
 if TYPE_CHECKING:
@@ -164,15 +165,14 @@ class PostgresSide:
         Raises:
             Unfit: a value that PostgreSQL cannot hold.
         """
-        encoded = encoded_rows(table.forms, rows) if rows else b""
+        encoded = encoded_rows(table.forms, as_given_back(table, rows)) if rows else b""
         names = [quoted(column.name) for column in table.columns]
         self._bulk.copy_in(quoted(table.name), names, [encoded])
 
     def replace(self, table: Table, rows: Sequence[Row]) -> None:
         """Write rows in place of those that have their keys."""
-        check(table.forms, rows)
-        places = [place for place, column in enumerate(table.columns) if column.form is Form.NUMERIC]
-        given = [_as_parameters(row, places) for row in rows]
+        given = as_given_back(table, rows)
+        check(table.forms, given)
         self._bulk.executemany(sql.insert(table) + upsert(table), given)
 
     def delete(self, table: Table, keys: Sequence[Row]) -> None:
@@ -227,12 +227,6 @@ class PostgresSide:
         except DatabaseError as error:
             return [f"{what} holds for what is written from now on, but not for all that is there: {error}"]
         return []
-
-
-def _as_parameters(row: Row, numbers: Sequence[int]) -> Row:
-    if not numbers:
-        return row
-    return tuple(repr(value) if place in numbers and value is not None else value for place, value in enumerate(row))
 
 
 def _short(name: str) -> str:

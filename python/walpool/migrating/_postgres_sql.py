@@ -76,25 +76,23 @@ def value(column: Column) -> str:
 
 
 def key_values(table: Table) -> str:
-    """Return the expressions whose values are a key: numbers as the file has them."""
-    return ", ".join(
-        f"{quoted(column.name)}::double precision" if column.form is Form.NUMERIC else value(column)
-        for column in table.key_columns
-    )
+    """Return the expressions whose values are a key, as `as_given_back` spells them."""
+    return ", ".join(map(spelled, table.key_columns))
+
+
+def spelled(column: Column) -> str:
+    """Return a column's value in the one spelling that both sides compare: see `_canonical`."""
+    name, form = quoted(column.name), hashed_form(column.form)
+    if column.form is Form.NUMERIC:
+        return f"trim_scale({name})::text"
+    if form is Form.DOUBLE:
+        return f"{name}::double precision + 0.0::double precision"  # -0.0 as 0.0
+    return f"{name}::{form.type}"
 
 
 def hashed(columns: Sequence[Column]) -> str:
-    """Return the SHA-256 of columns, as `digests_form` spells them: -0.0 as 0.0, numbers without zeros at their end."""
-    spelled = []
-    for column in columns:
-        name, form = quoted(column.name), hashed_form(column.form)
-        if column.form is Form.NUMERIC:
-            spelled.append(f"trim_scale({name})::text")
-        elif form is Form.DOUBLE:
-            spelled.append(f"{name}::double precision + 0.0::double precision")
-        else:
-            spelled.append(f"{name}::{form.type}")
-    return f"sha256(record_send(ROW({', '.join(spelled)})))"
+    """Return the SHA-256 of columns, as `digests_form` spells them."""
+    return f"sha256(record_send(ROW({', '.join(map(spelled, columns))})))"
 
 
 def hash_number(expression: str) -> str:

@@ -31,6 +31,8 @@ class Column:
         default: SQL of the target, or None.
         is_counted: an INTEGER PRIMARY KEY, or an identity: the database gives the next number.
         sorts_alike: whether both sides have its values in one order.
+        limits: of a type with some: how many characters; how many digits, and how many of them behind the point; how
+            many digits behind the second.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Column:
     default: str | None = None
     is_counted: bool = False
     sorts_alike: bool = True
+    limits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,7 @@ class Plan:
 
 def _table(document: Mapping[str, Any]) -> Table:
     given = _tuples(document)
-    given["columns"] = tuple(Column(**{**column, "form": Form[column["form"]]}) for column in given["columns"])
+    given["columns"] = tuple(Column(**{**_tuples(column), "form": Form[column["form"]]}) for column in given["columns"])
     given["indexes"] = tuple(Index(**_tuples(index)) for index in given["indexes"])
     given["foreign"] = tuple(ForeignKey(**_tuples(foreign)) for foreign in given["foreign"])
     return Table(**given)

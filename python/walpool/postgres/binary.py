@@ -2,13 +2,15 @@
 
 Pure: no psycopg. A field is its length and its bytes, as the server's own send functions write them, so that a row that
 is hashed here and `sha256(record_send(...))` on the server are the same. Columns are encoded in loops that run in C: a
-function of Python's for each value would take longer than all the rest.
+function of Python's for each value would take longer than all the rest. A number with decimals, a UUID, a date and a
+time may be given as the text that the server spells it with in UTC, which alone says all of it.
 https://www.postgresql.org/docs/18/sql-copy.html
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
 from decimal import Decimal
 from enum import Enum
 from itertools import chain, repeat
@@ -44,6 +46,13 @@ class Form(Enum):
     BOOLEAN = ("boolean", 16)
     NUMERIC = ("numeric", 1700)
     JSON = ("json", 114)
+    JSONB = ("jsonb", 3802)
+    CHAR = ("bpchar", 1042)
+    UUID = ("uuid", 2950)
+    REAL = ("real", 700)
+    DATE = ("date", 1082)
+    TIMESTAMP = ("timestamp without time zone", 1114)
+    TIMESTAMPTZ = ("timestamp with time zone", 1184)
 
     @property
     def type(self) -> str:
@@ -112,9 +121,18 @@ _FIXED: Final = {
     Form.INTEGER: ("i", 4),
     Form.BIGINT: ("q", 8),
     Form.DOUBLE: ("d", 8),
+    Form.REAL: ("f", 4),
     Form.BOOLEAN: ("?", 1),
+    Form.UUID: ("16s", 16),
+    Form.DATE: ("i", 4),
+    Form.TIMESTAMP: ("q", 8),
+    Form.TIMESTAMPTZ: ("q", 8),
 }
 """What always has one length: its code in a Struct, and its bytes."""
+
+_EPOCH: Final = date(2000, 1, 1).toordinal()
+_SPECIAL: Final = {"NaN": 0xC000, "Infinity": 0xD000, "-Infinity": 0xF000}  # numbers without digits
+_ENDLESS: Final = {"infinity": 1, "-infinity": -1}
 
 _TYPES: Final[dict[Form, tuple[type, ...]]] = {
     Form.SMALLINT: (int,),
@@ -124,8 +142,15 @@ _TYPES: Final[dict[Form, tuple[type, ...]]] = {
     Form.TEXT: (str,),
     Form.BYTEA: (bytes,),
     Form.BOOLEAN: (int, bool),
-    Form.NUMERIC: (int, float),
+    Form.NUMERIC: (int, float, str),
     Form.JSON: (str,),
+    Form.JSONB: (str,),
+    Form.CHAR: (str,),
+    Form.UUID: (str,),
+    Form.REAL: (float, int),
+    Form.DATE: (str,),
+    Form.TIMESTAMP: (str,),
+    Form.TIMESTAMPTZ: (str,),
 }
 
 
@@ -215,6 +240,58 @@ def _doubles_fit(_: Form, values: _Values) -> bool:
     return all(map(eq, values, map(add, values, repeat(0.0))))
 
 
+def _reals_fit(_: Form, values: _Values) -> bool:
+    pack, unpack = _REAL.pack, _REAL.unpack
+    return all(value == unpack(pack(value))[0] for value in values)
+
+
+def _are_numbers(values: _Values) -> bool:
+    return all(bool(_numeric(value)) if isinstance(value, str) else isfinite(value) for value in values)
+
+
+def _uuid(text: str) -> bytes:
+    found = bytes.fromhex(text.replace("-", ""))
+    if (len(text), len(found)) != (36, 16):
+        raise ValueError
+    return found
+
+
+def _days(text: str) -> int:
+    if text in _ENDLESS:
+        return 2**31 - 1 if _ENDLESS[text] > 0 else -(2**31)
+    return _ordinal(text) - _EPOCH
+
+
+def _microseconds(text: str) -> int:
+    """Return the number of a time: `2024-02-29 23:59:59.123456`, with `+00` at its end or without."""
+    if text in _ENDLESS:
+        return 2**63 - 1 if _ENDLESS[text] > 0 else -(2**63)
+    plain = text.removesuffix("+00")
+    hours, minutes, seconds = int(plain[11:13]), int(plain[14:16]), int(plain[17:19])
+    if plain[10] + plain[13] + plain[16] != " ::" or hours > 23 or minutes > 59 or seconds > 59:
+        raise ValueError
+    part = plain[20:]
+    if plain[19:20] not in ("", ".") or len(part) > 6:
+        raise ValueError
+    whole = ((_ordinal(plain[:10]) - _EPOCH) * 86_400) + hours * 3600 + minutes * 60 + seconds
+    return whole * 1_000_000 + int(part.ljust(6, "0"))
+
+
+def _ordinal(text: str) -> int:
+    if len(text) != 10 or text[4] + text[7] != "--":
+        raise ValueError
+    return date.fromisoformat(text).toordinal()
+
+
+_REAL: Final = Struct(">f")
+_CONVERTED: Final[dict[Form, Callable[[str], Any]]] = {
+    Form.UUID: _uuid,
+    Form.DATE: _days,
+    Form.TIMESTAMP: _microseconds,
+    Form.TIMESTAMPTZ: _microseconds,
+}
+"""What goes as the number, or the bytes, that its text stands for."""
+
 _FIT: Final[dict[Form, Callable[[Form, _Values], bool]]] = {
     Form.SMALLINT: _integers_fit,
     Form.INTEGER: _integers_fit,
@@ -224,13 +301,20 @@ _FIT: Final[dict[Form, Callable[[Form, _Values], bool]]] = {
     Form.JSON: _texts_fit,
     Form.BYTEA: lambda _, __: True,
     Form.BOOLEAN: lambda _, values: {0, 1}.issuperset(values),
-    Form.NUMERIC: lambda _, values: all(map(isfinite, values)),
+    Form.NUMERIC: lambda _, values: _are_numbers(values),
+    Form.JSONB: _texts_fit,
+    Form.CHAR: _texts_fit,
+    Form.REAL: _reals_fit,
+    # What the functions below refuse is refused where they are called.
+    **{form: lambda form, values: bool(_whole(form, values)) for form in _CONVERTED},
 }
 
 
 def _whole(form: Form, values: _Values) -> Iterable[Any]:
     """Return values as a Struct takes them; -0.0 becomes 0.0."""
-    return map(add, values, repeat(0.0)) if form is Form.DOUBLE else values
+    if form in (Form.DOUBLE, Form.REAL):
+        return map(add, values, repeat(0.0))
+    return list(map(_CONVERTED[form], values)) if form in _CONVERTED else values
 
 
 def _spelled(form: Form, values: _Values) -> list[bytes]:
@@ -238,7 +322,9 @@ def _spelled(form: Form, values: _Values) -> list[bytes]:
     if form is Form.BYTEA:
         return list(values)
     if form is Form.NUMERIC:
-        return [_numeric(plain_number(value)) for value in values]
+        return [_numeric(value if isinstance(value, str) else plain_number(value)) for value in values]
+    if form is Form.JSONB:
+        return [b"\1" + value.encode() for value in values]  # the version of the format, and the text
     return list(map(str.encode, values))
 
 
@@ -258,9 +344,11 @@ def _nullable(form: Form, values: _Values, prefix: bytes) -> list[bytes]:
 
 def _numeric(text: str) -> bytes:
     """Return the binary form of a number: groups of four decimal digits. See numeric_recv() of the server."""
+    if text in _SPECIAL:
+        return Struct(">HhHH").pack(0, 0, _SPECIAL[text], 0)
     whole, _, part = text.removeprefix("-").partition(".")
     if not (whole + part).isdecimal():
-        raise ValueError  # an infinity
+        raise ValueError
     scale = len(part)
     whole = whole.zfill(-(-len(whole) // 4) * 4)
     digits = whole + part.ljust(-(-len(part) // 4) * 4, "0")
@@ -270,4 +358,4 @@ def _numeric(text: str) -> bytes:
         del groups[0]
         weight -= 1
     head = (len(groups), weight if groups else 0, 0x4000 if text.startswith("-") else 0, scale)
-    return Struct(f">hhHH{len(groups)}H").pack(*head, *groups)
+    return Struct(f">HhHH{len(groups)}H").pack(*head, *groups)

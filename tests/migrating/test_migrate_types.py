@@ -1,0 +1,319 @@
+"""Tables that PostgreSQL has already, with columns of types that SQLite lacks: filled, compared, or refused."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from migrations import Migrated, fill
+
+import walpool
+from walpool.migrating import Column, Refused
+from walpool.migrating._canonical import Bad, canonical
+from walpool.migrating._existing import _FORMS, _type
+from walpool.migrating._postgres_sql import COLUMNS
+from walpool.postgres import Bulk, PostgresPool
+
+GOOD: list[tuple[str, list[Any], list[str]]] = [
+    # the type, what the file has, what the server has as its text
+    (
+        "jsonb",
+        ['{"bb": 1, "a":[1.50,1e2] ,"a":2}', '"\\u00e9\\n"', "-0", '{"z":0,"é":{"y":-0.10}}'],
+        ['{"a": 2, "bb": 1}', '"é\\n"', "0", '{"z": 0, "é": {"y": -0.10}}'],
+    ),
+    ("varchar(3)", ["abc", "äöü", "", "a  "], ["abc", "äöü", "", "a  "]),
+    ("varchar", ["abc" * 100], ["abc" * 100]),
+    ("char(4)", ["ab", "ab  ", "", "äöüß", "x       "], ["ab", "ab", "", "äöüß", "x"]),
+    ("numeric(6,2)", [1, -1.5, "12.50", "9999.99", "1e2", 0.1, "NaN"], None),
+    ("numeric(3,-2)", [12300, -99900, "0"], ["12300", "-99900", "0"]),
+    ("numeric", [2**63 - 1, 1e300, "1.50", "-0.0", "Infinity", "12345678901234567890.12345678901234567890"], None),
+    ("uuid", ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc999c0b4ef8bb6d6bb9bd380a12"], None),
+    ("smallint", [-(2**15), 2**15 - 1], ["-32768", "32767"]),
+    ("real", [0.5, -3, 1.0000000150474662e30, float("inf")], ["0.5", "-3", "1e+30", "Infinity"]),
+    ("date", ["2024-02-29", "0001-01-01", "infinity"], ["2024-02-29", "0001-01-01", "infinity"]),
+    (
+        "timestamp",
+        ["2024-02-29 23:59:59.123456", "2024-02-29T23:59", "2024-02-29 00:00:00.500", "-infinity"],
+        ["2024-02-29 23:59:59.123456", "2024-02-29 23:59:00", "2024-02-29 00:00:00.5", "-infinity"],
+    ),
+    ("timestamp(0)", ["2024-02-29 23:59:59", "2024-02-29 23:59:59.000"], ["2024-02-29 23:59:59"] * 2),
+    (
+        "timestamptz",
+        ["2024-02-29 23:59:59.1+00", "2024-02-29T23:59:59Z", "2024-03-01 01:30+02:30", "2024-02-29 12:00:00"],
+        ["2024-02-29 23:59:59.1+00", "2024-02-29 23:59:59+00", "2024-02-29 23:00:00+00", "2024-02-29 12:00:00+00"],
+    ),
+    ("boolean", [0, 1], ["false", "true"]),
+]
+
+
+def there(url: str, kind: str, key: str = "bigint") -> None:
+    with walpool.get_pool(url) as pool:
+        pool.script(f"DROP TABLE IF EXISTS t; CREATE TABLE t (id {key} PRIMARY KEY, a {kind})")
+
+
+def texts(url: str) -> list[tuple[Any, ...]]:
+    with PostgresPool(url) as pool, Bulk(pool) as bulk, bulk.transaction(reads_only=True):
+        return bulk.fetch("SELECT id::text, a::text FROM t ORDER BY t.id")
+
+
+@pytest.mark.parametrize(("kind", "values", "expected"), GOOD, ids=[kind for kind, _, _ in GOOD])
+def test_values_fill_a_column_that_is_there_and_go_back_and_fill_it_again(
+    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str, values: list[Any], expected: list[str] | None
+) -> None:
+    rows = [*enumerate(values), (len(values), None)]
+    # Without a declared type, SQLite keeps each value as it is.
+    fill(tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, a)", ("INSERT INTO t VALUES (?, ?)", rows))
+    there(postgres_url, kind)
+    report = migrated(tmp_path / "a.db", postgres_url, force=True)
+    assert report.is_same
+    assert report.tables[0].copied == len(rows)
+    found = [text for _, text in texts(postgres_url)]
+    if expected is not None:
+        assert found == [*expected, None]
+    assert migrated(tmp_path / "a.db", postgres_url, verify=True).is_same
+
+    back = tmp_path / "back.db"
+    assert migrated(postgres_url, back).is_same
+    there(postgres_url, kind)
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("DROP TABLE walpool_migration")
+    assert migrated(back, postgres_url, force=True).is_same
+    assert [text for _, text in texts(postgres_url)] == found
+
+
+def test_one_value_in_two_spellings_is_the_same_to_the_comparison_and_another_value_is_not(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    columns = {"j": ('{"b":1.5,"a":[]}', "jsonb"), "n": ("1.50", "numeric(9,3)"), "c": ("x ", "char(5)")}
+    listed = ", ".join(columns)
+    fill(tmp_path / "a.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, {listed})")
+    with walpool.Pool(tmp_path / "a.db") as pool:
+        pool.execute("INSERT INTO t VALUES (1, ?, ?, ?)", [value for value, _ in columns.values()])
+    with walpool.get_pool(postgres_url) as pool:
+        kinds = ", ".join(f"{name} {kind}" for name, (_, kind) in columns.items())
+        pool.script(f"""CREATE TABLE t (id bigint PRIMARY KEY, {kinds});
+            INSERT INTO t VALUES (1, '{{"a": [], "b": 1.5}}', 1.5, 'x')""")
+    report = migrated(tmp_path / "a.db", postgres_url, force=True)
+    assert (report.is_same, report.repaired) == (True, 0)
+    for name, other in (("j", '{"a": [], "b": 2}'), ("n", "1.501"), ("c", " x")):
+        with walpool.get_pool(postgres_url) as pool:
+            pool.execute(f"UPDATE t SET {name} = '{other}'")
+        assert migrated(tmp_path / "a.db", postgres_url, verify=True).tables[0].changed == [[1]]
+        assert migrated(tmp_path / "a.db", postgres_url, repair=True).is_same
+
+
+BAD: list[tuple[str, str, str, str | None]] = [
+    # the type, the value as SQL, what is said, what it is replaced by
+    ("jsonb", "'{\"a\": NaN}'", "no JSON", '"{\\"a\\": NaN}"'),
+    ("jsonb", "'{\"a\": '", "no JSON", '"{\\"a\\": "'),
+    ("jsonb", "'[\"\\u0000\"]'", "a NUL (\\u0000)", '["\N{REPLACEMENT CHARACTER}"]'),
+    ("jsonb", "'[\"\\ud83d\"]'", "surrogate", '["\N{REPLACEMENT CHARACTER}"]'),
+    ("jsonb", "'[1e200000]'", "beyond the range of numeric", '"[1e200000]"'),
+    ("jsonb", "printf('%.*c', 401, '[') || printf('%.*c', 401, ']')", "nested", f'"{"[" * 401}{"]" * 401}"'),
+    ("jsonb", "7", "INTEGER in a column of text", "7"),
+    ("json", "'nul'", "no JSON", '"nul"'),
+    ("varchar(3)", "'abcd'", "more than 3 characters", "abc"),
+    ("varchar(3)", "'abc  '", "more than 3 characters", "abc"),
+    ("varchar(3)", "'a' || char(0)", "a NUL", "a\N{REPLACEMENT CHARACTER}"),
+    (
+        "varchar(3)",
+        "CAST(x'61eda080' AS TEXT)",
+        "not valid UTF-8",
+        "a\ufffd\ufffd",
+    ),
+    ("varchar(3)", "x'6162'", "BLOB in a column of text", "ab"),
+    ("char(2)", "'abc'", "more than 2 characters", "ab"),
+    ("numeric(6,2)", "1.005", "digits beyond the scale", "1.01"),
+    ("numeric(6,2)", "'0.001'", "digits beyond the scale", "0.00"),
+    ("numeric(6,2)", "10000", "beyond the range of numeric(6,2)", None),
+    ("numeric(6,2)", "'Infinity'", "an infinity", None),
+    ("numeric(6,2)", "9e999", "an infinity", None),
+    ("numeric(6,2)", "'ten'", "no number", None),
+    ("numeric(2,4)", "'0.0100'", "beyond the range", None),
+    ("numeric(3,-2)", "12345", "beyond the scale", "12300"),
+    ("numeric", "x'31'", "BLOB in a column of numbers", None),
+    ("numeric", "'1e131072'", "beyond the range of numeric", None),
+    ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1'", "no UUID", None),
+    ("uuid", "x'a0eebc999c0b4ef8bb6d6bb9bd380a11'", "BLOB in a column of UUIDs", None),
+    ("smallint", "40000", "beyond the range of smallint", None),
+    ("real", "0.1", "real cannot hold", "0.1"),
+    ("real", "1e300", "real cannot hold", None),
+    ("real", "'x'", "TEXT in a column of numbers", None),
+    ("date", "'2023-02-29'", "no calendar", None),
+    ("date", "'2024-02-29 12:00:00'", "no date", "2024-02-29"),
+    ("date", "19000", "INTEGER in a column of dates", None),
+    ("timestamp", "'2024-02-29 23:59:59+02'", "offset", "2024-02-29 21:59:59"),
+    ("timestamp", "'2024-02-29'", "no time", "2024-02-29 00:00:00"),
+    ("timestamp", "'2024-02-29 23:59:59.1234567'", "more than 6 digits", "2024-02-29 23:59:59.123456"),
+    ("timestamp(3)", "'2024-02-29 23:59:59.9999Z'", "more than 3 digits", "2024-02-29 23:59:59.999"),
+    ("timestamptz", "'2024-02-29 23:59:60+00'", "no time", None),
+    ("timestamptz", "'2024-02-30 23:59:00+00'", "no calendar", None),
+    ("timestamptz", "'0001-01-01 00:00:00+01'", "beyond the years", None),
+    ("timestamptz", "'2024-02-29 00:00:00+16'", "16 hours", None),
+    ("timestamptz", "1709200000", "INTEGER in a column of times", None),
+    ("boolean", "2", "other than 0 and 1", None),
+]
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, *_ in BAD))
+def test_values_that_a_column_cannot_take_are_found_first_and_replaced_or_left_out(
+    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str
+) -> None:
+    bad = [(value, said, becomes) for each, value, said, becomes in BAD if each == kind]
+    values = ", ".join(f"({number}, {value})" for number, (value, _, _) in enumerate(bad, 5))
+    fill(tmp_path / "a.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, NULL), {values}")
+    there(postgres_url, kind)
+    with pytest.raises(Refused) as refused:
+        migrated(tmp_path / "a.db", postgres_url, force=True)
+    faults = refused.value.report.plan.faults
+    assert [fault[:3] for fault in faults] == [("t", "a", f"[{number}]") for number, _ in enumerate(bad, 5)]
+    for fault, (_, said, _) in zip(faults, bad, strict=True):
+        assert said in fault.why
+    assert texts(postgres_url) == []
+
+    report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="replace")
+    assert (report.is_same, report.tables[0].replaced) == (True, len(bad))
+    for (_, found), (_, _, becomes) in zip(texts(postgres_url)[1:], bad, strict=True):
+        assert found == becomes
+
+    there(postgres_url, kind)
+    skipped = tmp_path / "bad.jsonl"
+    report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="skip", bad_path=skipped)
+    assert (report.is_same, report.tables[0].skipped, report.tables[0].copied) == (True, len(bad), 1)
+    lines = [json.loads(line)["why"]["a"] for line in skipped.read_text().splitlines()]
+    assert lines == [fault.why for fault in faults]
+    assert texts(postgres_url) == [("1", None)]
+
+
+def test_value_that_must_be_there_is_replaced_by_the_nothing_of_its_type(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    kinds = {
+        "j": ("jsonb", "null"),
+        "u": ("uuid", "00000000-0000-0000-0000-000000000000"),
+        "d": ("date", "1970-01-01"),
+        "s": ("timestamp", "1970-01-01 00:00:00"),
+        "z": ("timestamptz", "1970-01-01 00:00:00+00"),
+        "c": ("char(3)", ""),
+        "r": ("real", "0"),
+    }
+    script = f"CREATE TABLE t (id INTEGER PRIMARY KEY, {', '.join(kinds)}); INSERT INTO t (id) VALUES (1)"
+    fill(tmp_path / "a.db", script)
+    with walpool.get_pool(postgres_url) as pool:
+        listed = ", ".join(f"{name} {kind} NOT NULL" for name, (kind, _) in kinds.items())
+        pool.script(f"CREATE TABLE t (id bigint PRIMARY KEY, {listed})")
+    report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="replace")
+    assert (report.is_same, report.plan.faulty, report.tables[0].replaced) == (True, len(kinds), 1)
+    with PostgresPool(postgres_url) as opened, Bulk(opened) as bulk, bulk.transaction(reads_only=True):
+        shown = ", ".join(f"{name}::text" for name in kinds)
+        assert bulk.fetch(f"SELECT {shown} FROM t") == [tuple(nothing for _, nothing in kinds.values())]
+
+
+KEYS: list[tuple[str, list[Any], str, Any]] = [
+    # the type of the key, keys in the file, one that the server alone has, what the file says for the first
+    ("uuid", [f"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD38{n:04X}" for n in range(400)], "'" + "f" * 32 + "'", None),
+    ("numeric(9,2)", [f"{n}.50" for n in range(400)], "7777", None),
+    ("char(6)", [f"k{n} "[:6] for n in range(400)], "'other'", None),
+    ("timestamptz", [f"2024-01-01T{n // 60:02}:{n % 60:02}:00+01:00" for n in range(400)], "'2030-01-01'", None),
+    ("varchar(8)", [f"{chr(65 + n % 26)}{chr(97 + n % 25)}{n}" for n in range(400)], "'other'", None),
+    ("real", [n / 2 for n in range(400)], "7777", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "keys", "other"), [each[:3] for each in KEYS], ids=[each[0] for each in KEYS])
+def test_rows_are_told_apart_by_keys_that_the_file_spells_in_its_own_way(
+    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str, keys: list[Any], other: str
+) -> None:
+    declared = "REAL" if kind == "real" else "TEXT"
+    script = f"CREATE TABLE t (id {declared} PRIMARY KEY, a TEXT)"
+    fill(tmp_path / "a.db", script, ("INSERT INTO t VALUES (?, ?)", [(key, "x") for key in keys]))
+    there(postgres_url, "text", key=kind)
+    assert migrated(tmp_path / "a.db", postgres_url, force=True).is_same
+    with walpool.get_pool(postgres_url) as pool, walpool.Pool(tmp_path / "a.db") as file:
+        file.execute("DELETE FROM t WHERE a = 'y'")
+        file.execute("UPDATE t SET a = 'changed' WHERE id = ?", (keys[3],))
+        pool.execute(f"DELETE FROM t WHERE id = CAST(? AS {kind})", (keys[5],))
+        pool.execute(f"INSERT INTO t VALUES ({other}, 'extra')")
+    (table,) = migrated(tmp_path / "a.db", postgres_url, verify=True).tables
+    assert (table.changed, table.missing, len(table.extra)) == ([[keys[3]]], [[keys[5]]], 1)
+    report = migrated(tmp_path / "a.db", postgres_url, repair=True)
+    assert (report.is_same, report.repaired) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    "kind", ["interval", "text[]", "inet", "bit(3)", "mood", "short", "time", "point", "tsvector", "name", '"char"']
+)
+def test_column_of_another_type_is_refused_by_name_with_what_to_do(
+    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str
+) -> None:
+    fill(tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN short AS varchar(3)")
+    there(postgres_url, kind)
+    with pytest.raises(Refused, match=r"t\.a: a column of type .* cannot be filled: make it text"):
+        migrated(tmp_path / "a.db", postgres_url, force=True)
+
+
+def test_column_that_must_be_filled_and_that_the_source_lacks_is_refused(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    fill(tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("CREATE TABLE t (id bigint PRIMARY KEY, a text NOT NULL, b text NOT NULL DEFAULT 'x')")
+    with pytest.raises(Refused, match=r"t\.a: the source has no such column"):
+        migrated(tmp_path / "a.db", postgres_url, force=True)
+
+
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=5),
+    max_leaves=12,
+)
+NUMBERS = st.from_regex(r"[+-]?[0-9]{1,25}(\.[0-9]{0,20})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+MEMBERS = r'\{("a{0,3}"\s?:\s?[0-9]{1,3}(\.[0-9]+)?([eE]-?[0-9])?,){0,4}"b":"(\\u[0-9a-f]{4})?"\}'
+WRITTEN = {
+    "jsonb": st.one_of(
+        JSONS.map(lambda value: json.dumps(value, indent=1)),
+        JSONS.map(lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))),
+        NUMBERS,
+        st.from_regex(MEMBERS, fullmatch=True),
+    ),
+    "numeric": NUMBERS,
+    "numeric(12,4)": NUMBERS,
+    "numeric(5,-2)": NUMBERS,
+    "numeric(3,6)": st.decimals(-1, 1, allow_nan=False, places=7).map(lambda value: format(value, "f")),
+    "char(5)": st.text(max_size=7),
+    "varchar(5)": st.text(max_size=7),
+    "uuid": st.uuids().map(str) | st.uuids().map(lambda value: value.hex.upper()),
+    "timestamp": st.datetimes().map(str),
+    "timestamp(2)": st.datetimes().map(str),
+    "timestamptz": st.datetimes(timezones=st.timezones()).map(lambda value: value.isoformat()),
+    "date": st.dates().map(str),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_the_server_gives_back_is_reckoned_as_the_server_does(
+    kind: str, data: st.DataObject, postgres_url: str
+) -> None:
+    written = data.draw(st.lists(WRITTEN[kind], min_size=1, max_size=20))
+    with PostgresPool(postgres_url) as pool, Bulk(pool) as bulk, bulk.transaction():
+        bulk.execute(f"CREATE TEMP TABLE x (a {kind}) ON COMMIT DROP")
+        ((oid,),) = bulk.fetch("SELECT to_regclass('x')::oid::bigint")
+        ((_, shown, *_),) = bulk.fetch(COLUMNS, (oid,))
+        name, limits = _type(shown)
+        column = Column("a", _FORMS[name], shown, "TEXT", limits=limits)
+        taken = {}
+        for text in written:
+            with suppress(Bad):
+                taken[text] = canonical(column, text)
+        expression = "trim_scale(a)" if name == "numeric" else "a"
+        query = f"SELECT ({expression})::text FROM (SELECT CAST(CAST(? AS text) AS {kind}) AS a) AS v"
+        assert [found for ((found,),) in bulk.fetch_each([(query, (text,)) for text in taken])] == [*taken.values()]
