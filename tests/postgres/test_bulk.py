@@ -216,3 +216,48 @@ def test_closed_connection_is_refused(bulk: Bulk) -> None:
     bulk.close()
     with pytest.raises(ClosedError), bulk.transaction():
         pass
+
+
+SECURED = """
+    CREATE TABLE notes (
+        tenant text NOT NULL DEFAULT current_setting('walpool.tenant', true), id bigint GENERATED ALWAYS AS IDENTITY,
+        "the text" varchar(8) COLLATE "C", PRIMARY KEY (tenant, id)
+    );
+    ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE notes FORCE ROW LEVEL SECURITY;
+    CREATE POLICY mine ON notes USING (tenant = current_setting('walpool.tenant', true));
+"""
+NOTES = ['"id"', '"the text"']
+
+
+def test_rows_go_through_a_temporary_table_where_row_level_security_holds(postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:  # its owner is under the policies too: they are forced
+        pool.script(SECURED)
+    for tenant in ("a", "b"):
+        with PostgresPool(postgres_url, tenant=tenant) as pool, Bulk(pool) as bulk:
+            with bulk.transaction():
+                assert bulk.copy_in("notes", NOTES, [rows([Form.BIGINT, Form.TEXT], [(1, tenant), (2, None)])]) == 2
+                assert bulk.copy_in("notes", NOTES, [rows([Form.BIGINT, Form.TEXT], [(3, "three")])]) == 1
+            with bulk.transaction(reads_only=True):
+                found = bulk.fetch("SELECT * FROM notes ORDER BY id")
+                assert found == [(tenant, 1, tenant), (tenant, 2, None), (tenant, 3, "three")]
+                assert bulk.fetch("SELECT count(*) FROM pg_class WHERE relname = 'walpool_staging'") == [(0,)]
+
+
+def test_row_that_a_policy_refuses_undoes_the_transaction(postgres_url: str) -> None:
+    with PostgresPool(postgres_url, tenant="a") as pool, Bulk(pool) as bulk:
+        pool.script(SECURED)
+        given_rows = [rows([Form.TEXT, Form.BIGINT], [("a", 1), ("b", 2)])]
+        with pytest.raises(ProgrammingError, match="row-level security"), bulk.transaction():
+            bulk.copy_in("notes", ["tenant", "id"], given_rows)
+        assert pool.fetchval("SELECT count(*) FROM notes") == 0
+
+
+def test_rows_go_through_a_temporary_table_behind_pgbouncer(pgbouncer_url: str) -> None:
+    with PostgresPool(pgbouncer_url, tenant="a") as pool, Bulk(pool) as bulk, Bulk(pool) as other:
+        pool.script(SECURED)
+        for number, each in enumerate([bulk, other] * 3):
+            with each.transaction():
+                assert each.copy_in("notes", ['"id"'], [rows([Form.BIGINT], [(number,)])]) == 1
+        assert pool.fetchval("SELECT count(*) FROM notes") == 6
+        assert pool.fetchval("SELECT count(*) FROM pg_class WHERE relname = 'walpool_staging'") == 0

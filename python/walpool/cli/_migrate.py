@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from walpool.cli._command import Command, Failed
@@ -41,6 +42,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--force", action="store_true", help="DST may have tables: those of the same names are filled")
+    parser.add_argument("--tenant", metavar="NAME", help="whose rows these are, where row-level security is on")
     parser.add_argument("--retire", action="store_true", help="mark a SQLite source as retired once both are equal")
 
 
@@ -89,8 +91,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         on_bad=known[how],
         bad_path=files[0] if files else None,
         tables=arguments.tables,
+        tenant=arguments.tenant,
         retire=arguments.retire,
-        movers={"memory": move_memory},
+        movers={"memory": partial(move_memory, tenant=arguments.tenant)},
     )
 
 

@@ -14,7 +14,7 @@ from walpool.errors import ConfigError, IntegrityError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Head, Read, Selection
 from walpool.interchange._files import STANDARD, Format, format_of, reading, writing
-from walpool.interchange._stores import name_of, open_collection, patient
+from walpool.interchange._stores import is_secured, name_of, open_collection, patient
 from walpool.memory import Collection
 from walpool.settings import Settings
 
@@ -70,14 +70,15 @@ def export_memory(
         url: the database, a path or URL; it must be there. None takes `WALPOOL_URL`.
         path: the file: `.jsonl`, `.jsonl.gz` or `.parquet`; `-` is standard output.
         format: `jsonl` or `parquet`; None goes by the file's name.
-        tenants: those of these tenants; None is all.
+        tenants: those of these tenants; None is all, where row-level security does not keep them apart.
         collections: those with these names; None is all.
         as_lists: in JSON Lines, embeddings as lists of numbers in place of base64.
         progress: called with how many records of a collection are done, how many there are, and which it is.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: there is no such database, the file is the database, or Parquet is asked for without pyarrow.
+        ConfigError: there is no such database, the file is the database, Parquet is asked for without pyarrow, or
+            row-level security is on and no tenants are named.
         IntegrityError: the file that was written does not read as what the database holds; there is no file then.
         OSError: the file cannot be written.
         TransactionTimeout: this process has the database open with a shorter `transaction_timeout`.
@@ -86,7 +87,7 @@ def export_memory(
     _refuse_missing(url, path, settings)
     settings = patient(url, settings)
     chosen = Selection(_tuple(tenants), _tuple(collections))
-    found = walpool.memory.collections(url, upgrade=True, **settings)
+    found = _collections(url, chosen, settings)
     wanted = [each for each in found if chosen.takes(each.tenant, each.collection)]
     total = Read(head=Head(tuple(wanted)))
     entries = _entries(url, wanted, settings, report, progress)
@@ -107,6 +108,18 @@ def _refuse_missing(url: str | os.PathLike[str] | None, path: str | os.PathLike[
         raise ConfigError(f"there is no database to export [{database}]")
     if os.fspath(path) != STANDARD and os.path.exists(path) and os.path.samefile(path, database):
         raise ConfigError(f"the file of an export is another one than its database [{database}]")
+
+
+def _collections(url: str | os.PathLike[str] | None, chosen: Selection, settings: dict[str, Any]) -> list[Collection]:
+    if not is_secured(url, settings):
+        return walpool.memory.collections(url, upgrade=True, **settings)
+    if chosen.tenants is None:
+        raise ConfigError("row-level security shows the memories of one tenant at a time: say whose, by --tenant")
+    return [
+        each
+        for tenant in chosen.tenants
+        for each in walpool.memory.collections(url, upgrade=True, tenant=tenant, **settings)
+    ]
 
 
 def _entries(

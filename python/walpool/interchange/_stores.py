@@ -6,21 +6,42 @@ import os
 from typing import Any, Final
 
 import walpool.memory
-from walpool.errors import ConfigError
+from walpool.errors import ConfigError, NotSupportedError
 from walpool.memory import Collection, MemoryStore
 from walpool.registry import get_pool
+from walpool.settings import Settings
 
-__all__ = ["name_of", "open_collection", "patient"]
+__all__ = ["is_secured", "name_of", "open_collection", "patient"]
 
+_IS_SECURED: Final = "SELECT coalesce(row_security_active(to_regclass('memory_records')), false)"
 _LONG: Final = 24 * 3600.0  # seconds
 
 
 def open_collection(
     url: str | os.PathLike[str] | None, collection: Collection, settings: dict[str, Any]
 ) -> MemoryStore:
-    """Return the store of one collection, made if it is not there; the caller closes it."""
+    """Return the store of one collection, made if it is not there; the caller closes it.
+
+    Raises:
+        NotSupportedError: row-level security is on, which has no place for what is no tenant's.
+    """
     tenant, name, words = collection.tenant, collection.collection, collection.words
-    return walpool.memory.open(url, tenant=tenant, collection=name, words=words, **settings)
+    if not is_secured(url, settings):
+        return walpool.memory.open(url, tenant=tenant, collection=name, words=words, **settings)
+    if not tenant:
+        raise NotSupportedError(
+            f"the collection {name!r} is no tenant's, and row-level security has a place for tenants alone: save its "
+            "records in a store that was opened with tenant= first, or connect as a role above the policies"
+        )
+    return walpool.memory.open(url, tenant=tenant, collection=name, words=words, tenancy="rls", **settings)
+
+
+def is_secured(url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> bool:
+    """Return whether row-level security shows the role of a connection one tenant's memories at a time."""
+    if Settings.load(url, **settings).path is not None:
+        return False
+    with get_pool(url, **settings) as pool:
+        return bool(pool.fetchval(_IS_SECURED))
 
 
 def name_of(tenant: str, collection: str) -> str:

@@ -26,7 +26,7 @@ _MIGRATIONS: Final = {"sqlite": _sqlite_schema.MIGRATIONS, "postgres": _postgres
 
 
 def collections(
-    url: str | os.PathLike[str] | None = None, /, *, upgrade: bool = False, **settings: Any
+    url: str | os.PathLike[str] | None = None, /, *, upgrade: bool = False, tenant: str | None = None, **settings: Any
 ) -> list[Collection]:
     """Return the collections of a database, in order of their tenants and names; none where it has no memory tables.
 
@@ -35,6 +35,7 @@ def collections(
     Args:
         url: a path or an URL that `walpool.get_pool` takes; None takes `WALPOOL_URL`.
         upgrade: bring the tables of an older walpool up to date first, as `open` does.
+        tenant: whose, where row-level security is on and shows no others.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
@@ -45,7 +46,7 @@ def collections(
     path = Settings.load(url, **settings).path  # None for a server
     if path is not None and not os.path.exists(path):
         raise StorageError(f"there is no file {path}")
-    with get_pool(url, **settings) as pool:
+    with get_pool(url, tenant=tenant if path is None else None, **settings) as pool:
         found, newest = schema.version(pool, "memory"), len(_MIGRATIONS[pool.backend])
         if found == 0:
             return []

@@ -45,6 +45,8 @@ _SPELLED: Final = frozenset(
 
 _OID: Final = "SELECT to_regclass(?)::oid::bigint"
 
+_IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
+
 
 def fit_into(target: Side, plan: Plan) -> None:
     """Take the tables that are there as they are; what does not fit becomes an obstacle of the plan."""
@@ -69,6 +71,8 @@ def _fit_postgres(target: Side, plan: Plan, table: Table) -> Table:
             )
         else:
             columns.append(fit)
+    if target.fetch(_IS_SECURED, (oid,))[0][0]:
+        plan.notes.append(f"{table.name} is under row-level security: its rows are those of --tenant, by INSERT")
     plan.obstacles += [
         f"{table.name}.{name}: the source has no such column, and the one that is there must be filled"
         for name, row in found.items()

@@ -27,12 +27,13 @@ class PostgresSide:
 
     Args:
         url: of the database.
+        tenant: whose rows these are, where row-level security is on; None names nobody.
     """
 
     backend = "postgres"
 
-    def __init__(self, url: str) -> None:
-        self._pool = PostgresPool(url)
+    def __init__(self, url: str, tenant: str | None = None) -> None:
+        self._pool = PostgresPool(url, tenant=tenant)
         try:
             self._bulk = Bulk(self._pool)
         except BaseException:
@@ -173,7 +174,10 @@ class PostgresSide:
         """Write rows in place of those that have their keys."""
         given = as_given_back(table, rows)
         check(table.forms, given)
-        self._bulk.executemany(sql.insert(table) + upsert(table), given)
+        if not table.exists:
+            self._bulk.executemany(sql.insert(table) + upsert(table), given)
+        elif len(table.columns) > len(table.key):  # its key is the source's, and maybe no constraint of the target's
+            self._bulk.executemany(sql.update(table), [table.others_of(row) + table.key_of(row) for row in given])
 
     def delete(self, table: Table, keys: Sequence[Row]) -> None:
         """Delete the rows of these keys."""

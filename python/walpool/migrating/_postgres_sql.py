@@ -189,6 +189,13 @@ def insert(table: Table) -> str:
     return f"INSERT INTO {quoted(table.name)} ({listed([c.name for c in table.columns])}) VALUES ({marks})"
 
 
+def update(table: Table) -> str:
+    """Return the statement that changes the row of one key; what is not its key comes first among the parameters."""
+    others = [column for column in table.columns if column.name not in table.key]
+    setting = ", ".join(f"{quoted(column.name)} = CAST(? AS {column.postgres})" for column in others)
+    return f"UPDATE {quoted(table.name)} SET {setting} WHERE {_is_key(table)}"
+
+
 def create(table: Table) -> str:
     """Return the statement that makes a table with its primary key; the rest is made after the copy."""
     parts = [_column(column) for column in table.columns]

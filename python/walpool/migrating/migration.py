@@ -57,6 +57,7 @@ class Options:
         on_bad: what happens to rows that the target cannot take; None is what the migration began with, or `fail`.
         bad_path: the file for those that are skipped.
         tables: only these; None is all.
+        tenant: whose rows these are to a PostgreSQL with row-level security: `walpool.tenant` in each transaction.
         retire: cut over, once both are equal: mark the file as retired if it is the source; if it is the target, take
             such a mark off it.
         movers: who moves a set of walpool's own tables, by its name; the others are left out, and the plan says so.
@@ -71,6 +72,7 @@ class Options:
     on_bad: OnBad | None = None
     bad_path: str | os.PathLike[str] | None = None
     tables: Sequence[str] | None = None
+    tenant: str | None = None
     retire: bool = False
     movers: Mapping[str, sets.Mover] = field(default_factory=dict)
 
@@ -359,7 +361,8 @@ class _Migration:
     # What all of it needs.
 
     def _opened(self, address: str) -> SqliteSide | PostgresSide:
-        side = PostgresSide(address) if Settings.load(address).path is None else SqliteSide(address)
+        is_server = Settings.load(address).path is None
+        side = PostgresSide(address, self._options.tenant) if is_server else SqliteSide(address)
         self._open.callback(side.close)
         return side
 

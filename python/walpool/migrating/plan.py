@@ -130,6 +130,10 @@ class Table:
         places = {column.name: place for place, column in enumerate(self.columns)}
         return tuple(row[places[name]] for name in self.key)
 
+    def others_of(self, row: Row) -> Row:
+        """Return what a row has beside its key."""
+        return tuple(value for column, value in zip(self.columns, row, strict=True) if column.name not in self.key)
+
     def only(self, names: set[str]) -> Table:
         """Return the table with these columns of it and its key's."""
         wanted = names | set(self.key)

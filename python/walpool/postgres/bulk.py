@@ -41,6 +41,12 @@ _CANONICAL: Final = (
 _UNLIMITED: Final = (("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"))
 """What takes long is meant to, whatever limit the role has for what it does every day."""
 
+# PostgreSQL takes no COPY FROM where row-level security holds for the role: https://www.postgresql.org/docs/18/sql-copy.html
+_IS_SECURED: Final = "SELECT coalesce(row_security_active(to_regclass(?)), false)"
+_STAGING: Final = "pg_temp.walpool_staging"
+_MAKE_STAGING: Final = "CREATE TEMP TABLE walpool_staging ON COMMIT DROP AS SELECT {columns} FROM {table} WHERE false"
+_FROM_STAGING: Final = f"INSERT INTO {{table}} ({{columns}}) OVERRIDING SYSTEM VALUE SELECT {{columns}} FROM {_STAGING}"
+
 _BLOCK: Final = 1 << 20  # bytes that are handed to libpq at once
 
 
@@ -126,23 +132,25 @@ class Bulk:
     def copy_in(self, table: str, columns: Sequence[str], encoded: Iterable[bytes]) -> int:
         """Copy rows into a table by COPY BINARY, in the transaction, and return how many.
 
+        Where row-level security holds for the role they go into a temporary table, and by INSERT from there: the
+        policies look at each row, and the tenant is the pool's.
+
         Args:
             table: its name, quoted.
             columns: their names, quoted, in the order of the fields.
             encoded: rows as `binary.rows` gives them.
+
+        Raises:
+            ProgrammingError: a policy refuses a row, or the role may make no temporary tables and has to.
         """
-        asked = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)"
-        try:
-            with self._connection.cursor() as cursor:
-                with cursor.copy(asked.encode()) as copy:
-                    copy.write(binary.HEADER)
-                    for block in encoded:
-                        for at in range(0, len(block), _BLOCK):
-                            copy.write(block[at : at + _BLOCK])
-                    copy.write(binary.TRAILER)
-                return cursor.rowcount
-        except psycopg.Error as error:
-            raise mapped(error, f"COPY on {self._name}") from None
+        if not self.fetch(_IS_SECURED, (table,))[0][0]:
+            return self._copy(table, columns, encoded)
+        names = {"table": table, "columns": ", ".join(columns)}
+        self.execute(_MAKE_STAGING.format(**names))
+        self._copy(_STAGING, columns, encoded)
+        count = self.execute(_FROM_STAGING.format(**names)).rowcount
+        self.execute(f"DROP TABLE {_STAGING}")
+        return count
 
     def cancel(self) -> None:
         """Stop the statement that runs, if one does; from any thread."""
@@ -161,6 +169,20 @@ class Bulk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _copy(self, table: str, columns: Sequence[str], encoded: Iterable[bytes]) -> int:
+        asked = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)"
+        try:
+            with self._connection.cursor() as cursor:
+                with cursor.copy(asked.encode()) as copy:
+                    copy.write(binary.HEADER)
+                    for block in encoded:
+                        for at in range(0, len(block), _BLOCK):
+                            copy.write(block[at : at + _BLOCK])
+                    copy.write(binary.TRAILER)
+                return cursor.rowcount
+        except psycopg.Error as error:
+            raise mapped(error, f"COPY on {self._name}") from None
 
     def _ask(self, job: Job) -> list[Result]:
         exchange = Exchange(self._connection)
