@@ -6,7 +6,7 @@ Needs psycopg 3: `pip install 'walpool[postgres]'`.
 from __future__ import annotations
 
 from walpool.migrating.migration import Options, Refused, migrate
-from walpool.migrating.plan import Column, Fault, ForeignKey, Index, Plan, Table
+from walpool.migrating.plan import Column, Fault, ForeignKey, Index, LongKeys, Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
 from walpool.migrating.retiring import unretire
 
@@ -15,6 +15,7 @@ __all__ = [
     "Fault",
     "ForeignKey",
     "Index",
+    "LongKeys",
     "Options",
     "Plan",
     "Progress",
@@ -31,6 +32,7 @@ _ALL = (
     Fault,
     ForeignKey,
     Index,
+    LongKeys,
     Options,
     Plan,
     Progress,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from walpool.errors import DataError
 from walpool.migrating._faults import as_json, fault, mended
+from walpool.migrating._long_keys import cut, too_long
 from walpool.migrating.plan import Fault, Table
 
 if TYPE_CHECKING:
@@ -73,17 +74,21 @@ def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:
         row: its values.
         number: which one it is, where the table has no key.
     """
-    found = []
-    for column, value in zip(table.columns, row, strict=True):
-        why = fault(column, value)
-        if why is not None:
-            key = json.dumps([as_json(part) for part in table.key_of(row)] if table.key else number)
-            found.append(Fault(table.name, column.name, key[:_SHOWN], why))
-    return found
+    faulty = [
+        (column.name, why)
+        for column, value in zip(table.columns, row, strict=True)
+        if (why := fault(column, value)) is not None
+    ]
+    if not faulty and table.long:
+        faulty = too_long(table, row)
+    if not faulty:
+        return []
+    key = json.dumps([as_json(part) for part in table.key_of(row)] if table.key else number)
+    return [Fault(table.name, name, key[:_SHOWN], why) for name, why in faulty]
 
 
 def _replaced(table: Table, row: Row) -> Row:
-    return tuple(mended(column, value) for column, value in zip(table.columns, row, strict=True))
+    return cut(table, tuple(mended(column, value) for column, value in zip(table.columns, row, strict=True)))
 
 
 def _line(table: Table, row: Row, faulty: Sequence[Fault]) -> str:

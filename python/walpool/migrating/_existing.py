@@ -43,7 +43,6 @@ _SPELLED: Final = frozenset(
 )
 """Those whose values a file may spell in several ways, so that it has them in another order."""
 
-_OID: Final = "SELECT to_regclass(?)::oid::bigint"
 
 _IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
 
@@ -56,7 +55,7 @@ def fit_into(target: Side, plan: Plan) -> None:
 
 
 def _fit_postgres(target: Side, plan: Plan, table: Table) -> Table:
-    oid = target.fetch(_OID, (_sqlite_sql.quoted(table.name),))[0][0]
+    oid = target.fetch(_postgres_sql.OID, (_sqlite_sql.quoted(table.name),))[0][0]
     found = {row[0]: row for row in target.fetch(_postgres_sql.COLUMNS, (oid,))}
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
     columns: list[Column] = []

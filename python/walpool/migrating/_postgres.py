@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from walpool.errors import DatabaseError, OperationalError
+from walpool.errors import DatabaseError, NotSupportedError, OperationalError, ProgrammingError
 from walpool.migrating import _postgres_sql as sql
 from walpool.migrating._canonical import as_given_back
 from walpool.migrating._hashing import Digest, Hash
@@ -120,6 +120,34 @@ class PostgresSide:
                 found += self._bulk.fetch(query, key)
         return found
 
+    def unindexed(self, part: Table, rows: Sequence[Row]) -> list[int]:
+        """Return the places of the rows that an index on all columns of `part` does not take.
+
+        Nothing of it stays: they are tried in transactions that are undone.
+        """
+        if not rows or self._is_indexable(part, rows):
+            return []
+        if len(rows) == 1:
+            return [0]
+        half = len(rows) // 2
+        return [
+            *self.unindexed(part, rows[:half]),
+            *(half + place for place in self.unindexed(part, rows[half:])),
+        ]
+
+    def _is_indexable(self, part: Table, rows: Sequence[Row]) -> bool:
+        try:
+            with self._bulk.transaction():
+                for statement in sql.probe(part):
+                    self._bulk.execute(statement)
+                names = [quoted(column.name) for column in part.columns]
+                self._bulk.copy_in("pg_temp.walpool_probe", names, [encoded_rows(part.forms, rows)])
+                raise _Undone
+        except _Undone:
+            return True
+        except (NotSupportedError, ProgrammingError):  # the limit, or no right to temporary tables: then none is sure
+            return False
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Read one snapshot in the block."""
@@ -231,6 +259,10 @@ class PostgresSide:
         except DatabaseError as error:
             return [f"{what} holds for what is written from now on, but not for all that is there: {error}"]
         return []
+
+
+class _Undone(Exception):
+    """What ends a transaction of which nothing is to stay."""
 
 
 def _short(name: str) -> str:

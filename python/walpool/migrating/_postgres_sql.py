@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from walpool.migrating._hashing import hashed_form
@@ -49,6 +50,7 @@ CONSTRAINTS: Final = """SELECT n.contype::text, n.conname::text, n.conkey::int[]
     WHERE n.conrelid = CAST(? AS oid) ORDER BY n.conname"""
 TRIGGERS: Final = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAST(? AS oid) AND NOT tgisinternal ORDER BY 1"
 ATTRIBUTES: Final = "SELECT attnum::int, attname::text FROM pg_attribute WHERE attrelid = CAST(? AS oid)"
+OID: Final = "SELECT to_regclass(?)::oid::bigint"
 CONSTRAINT: Final = "SELECT 1 FROM pg_constraint WHERE conname = ? AND conrelid = CAST(? AS regclass)"
 TAKEN: Final = """SELECT relname::text FROM pg_class
     WHERE relnamespace = to_regnamespace(current_schema()::text)"""
@@ -235,6 +237,16 @@ def count_on(table: Table, column: Column, following: int) -> str:
 def largest(table: Table, column: Column) -> str:
     """Return the query for the largest value of a column."""
     return f"SELECT max({quoted(column.name)}) FROM {quoted(table.name)}"
+
+
+def probe(part: Table) -> list[str]:
+    """Return the statements that make a table for as long as a transaction, with an index on all of its columns."""
+    columns = ", ".join(_column(replace(column, is_counted=False, default=None)) for column in part.columns)
+    listed_ = listed([column.name for column in part.columns])
+    return [
+        f"CREATE TEMP TABLE walpool_probe ({columns}) ON COMMIT DROP",
+        f"CREATE INDEX ON pg_temp.walpool_probe ({listed_})",
+    ]
 
 
 def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:

@@ -83,6 +83,12 @@ def false_json(table: str, column: str) -> str:
     return f"SELECT 1 FROM {quoted(table)} WHERE typeof({name}) = 'text' AND NOT json_valid({name}) LIMIT 1"
 
 
+def long_row(table: str, columns: Sequence[str], size: int) -> str:
+    """Return the query that gives a row if the columns have one with more bytes than that together."""
+    lengths = " + ".join(f"coalesce(octet_length({quoted(name)}), 0)" for name in columns)
+    return f"SELECT 1 FROM {quoted(table)} WHERE {lengths} > {int(size)} LIMIT 1"
+
+
 def page(table: Table, after: Row | None, upto: Row | None, limit: int | None, *, raw: bool) -> tuple[str, list[Any]]:
     """Return the query for the rows after one key and up to another, in the order of keys.
 

@@ -17,6 +17,7 @@ from walpool.migrating._comparing import Comparison, compare
 from walpool.migrating._copying import copy
 from walpool.migrating._existing import fit_into
 from walpool.migrating._faults import as_json
+from walpool.migrating._indexing import find_long_keys
 from walpool.migrating._postgres import PostgresSide
 from walpool.migrating._repairing import repair
 from walpool.migrating._sqlite import SqliteSide
@@ -182,6 +183,8 @@ class _Migration:
         if self._target is not None and options.force:
             fit_into(self._target, plan)
         check(source, plan, self._ticks(plan, "look at"))
+        if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
+            find_long_keys(source, self._target, plan)
         return plan
 
     def _leave_out(self, plan: Plan) -> None:

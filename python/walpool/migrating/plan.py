@@ -68,6 +68,14 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class LongKeys:
+    """Keys that an index of PostgreSQL's does not take: its columns, and the hashes of their values, rising."""
+
+    columns: tuple[str, ...]
+    hashes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """One table that is copied.
 
@@ -82,6 +90,7 @@ class Table:
         notes: what becomes of what is not copied.
         exists: whether it is there in the target already.
         is_suspect: whether some of its values must be looked at one by one, wherever they are read.
+        long: keys that are too long for an index; their rows are as bad as those with bad values.
         on_nan: what happens to rows of a server with a NaN, `skip` or `replace`; empty where there are none.
     """
 
@@ -96,6 +105,7 @@ class Table:
     notes: tuple[str, ...] = ()
     exists: bool = False
     is_suspect: bool = False
+    long: tuple[LongKeys, ...] = ()
     on_nan: str = ""
 
     @property
@@ -204,6 +214,7 @@ def _table(document: Mapping[str, Any]) -> Table:
     given = _tuples(document)
     given["columns"] = tuple(Column(**{**_tuples(column), "form": Form[column["form"]]}) for column in given["columns"])
     given["indexes"] = tuple(Index(**_tuples(index)) for index in given["indexes"])
+    given["long"] = tuple(LongKeys(**_tuples(keys)) for keys in given["long"])
     given["foreign"] = tuple(ForeignKey(**_tuples(foreign)) for foreign in given["foreign"])
     return Table(**given)
 

@@ -117,7 +117,7 @@ class Bulk:
     def fetch_each(self, queries: Iterable[tuple[str, Params]]) -> list[list[Any]]:
         """Return the rows of each of several queries of the transaction, which the server gets all at once."""
         asked = [query(sql, params) for sql, params in queries]
-        exchange = Exchange(self._connection)
+        exchange = self._exchange()
         for each in asked:
             each.through(exchange)
         return [Rows.of(self._connection, answer).rows for answer in self._run(exchange)]
@@ -184,8 +184,14 @@ class Bulk:
         except psycopg.Error as error:
             raise mapped(error, f"COPY on {self._name}") from None
 
+    def _exchange(self) -> Exchange:
+        try:
+            return Exchange(self._connection)
+        except psycopg.Error as error:  # the connection is gone
+            raise mapped(error, self._name) from None
+
     def _ask(self, job: Job) -> list[Result]:
-        exchange = Exchange(self._connection)
+        exchange = self._exchange()
         job.ask(exchange)
         return [Result.of(self._connection, answer) for answer in self._run(exchange, job)]
 
