@@ -132,12 +132,12 @@ def test_verb_takes_one_statement(pg: PostgresPool, verb: str) -> None:
         getattr(pg, verb)("SELECT 1; SELECT 2", *more)
 
 
-@pytest.mark.parametrize("sql", ["COPY t FROM STDIN", " copy (SELECT 1)\nTO  stdout", "/**/ COPY t TO STDOUT"])
+@pytest.mark.parametrize("sql", ["COPY t FROM STDIN", " copy (SELECT 1)\nTO  stdout", "/**/ COPY t TO/**/STDOUT"])
 @pytest.mark.parametrize("verb", ["execute", "script", "fetch"])
 def test_copy_through_the_client_is_refused_and_costs_nobody_else_anything(
     pg: PostgresPool, verb: str, sql: str
 ) -> None:
-    with pytest.raises((errors.NotSupportedError, errors.ProgrammingError)) as refused:
+    with pytest.raises(errors.NotSupportedError, match="executemany") as refused:
         getattr(pg, verb)(sql)
     assert refused.value.outcome == "not_applied"
     assert pg.execute(INSERT, ("after",)).rowcount == 1

@@ -52,18 +52,14 @@ class Address:
         Raises:
             ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
         """
-        url = settings.url or ""
-        if _is_ambiguous(url):
-            raise ConfigError(f"write %2F for / and %40 for @ in the password of {settings.shown_url!r}, and so on")
+        url, shown = settings.url or "", str(settings.shown_url)
         parameters = _parsed(_without_settings(url, settings))
+        if _is_torn(url, shown, parameters):
+            raise ConfigError(f"write %2F for / and %40 for @ in the password of {shown!r}, and so on")
         if parameters is None:  # and not in an except clause: the exception there quotes the URL
-            raise ConfigError(f"{settings.shown_url!r} is no PostgreSQL URL that libpq understands")
-        if _is_torn(str(settings.shown_url), parameters):
-            raise ConfigError(f"write %2F for / and %40 for @ in the password of {settings.shown_url!r}, and so on")
+            raise ConfigError(f"{shown!r} is no PostgreSQL URL that libpq understands")
         if "options" in parameters:
-            raise ConfigError(
-                f"{settings.shown_url!r} sets options=, which poolers such as PgBouncer refuse; set them for the role"
-            )
+            raise ConfigError(f"{shown!r} sets options=, which poolers such as PgBouncer refuse; set them for the role")
         known = conninfo.conninfo_to_dict("", **parameters)
         if _is_remote(known) and "sslmode" not in known and "PGSSLMODE" not in os.environ:
             # libpq's own default falls back to plain text in silence.
@@ -132,12 +128,6 @@ def _parsed(url: str) -> dict[str, Any] | None:
         return None
 
 
-def _is_torn(shown: str, parameters: dict[str, Any]) -> bool:
-    """Return whether a password was taken apart where it holds what ends one, and libpq has its pieces elsewhere."""
-    others = "".join(str(parameters.get(name, "")) for name in ("user", "host", "port", "dbname"))
-    return "***@" in shown and ("password" not in parameters or "@" in others)
-
-
 def _without_settings(url: str, settings: Settings) -> str:
     """Return the URL with what is libpq's alone in its query."""
     location, mark, query = url.partition("?")
@@ -146,13 +136,24 @@ def _without_settings(url: str, settings: Settings) -> str:
     return location + (mark + "&".join(kept) if kept else "")
 
 
-def _is_ambiguous(url: str) -> bool:
-    """Return whether libpq might take a piece of the password for the host, the port or the database, and name it."""
+def _is_torn(url: str, shown: str, parameters: dict[str, Any] | None) -> bool:
+    """Return whether libpq takes, or might take, a piece of the password for the host or the database, and name it.
+
+    Args:
+        url: with the password.
+        shown: with asterisks in its place.
+        parameters: what libpq made of it; None, where it made nothing.
+    """
     location = url.partition("://")[2].partition("?")[0]
     authority, _, path = location.partition("/")
     ports = [host.rpartition("]")[2].partition(":")[2] for host in authority.rpartition("@")[2].split(",")]
     is_split = authority.count("@") > 1 or "@" in path
-    return "\0" in url or is_split or not all(port.isdecimal() or not port for port in ports)
+    if "\0" in url or is_split or not all(port.isdecimal() or not port for port in ports):
+        return True
+    if parameters is None or "***@" not in shown:
+        return False
+    others = "".join(str(parameters.get(name, "")) for name in ("user", "host", "port", "dbname"))
+    return "password" not in parameters or "@" in others
 
 
 def _is_remote(parameters: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from walpool.errors import Error, ProgrammingError
 from walpool.postgres._results import Result
 from walpool.postgres._translate import Translated, parse, translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, refuse_copies
+from walpool.postgres._wire import Exchange
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -154,7 +154,7 @@ def script(sql: str) -> Job:
     """Return the job of a script."""
     translated = parse(sql)
     translated.arrange(())
-    refuse_copies(sql)
+    translated.refuse_copy()
     return Job([Statement(translated.encoded, [()])], len(sql), is_script=True)
 
 
@@ -178,7 +178,7 @@ def _only(sql: str) -> Translated:
         )
     if not translated.keyword:
         raise ProgrammingError("the SQL holds no statement")
-    refuse_copies(sql)
+    translated.refuse_copy()
     return translated
 
 

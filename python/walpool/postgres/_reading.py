@@ -16,7 +16,7 @@ from walpool.postgres._results import AT_ONCE, Rows
 from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed, refuse_copies
+from walpool.postgres._wire import Exchange, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def query(sql: str, params: Params) -> Query:
     translated = translate(sql)
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
-    refuse_copies(sql)
+    translated.refuse_copy()
     return Query(translated.encoded, checked(translated.arrange(params))[0])
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
-from walpool.errors import ProgrammingError
+from walpool.errors import NotSupportedError, ProgrammingError
 from walpool.postgres._fold import Fold, fold_of
 from walpool.postgres._portable import refuse
 from walpool.postgres._scan import Token, is_in_word, scan, statements
@@ -49,6 +50,8 @@ class Translated:
     """Whether there is at most one statement."""
     encoded: bytes
     """The text as it goes to the server."""
+    copies: bool = False
+    """Whether a statement is a COPY from or to the client."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
     fold: Fold | None = None
@@ -71,6 +74,16 @@ class Translated:
         kind = type(given).__name__
         msg = f"parameters must be a sequence or a mapping, not {kind}; a single one is given as (value,)"
         raise ProgrammingError(msg)
+
+    def refuse_copy(self) -> None:
+        """Refuse COPY from or to the client, which takes the connection with it: another protocol begins there.
+
+        Raises:
+            NotSupportedError: it is one.
+        """
+        if self.copies:
+            msg = "COPY from or to the client is not supported: use executemany() or stream(), or psycopg itself"
+            raise NotSupportedError(msg)
 
     def _in_order(self, params: Sequence[object]) -> Sequence[object]:
         if len(params) != self.wanted:
@@ -130,9 +143,15 @@ def parse(sql: str) -> Translated:
         wanted=wanted,
         keyword=keyword,
         is_single=len(held) <= 1,
+        copies=any(map(_copies, held)),
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
         fold=fold_of(text, count) if keyword == "INSERT" and len(held) == 1 else None,
     )
+
+
+def _copies(statement: list[Token]) -> bool:
+    shapes = [token.shape for token in statement]
+    return shapes[0] == "COPY" and not {("FROM", "STDIN"), ("TO", "STDOUT")}.isdisjoint(pairwise(shapes))
 
 
 def _encoded(sql: str) -> bytes:

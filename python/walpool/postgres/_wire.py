@@ -7,7 +7,6 @@ what was refused is known by its place among the answers. Measured in benches/RE
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +16,6 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.waiting import Ready, Wait
 
-from walpool.errors import NotSupportedError
 from walpool.postgres._steps import Answers, finish
 
 if TYPE_CHECKING:
@@ -28,11 +26,10 @@ if TYPE_CHECKING:
     from walpool.postgres._steps import Steps
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "committed", "committing", "durations", "refuse_copies"]
+__all__ = ["Connection", "Exchange", "Failed", "committed", "committing", "durations"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
-_COPIES: Final = re.compile(r"\s*COPY\b.*\b(FROM\s+STDIN|TO\s+STDOUT)\b", re.IGNORECASE | re.DOTALL)
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -247,14 +244,3 @@ def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:
     """Return server settings that are durations; those that are None are left out."""
     return tuple((name, f"{max(1, int(value * 1000))}ms") for name, value in seconds.items() if value is not None)
-
-
-def refuse_copies(sql: str) -> None:
-    """Refuse COPY from or to the client, which takes the connection with it: another protocol begins there.
-
-    Raises:
-        NotSupportedError: it is one.
-    """
-    if _COPIES.match(sql):
-        msg = "COPY from or to the client is not supported: use executemany() or stream(), or psycopg itself"
-        raise NotSupportedError(msg)
