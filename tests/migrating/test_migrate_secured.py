@@ -30,7 +30,8 @@ NOTES = """
     ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
     CREATE POLICY notes_tenant ON notes USING (tenant = current_setting('walpool.tenant', true));
     GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO moving_app;
-    GRANT CREATE ON SCHEMA public TO moving_app;
+    CREATE TABLE walpool_migration (name text COLLATE "C" PRIMARY KEY, state text NOT NULL, document text NOT NULL);
+    GRANT SELECT, INSERT, UPDATE, DELETE ON walpool_migration TO moving_app;
     INSERT INTO notes (tenant, body) VALUES ('other', 'not mine');
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,19 @@ def test_rows_are_told_apart_by_keys_that_the_file_spells_in_its_own_way(
     assert (report.is_same, report.repaired) == (True, 3)
 
 
+def test_keys_that_are_one_to_the_server_are_refused_by_name(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    keys = [str(uuid.UUID(int=n)) for n in (10, 11, 12)]
+    rows = [(key, 1) for key in [*keys, keys[0].upper(), "none"]]
+    fill(tmp_path / "a.db", "CREATE TABLE t (id TEXT PRIMARY KEY, a INT)", ("INSERT INTO t VALUES (?, ?)", rows))
+    there(postgres_url, "int", key="uuid")
+    with pytest.raises(Refused, match="2 keys are only several spellings") as refused:
+        migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="skip")
+    assert keys[0].upper() in str(refused.value)
+    assert keys[1] not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "kind", ["interval", "text[]", "inet", "bit(3)", "mood", "short", "time", "point", "tsvector", "name", '"char"']
 )
@@ -267,6 +281,40 @@ def test_column_that_must_be_filled_and_that_the_source_lacks_is_refused(
         pool.script("CREATE TABLE t (id bigint PRIMARY KEY, a text NOT NULL, b text NOT NULL DEFAULT 'x')")
     with pytest.raises(Refused, match=r"t\.a: the source has no such column"):
         migrated(tmp_path / "a.db", postgres_url, force=True)
+
+
+KINDS_BACK = [
+    ("integer", "INTEGER", None),
+    ("integer", "VARCHAR(9)", "makes texts of numbers"),
+    ("integer", "DOUBLE", "makes numbers with a point of integers"),
+    ("boolean", "BOOLEAN", None),
+    ("double precision", "INTEGER", None),
+    ("double precision", "CHAR", "makes texts of numbers"),
+    ("numeric(9,2)", "DECIMAL(9,2)", "makes numbers of texts"),
+    ("numeric(9,2)", "TEXT", None),
+    ("jsonb", "JSON", "makes numbers of texts"),
+    ("varchar(9)", "NUMERIC", "makes numbers of texts"),
+    ("char(9)", "", None),
+    ("uuid", "UUID", None),
+    ("timestamptz", "DATETIME", None),
+    ("date", "DATE", None),
+]
+OF_KIND = {"uuid": str(uuid.UUID(int=7)), "timestamptz": "2024-02-29 12:00:00", "date": "2024-02-29", "boolean": "true"}
+
+
+@pytest.mark.parametrize(("kind", "declared", "said"), KINDS_BACK)
+def test_table_that_is_there_in_a_file_is_filled_where_its_columns_keep_what_they_get(
+    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str, declared: str, said: str | None
+) -> None:
+    fill(tmp_path / "a.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, a {declared})")
+    there(postgres_url, kind)
+    with walpool.get_pool(postgres_url) as pool:
+        pool.execute(f"INSERT INTO t VALUES (1, NULL), (2, '{OF_KIND.get(kind, '7')}')")
+    if said is None:
+        assert migrated(postgres_url, tmp_path / "a.db", force=True).is_same
+    else:
+        with pytest.raises(Refused, match=rf"t\.a: a column that is declared .* {said}"):
+            migrated(postgres_url, tmp_path / "a.db", force=True)
 
 
 JSONS = st.recursive(

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from walpool.migrating.plan import Column, Table
     from walpool.types import Row
 
-__all__ = ["Bad", "as_given_back", "canonical", "is_typed", "nearest"]
+__all__ = ["SPELLED", "Bad", "as_given_back", "canonical", "is_typed", "nearest"]
+
+SPELLED: Final = frozenset(
+    {Form.NUMERIC, Form.CHAR, Form.JSONB, Form.UUID, Form.DATE, Form.TIMESTAMP, Form.TIMESTAMPTZ}
+)
+"""Forms whose values a file may spell in several ways, so that it has them in another order."""
 
 _Read: TypeAlias = Callable[[Any, Sequence[int]], Any]
 """Takes a value, not None, and the limits of its column."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
-from walpool.migrating._canonical import as_given_back
+from walpool.migrating._canonical import SPELLED, as_given_back
 from walpool.migrating._cleaning import faults_of
+from walpool.migrating._faults import as_json
+from walpool.migrating._hashing import key_hashes
 from walpool.migrating.plan import Plan, Table
 from walpool.postgres.binary import Form, Unfit
 from walpool.postgres.binary import check as fits
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from walpool.types import Row
 
 __all__ = ["check"]
+
+_SHOWN: Final = 4  # keys that an obstacle names
 
 
 def check(source: Side, plan: Plan, tick: Callable[[Table, int], None]) -> None:
@@ -28,6 +35,9 @@ def check(source: Side, plan: Plan, tick: Callable[[Table, int], None]) -> None:
         tick: is told of each table, and how many rows of it were read.
     """
     plan.tables = [_checked(source, plan, table, tick) for table in plan.tables]
+    for table in plan.tables:
+        if any(column.form in SPELLED for column in table.key_columns):
+            _refuse_twins(source, plan, table)
 
 
 def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int], None]) -> Table:
@@ -55,6 +65,35 @@ def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int]
         ),
         is_suspect=any(column.name in faulty and column.form in forms for column in table.columns),
     )
+
+
+def _refuse_twins(source: Side, plan: Plan, table: Table) -> None:
+    """Make an obstacle of keys that differ in the file and are one to the server, as UUIDs in capitals and without."""
+    part = table.only(set())
+    seen = array("q")  # 8 bytes a row
+    for rows in source.pages(part):
+        seen.extend(key for key in _key_hashes(part, rows) if key is not None)
+    seen = array("q", sorted(seen))
+    twins = {key for key, following in pairwise(seen) if key == following}
+    if not twins:
+        return
+    shown = [
+        json.dumps([as_json(value) for value in part.key_of(row)])
+        for rows in source.pages(part)
+        for row, key in zip(rows, _key_hashes(part, rows), strict=True)
+        if key in twins
+    ]
+    plan.obstacles.append(
+        f"{table.name}: {len(shown)} keys are only several spellings of fewer to PostgreSQL: change them in the source "
+        f"({', '.join(sorted(shown)[:_SHOWN])})"
+    )
+
+
+def _key_hashes(part: Table, rows: list[Row]) -> list[int | None]:
+    try:
+        return [*key_hashes(part, as_given_back(part, rows))]
+    except Unfit:  # a fault of its own
+        return [_key_hashes(part, [row])[0] for row in rows] if len(rows) > 1 else [None]
 
 
 def _may_be_bad(plan: Plan, form: Form) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
+from walpool.migrating._canonical import SPELLED
 from walpool.migrating.plan import Column, Plan, Table
 from walpool.postgres.binary import Form
 
@@ -38,23 +39,24 @@ _FORMS: Final = {
 """What COPY fills, by the name of a type without its limits."""
 
 _LIMITED: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)(.*)")
-_SPELLED: Final = frozenset(
-    {Form.NUMERIC, Form.CHAR, Form.JSONB, Form.UUID, Form.DATE, Form.TIMESTAMP, Form.TIMESTAMPTZ}
+
+_AFFINITIES: Final = (
+    (("INT",), "INTEGER"),
+    (("CHAR", "CLOB", "TEXT"), "TEXT"),
+    (("BLOB",), "BLOB"),
+    (("REAL", "FLOA", "DOUB"), "REAL"),
 )
-"""Those whose values a file may spell in several ways, so that it has them in another order."""
-
-
 _IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
 
 
-def fit_into(target: Side, plan: Plan) -> None:
+def fit_into(source: Side, target: Side, plan: Plan) -> None:
     """Take the tables that are there as they are; what does not fit becomes an obstacle of the plan."""
     there = target.names()
     fit = _fit_postgres if target.backend == "postgres" else _fit_sqlite
-    plan.tables = [fit(target, plan, table) if table.name in there else table for table in plan.tables]
+    plan.tables = [fit(source, target, plan, table) if table.name in there else table for table in plan.tables]
 
 
-def _fit_postgres(target: Side, plan: Plan, table: Table) -> Table:
+def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
     oid = target.fetch(_postgres_sql.OID, (_sqlite_sql.quoted(table.name),))[0][0]
     found = {row[0]: row for row in target.fetch(_postgres_sql.COLUMNS, (oid,))}
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
@@ -86,7 +88,7 @@ def _fitted(column: Column, row: tuple[Any, ...], *, is_bytewise: bool) -> Colum
     form = _FORMS.get(name)
     if form is None:
         return None
-    alike = column.sorts_alike and form not in _SPELLED
+    alike = column.sorts_alike and form not in SPELLED
     if form is Form.TEXT:
         alike = alike and (row[7] in ("C", "POSIX") or (row[7] == "default" and is_bytewise))
     return replace(
@@ -102,12 +104,38 @@ def _type(shown: str) -> tuple[str, tuple[int, ...]]:
     return found[1] + found[4], tuple(int(limit) for limit in found.groups()[1:3] if limit is not None)
 
 
-def _fit_sqlite(target: Side, plan: Plan, table: Table) -> Table:
-    found = {row[0] for row in target.fetch(_sqlite_sql.COLUMNS, (table.name,)) if row[5] == 0}
+def _fit_sqlite(source: Side, target: Side, plan: Plan, table: Table) -> Table:
+    found = {row[0]: row[1] for row in target.fetch(_sqlite_sql.COLUMNS, (table.name,)) if row[5] == 0}
     for column in table.columns:
-        if column.name not in found:
+        declared = found.get(column.name)
+        if declared is None:
             plan.obstacles.append(f"{table.name}: the table that is there has no column {column.name}")
+        elif becomes := _becomes(source, table, column, declared):
+            plan.obstacles.append(
+                f"{table.name}.{column.name}: a column that is declared {declared} makes {becomes}: declare it "
+                f"{column.sqlite}"
+            )
     return _existing(table, list(table.columns))
+
+
+def _becomes(source: Side, table: Table, column: Column, declared: str) -> str:
+    """Return what SQLite makes of a column's values where that are others. https://www.sqlite.org/datatype3.html."""
+    affinity = _affinity(declared)
+    if column.form in (Form.BIGINT, Form.BOOLEAN, Form.DOUBLE) and affinity == "TEXT":
+        return "texts of numbers"
+    if column.form in (Form.BIGINT, Form.BOOLEAN) and affinity == "REAL":
+        return "numbers with a point of integers"
+    is_text = column.form is Form.TEXT and affinity in ("INTEGER", "REAL", "NUMERIC")
+    if is_text and source.fetch(_postgres_sql.numeric_text(table, column)):
+        return "numbers of texts that look like one"
+    return ""
+
+
+def _affinity(declared: str) -> str:
+    for words, affinity in _AFFINITIES:
+        if any(word in declared.upper() for word in words):
+            return affinity
+    return "NUMERIC" if declared else "BLOB"
 
 
 def _existing(table: Table, columns: list[Column]) -> Table:

@@ -185,6 +185,12 @@ def _is_key(table: Table) -> str:
     return " AND ".join(f"{quoted(column.name)} = CAST(? AS {column.postgres})" for column in table.key_columns)
 
 
+def numeric_text(table: Table, column: Column) -> str:
+    """Return the query that gives a row if a column has a value whose text SQLite takes for a number."""
+    looks = r"^\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*$"
+    return f"SELECT 1 FROM {quoted(table.name)} WHERE {quoted(column.name)}::text ~ '{looks}' LIMIT 1"
+
+
 def insert(table: Table) -> str:
     """Return the statement that writes one row; its values are parameters."""
     marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.columns)

@@ -181,7 +181,7 @@ class _Migration:
         if plan.obstacles:
             return plan
         if self._target is not None and options.force:
-            fit_into(self._target, plan)
+            fit_into(source, self._target, plan)
         check(source, plan, self._ticks(plan, "look at"))
         if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
             find_long_keys(source, self._target, plan)
