@@ -215,18 +215,18 @@ def test_value_that_must_be_there_is_replaced_by_the_nothing_of_its_type(
         assert bulk.fetch(f"SELECT {shown} FROM t") == [tuple(nothing for _, nothing in kinds.values())]
 
 
-KEYS: list[tuple[str, list[Any], str, Any]] = [
-    # the type of the key, keys in the file, one that the server alone has, what the file says for the first
-    ("uuid", [f"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD38{n:04X}" for n in range(400)], "'" + "f" * 32 + "'", None),
-    ("numeric(9,2)", [f"{n}.50" for n in range(400)], "7777", None),
-    ("char(6)", [f"k{n} "[:6] for n in range(400)], "'other'", None),
-    ("timestamptz", [f"2024-01-01T{n // 60:02}:{n % 60:02}:00+01:00" for n in range(400)], "'2030-01-01'", None),
-    ("varchar(8)", [f"{chr(65 + n % 26)}{chr(97 + n % 25)}{n}" for n in range(400)], "'other'", None),
-    ("real", [n / 2 for n in range(400)], "7777", None),
+KEYS: list[tuple[str, list[Any], str]] = [
+    # the type of the key, keys in the file, one that the server alone has
+    ("uuid", [f"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD38{n:04X}" for n in range(400)], "'" + "f" * 32 + "'"),
+    ("numeric(9,2)", [f"{n}.50" for n in range(2500)], "7777"),
+    ("char(6)", [f"k{n} "[:6] for n in range(400)], "'other'"),
+    ("timestamptz", [f"2024-01-01T{n // 60:02}:{n % 60:02}:00+01:00" for n in range(400)], "'2030-01-01'"),
+    ("varchar(8)", [f"{chr(65 + n % 26)}{chr(97 + n % 25)}{n}" for n in range(400)], "'other'"),
+    ("real", [n / 2 for n in range(400)], "7777"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "keys", "other"), [each[:3] for each in KEYS], ids=[each[0] for each in KEYS])
+@pytest.mark.parametrize(("kind", "keys", "other"), KEYS, ids=[kind for kind, _, _ in KEYS])
 def test_rows_are_told_apart_by_keys_that_the_file_spells_in_its_own_way(
     tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str, keys: list[Any], other: str
 ) -> None:
@@ -236,7 +236,6 @@ def test_rows_are_told_apart_by_keys_that_the_file_spells_in_its_own_way(
     there(postgres_url, "text", key=kind)
     assert migrated(tmp_path / "a.db", postgres_url, force=True).is_same
     with walpool.get_pool(postgres_url) as pool, walpool.Pool(tmp_path / "a.db") as file:
-        file.execute("DELETE FROM t WHERE a = 'y'")
         file.execute("UPDATE t SET a = 'changed' WHERE id = ?", (keys[3],))
         pool.execute(f"DELETE FROM t WHERE id = CAST(? AS {kind})", (keys[5],))
         pool.execute(f"INSERT INTO t VALUES ({other}, 'extra')")
