@@ -231,7 +231,7 @@ def test_plan_comes_back_from_its_json() -> None:
     from walpool.migrating import Fault, ForeignKey, Index, LongKeys, Table
 
     column = Column("a", Form.NUMERIC, "NUMERIC(9,2)", "DECIMAL", default="1", sorts_alike=False, limits=(9, 2))
-    index, foreign = Index("i", ("a",), True, (True,)), ForeignKey(("a",), "p", ("b",))
-    table = Table("t", (column,), ("a",), ("a",), (index,), (foreign,), long=(LongKeys(("a",), (-1, 2)),))
+    index, foreign = Index("i", ("a",), True, (True,), ("(a)",), "a > 1"), ForeignKey(("a",), "p", ("b",))
+    table = Table("t", (column,), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=(LongKeys(("a",), (-1, 2)),))
     plan = Plan("s", "t", "to_postgres", [table], [("x", "why")], ["note"], [Fault("t", "a", "[1]", "bad")], 1, ["no"])
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan

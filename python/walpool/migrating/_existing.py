@@ -40,12 +40,6 @@ _FORMS: Final = {
 
 _LIMITED: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)(.*)")
 
-_AFFINITIES: Final = (
-    (("INT",), "INTEGER"),
-    (("CHAR", "CLOB", "TEXT"), "TEXT"),
-    (("BLOB",), "BLOB"),
-    (("REAL", "FLOA", "DOUB"), "REAL"),
-)
 _IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
 
 
@@ -120,7 +114,7 @@ def _fit_sqlite(source: Side, target: Side, plan: Plan, table: Table) -> Table:
 
 def _becomes(source: Side, table: Table, column: Column, declared: str) -> str:
     """Return what SQLite makes of a column's values where that are others. https://www.sqlite.org/datatype3.html."""
-    affinity = _affinity(declared)
+    affinity = _sqlite_sql.affinity(declared)
     if column.form in (Form.BIGINT, Form.BOOLEAN, Form.DOUBLE) and affinity == "TEXT":
         return "texts of numbers"
     if column.form in (Form.BIGINT, Form.BOOLEAN) and affinity == "REAL":
@@ -129,13 +123,6 @@ def _becomes(source: Side, table: Table, column: Column, declared: str) -> str:
     if is_text and source.fetch(_postgres_sql.numeric_text(table, column)):
         return "numbers of texts that look like one"
     return ""
-
-
-def _affinity(declared: str) -> str:
-    for words, affinity in _AFFINITIES:
-        if any(word in declared.upper() for word in words):
-            return affinity
-    return "NUMERIC" if declared else "BLOB"
 
 
 def _existing(table: Table, columns: list[Column]) -> Table:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from walpool.migrating import _sqlite_sql as sql
+from walpool.migrating._conditions import checks_of, index_of
 from walpool.migrating._postgres_sql import NAME_BYTES
 from walpool.migrating.plan import Column, ForeignKey, Index, Plan, Table
 from walpool.postgres.binary import Form
@@ -19,7 +20,7 @@ from walpool.postgres.binary import Form
 if TYPE_CHECKING:
     from walpool.migrating._sqlite import SqliteSide
 
-__all__ = ["look", "refuse_names"]
+__all__ = ["look", "no_index", "refuse_names"]
 
 _SILENT: Final = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/""", re.VERBOSE | re.DOTALL
@@ -79,6 +80,16 @@ def refuse_names(plan: Plan) -> None:
             plan.obstacles.append(f"{table.name}: it has no column that could be copied")
 
 
+def no_index(name: str, made: str) -> str:
+    """Return what is said of an index on a part or on expressions that is not made.
+
+    Args:
+        name: of it.
+        made: its SQL.
+    """
+    return f"the index {name} is on a part or on expressions, and not made: {' '.join(made.split())}"
+
+
 def _table(side: SqliteSide, name: str, ddl: str, *, is_without_rowid: bool) -> Table:
     found = side.fetch(sql.COLUMNS, (name,))
     kept = [row for row in found if row[5] == 0]
@@ -105,20 +116,26 @@ def _table(side: SqliteSide, name: str, ddl: str, *, is_without_rowid: bool) -> 
                 is_counted=is_counted and bool(place),
             )
         )
-    table = Table(name, tuple(columns), rows=side.count(name))
-    return _with_keys(side, table, primary, counts, notes)
+    checks, others = checks_of(ddl, columns)
+    if others:
+        some = f"{others} of its CHECKs" if checks else "its CHECKs"
+        notes.append(f"{some} are not carried over: add them by hand")
+    table = Table(name, tuple(columns), rows=side.count(name), checks=tuple(checks))
+    return _with_keys(side, table, ddl, primary, counts, notes)
 
 
 def _with_keys(
-    side: SqliteSide, table: Table, primary: list[str], counts: dict[str, _Stored], notes: list[str]
+    side: SqliteSide, table: Table, ddl: str, primary: list[str], counts: dict[str, _Stored], notes: list[str]
 ) -> Table:
     uniques: list[tuple[str, ...]] = []
     indexes: list[Index] = []
     loose: set[str] = set()  # columns whose order is not that of their bytes
-    for name, unique, origin, partial, ddl in side.fetch(sql.INDEXES, (table.name,)):
+    for name, unique, origin, partial, made in side.fetch(sql.INDEXES, (table.name,)):
         parts = side.fetch(sql.INDEX_COLUMNS, (name,))
         if partial or any(column is None for column, _, _ in parts):
-            notes.append(f"the index {name} is on a part or on expressions, and not made: {' '.join(ddl.split())}")
+            index = index_of(made, name, ddl, table.columns, is_unique=bool(unique))
+            indexes += [index] if index else []
+            notes += [] if index else [no_index(name, made)]
             continue
         columns = tuple(column for column, _, _ in parts)
         odd = [column for column, _, collation in parts if collation.upper() != "BINARY"]
@@ -182,8 +199,6 @@ def _counts(side: SqliteSide, table: str, columns: Sequence[str]) -> dict[str, _
 
 def _notes(code: str, generated: Sequence[str], *, is_without_rowid: bool) -> list[str]:
     notes = [f"{name} is a generated column, and not copied: add it by hand" for name in generated]
-    if re.search(r"\bCHECK\b", code, re.IGNORECASE):
-        notes.append("its CHECKs are not carried over: add them by hand")
     if re.search(r"\bCOLLATE\s+(?!BINARY\b)\w+", code, re.IGNORECASE):
         notes.append('a collation other than BINARY becomes the order of bytes (COLLATE "C")')
     if re.search(r"\bAUTOINCREMENT\b", code, re.IGNORECASE):

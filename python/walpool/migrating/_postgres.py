@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from walpool.errors import DatabaseError, NotSupportedError, OperationalError, ProgrammingError
@@ -135,13 +136,27 @@ class PostgresSide:
             *(half + place for place in self.unindexed(part, rows[half:])),
         ]
 
+    def takes(self, table: Table, statement: Callable[[Table], str]) -> bool:
+        """Return whether the server takes a statement on a table with these columns; nothing of it stays."""
+        try:
+            with self._bulk.transaction():
+                self._bulk.execute(sql.create_probe(table))
+                self._bulk.execute(statement(replace(table, name=sql.PROBE)))
+                raise _Undone
+        except _Undone:
+            return True
+        except OperationalError:
+            raise
+        except DatabaseError:
+            return False
+
     def _is_indexable(self, part: Table, rows: Sequence[Row]) -> bool:
         try:
             with self._bulk.transaction():
                 for statement in sql.probe(part):
                     self._bulk.execute(statement)
                 names = [quoted(column.name) for column in part.columns]
-                self._bulk.copy_in("pg_temp.walpool_probe", names, [encoded_rows(part.forms, rows)])
+                self._bulk.copy_in(f"pg_temp.{sql.PROBE}", names, [encoded_rows(part.forms, rows)])
                 raise _Undone
         except _Undone:
             return True
@@ -233,10 +248,14 @@ class PostgresSide:
         self.execute(sql.analyze(table))
 
     def relate(self, tables: Sequence[Table]) -> list[str]:
-        """Add the foreign keys of tables, and return what is wrong with them, in sentences."""
+        """Add the CHECKs and foreign keys of tables, and return what is wrong with them, in sentences."""
         said: list[str] = []
         there = self.names()
         for table in tables:
+            for number, condition in enumerate(table.checks):
+                name = f"walpool_{_short(table.name)}_check_{number}"
+                what = f"{table.name}: the CHECK {condition}"
+                said += self._constrain(table, name, what, sql.add_check(table, condition, name))
             for number, foreign in enumerate(table.foreign):
                 if foreign.parent in there:
                     said += self._relate(table, foreign, number)
@@ -245,9 +264,12 @@ class PostgresSide:
     def _relate(self, table: Table, foreign: ForeignKey, number: int) -> list[str]:
         name = f"walpool_{_short(table.name)}_{number}"
         what = f"{table.name}: the foreign key ({', '.join(foreign.columns)}) to {foreign.parent}"
+        return self._constrain(table, name, what, sql.add_foreign(table, foreign, name))
+
+    def _constrain(self, table: Table, name: str, what: str, statement: str) -> list[str]:
         try:
             if not self.fetch(sql.CONSTRAINT, (name, quoted(table.name))):
-                self.execute(sql.add_foreign(table, foreign, name))
+                self.execute(statement)
         except OperationalError:
             raise
         except DatabaseError as error:

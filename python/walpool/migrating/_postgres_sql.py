@@ -62,6 +62,9 @@ SETS: Final = "SELECT name FROM walpool_schema"
 CREATE_STATE: Final = """CREATE TABLE IF NOT EXISTS walpool_migration
     (name TEXT COLLATE "C" PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL)"""
 
+PROBE: Final = "walpool_probe"
+"""A table in which things are tried; undone."""
+
 NAME_BYTES: Final = 63
 """PostgreSQL cuts longer names off."""
 
@@ -222,12 +225,14 @@ def _column(column: Column) -> str:
 
 def create_index(table: Table, index: Index, name: str | None) -> str:
     """Return the statement that makes an index, by a name of the server's own if none is given."""
-    columns = ", ".join(
-        quoted(column) + (" DESC" if is_falling else "")
-        for column, is_falling in zip(index.columns, index.falling or [False] * len(index.columns), strict=True)
+    parts = index.parts or tuple(map(quoted, index.columns))
+    listed_ = ", ".join(
+        part + (" DESC" if is_falling else "")
+        for part, is_falling in zip(parts, index.falling or [False] * len(parts), strict=True)
     )
     unique = "UNIQUE " if index.is_unique else ""
-    return f"CREATE {unique}INDEX {quoted(name) if name else ''} ON {quoted(table.name)} ({columns})"
+    where = f" WHERE {index.where}" if index.where else ""
+    return f"CREATE {unique}INDEX {quoted(name) if name else ''} ON {quoted(table.name)} ({listed_}){where}"
 
 
 def analyze(table: Table) -> str:
@@ -247,12 +252,14 @@ def largest(table: Table, column: Column) -> str:
 
 def probe(part: Table) -> list[str]:
     """Return the statements that make a table for as long as a transaction, with an index on all of its columns."""
-    columns = ", ".join(_column(replace(column, is_counted=False, default=None)) for column in part.columns)
     listed_ = listed([column.name for column in part.columns])
-    return [
-        f"CREATE TEMP TABLE walpool_probe ({columns}) ON COMMIT DROP",
-        f"CREATE INDEX ON pg_temp.walpool_probe ({listed_})",
-    ]
+    return [create_probe(part), f"CREATE INDEX ON pg_temp.{PROBE} ({listed_})"]
+
+
+def create_probe(table: Table) -> str:
+    """Return the statement that makes a table with these columns for as long as a transaction."""
+    columns = ", ".join(_column(replace(column, is_counted=False, default=None)) for column in table.columns)
+    return f"CREATE TEMP TABLE {PROBE} ({columns}) ON COMMIT DROP"
 
 
 def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:
@@ -262,6 +269,12 @@ def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:
         f"REFERENCES {quoted(foreign.parent)} ({listed(foreign.parent_columns)}) ON DELETE {foreign.on_delete} "
         f"ON UPDATE {foreign.on_update} DEFERRABLE INITIALLY IMMEDIATE NOT VALID"
     )
+
+
+def add_check(table: Table, condition: str, name: str | None = None) -> str:
+    """Return the statement that adds a CHECK, by its name without looking at the rows that are there."""
+    named = f" CONSTRAINT {quoted(name)}" if name else ""
+    return f"ALTER TABLE {quoted(table.name)} ADD{named} CHECK ({condition}){' NOT VALID' if name else ''}"
 
 
 def validate(table: Table, name: str) -> str:

@@ -30,6 +30,12 @@ HAS_SETS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '
 CREATE_STATE: Final = """CREATE TABLE IF NOT EXISTS walpool_migration
     (name TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL)"""
 
+_AFFINITIES: Final = (
+    (("INT",), "INTEGER"),
+    (("CHAR", "CLOB", "TEXT"), "TEXT"),
+    (("BLOB",), "BLOB"),
+    (("REAL", "FLOA", "DOUB"), "REAL"),
+)
 _STORED: Final = ("integer", "real", "text", "blob", "null")
 AT_ONCE: Final = 80  # columns that are counted by one statement
 
@@ -42,6 +48,14 @@ def quoted(name: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return names as identifiers with commas between them."""
     return ", ".join(map(quoted, names))
+
+
+def affinity(declared: str) -> str:
+    """Return what a column of a declared type makes of values. https://www.sqlite.org/datatype3.html."""
+    for words, found in _AFFINITIES:
+        if any(word in declared.upper() for word in words):
+            return found
+    return "NUMERIC" if declared else "BLOB"
 
 
 def count(table: str) -> str:

@@ -22,6 +22,7 @@ from walpool.migrating._postgres import PostgresSide
 from walpool.migrating._repairing import repair
 from walpool.migrating._sqlite import SqliteSide
 from walpool.migrating._state import State
+from walpool.migrating._trying import try_conditions
 from walpool.migrating.plan import Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
 from walpool.settings import Settings
@@ -184,6 +185,7 @@ class _Migration:
             fit_into(source, self._target, plan)
         check(source, plan, self._ticks(plan, "look at"))
         if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
+            try_conditions(self._target, plan)
             find_long_keys(source, self._target, plan)
         return plan
 

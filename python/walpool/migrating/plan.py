@@ -48,12 +48,23 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index that is made after the copy."""
+    """An index that is made after the copy.
+
+    Attributes:
+        name: empty for one that the database names.
+        columns: its columns; of one on expressions, those that stand in them.
+        is_unique: whether it is.
+        falling: which of its parts fall.
+        parts: the SQL of its parts, if they are not just the columns.
+        where: the condition of the rows that are in it, as SQL; empty is all.
+    """
 
     name: str
     columns: tuple[str, ...]
     is_unique: bool = False
     falling: tuple[bool, ...] = ()
+    parts: tuple[str, ...] = ()
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class Table:
         primary: the columns of its primary key in the target; none if it has none.
         key: the columns that tell its rows apart: the primary key, or a UNIQUE one without NULLs. None: it is copied
             whole.
+        checks: conditions that each row of the target is to meet, as SQL.
         rows: about how many.
         row_bytes: about how long one is.
         notes: what becomes of what is not copied.
@@ -100,6 +112,7 @@ class Table:
     key: tuple[str, ...] = ()
     indexes: tuple[Index, ...] = ()
     foreign: tuple[ForeignKey, ...] = ()
+    checks: tuple[str, ...] = ()
     rows: int = 0
     row_bytes: int = 64
     notes: tuple[str, ...] = ()
