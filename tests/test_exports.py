@@ -107,6 +107,7 @@ EXPORTS = {
         "Fault",
         "ForeignKey",
         "Index",
+        "LongKeys",
         "Options",
         "Plan",
         "Progress",

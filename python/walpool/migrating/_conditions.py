@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 from walpool.migrating._sqlite_sql import affinity, quoted
 from walpool.migrating.plan import Column, Index
-from walpool.postgres._scan import Token, scan
 from walpool.postgres.binary import Form
+from walpool.postgres.scan import Token, scan
 
 __all__ = ["checks_of", "index_of"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from walpool.postgres._scan import Token, scan
+from walpool.postgres.scan import Token, scan
 
 __all__ = ["Fold", "fold_of"]
 

@@ -5,7 +5,7 @@ for whoever has the connection next: inside a transaction a server's refusal wou
 may be the user's own (a function `instr`, a column `hex`, a collation `nocase`) the server is asked, and `hint` says
 what to write when it has refused.
 
-The patterns look at shapes (see `_scan.Token`) with one space between: `INSERT INTO T ( A ) VALUES ( ? )`. So text in
+The patterns look at shapes (see `scan.Token`) with one space between: `INSERT INTO T ( A ) VALUES ( ? )`. So text in
 strings, quoted names and comments is never taken for SQL.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from walpool.errors import ProgrammingError
-from walpool.postgres._scan import scan
+from walpool.postgres.scan import scan
 
 __all__ = ["hint", "refuse"]
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 from walpool.errors import NotSupportedError, ProgrammingError
 from walpool.postgres._fold import Fold, fold_of
 from walpool.postgres._portable import refuse
-from walpool.postgres._scan import Token, is_in_word, scan, statements
+from walpool.postgres.scan import Token, is_in_word, scan, statements
 from walpool.types import Params
 
 __all__ = ["Translated", "parse", "translate"]
