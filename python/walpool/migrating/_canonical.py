@@ -35,6 +35,7 @@ _CLASSES: Final = {int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB", bo
 _SPECIAL: Final = frozenset({"NaN", "Infinity", "-Infinity"})
 _ENDLESS: Final = frozenset({"infinity", "-infinity"})
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_SIMPLE: Final = re.compile(r"-?[1-9]\d{0,99}(?:\.\d{1,99})?", re.ASCII)  # most of them: fast
 _UUID: Final = re.compile(r"([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})", re.IGNORECASE)
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME: Final = re.compile(
@@ -136,6 +137,9 @@ def _plain(value: Any) -> str:
         raise Bad(f"{_class(value)} in a column of numbers")
     if value in _SPECIAL:
         return str(value)
+    if _SIMPLE.fullmatch(value):
+        found: str = value.rstrip("0").removesuffix(".") if "." in value else value
+        return found
     if not _NUMBER.fullmatch(value):
         raise Bad("TEXT that is no number in a column of numbers")
     try:

@@ -82,9 +82,7 @@ def _parsed(text: str) -> Any:
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
         raise NotJsonb(f"JSON that is nested more than {_DEEPEST} deep")
     try:
-        return json.loads(
-            text, parse_int=_whole, parse_float=_number, parse_constant=_refuse, object_pairs_hook=_ordered
-        )
+        return _read(text)
     except json.JSONDecodeError:
         raise NotJsonb("no JSON by the standard (a NaN or an infinity, perhaps)") from None
     except OverflowError:
@@ -130,6 +128,9 @@ def _unwritten(_: Any) -> NoReturn:
     raise TypeError
 
 
+_read: Final = json.JSONDecoder(
+    parse_int=_whole, parse_float=_number, parse_constant=_refuse, object_pairs_hook=_ordered
+).decode
 _write: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=_unwritten).encode
 
 

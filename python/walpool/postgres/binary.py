@@ -101,6 +101,11 @@ def check(forms: Sequence[Form], given: Sequence[Row]) -> None:
     for number, (form, values) in enumerate(zip(forms, zip(*given, strict=True), strict=False)):
         try:
             _check(form, values, set(map(type, values)))
+            some = [value for value in values if value is not None]
+            if form in _CONVERTED:
+                _whole(form, some)
+            elif form is Form.NUMERIC:
+                _spelled(form, some)
         except (ValueError, TypeError, OverflowError):
             raise Unfit(number) from None
 
@@ -245,10 +250,6 @@ def _reals_fit(_: Form, values: _Values) -> bool:
     return all(value == unpack(pack(value))[0] for value in values)
 
 
-def _are_numbers(values: _Values) -> bool:
-    return all(bool(_numeric(value)) if isinstance(value, str) else isfinite(value) for value in values)
-
-
 def _uuid(text: str) -> bytes:
     found = bytes.fromhex(text.replace("-", ""))
     if (len(text), len(found)) != (36, 16):
@@ -301,12 +302,11 @@ _FIT: Final[dict[Form, Callable[[Form, _Values], bool]]] = {
     Form.JSON: _texts_fit,
     Form.BYTEA: lambda _, __: True,
     Form.BOOLEAN: lambda _, values: {0, 1}.issuperset(values),
-    Form.NUMERIC: lambda _, values: _are_numbers(values),
+    Form.NUMERIC: lambda _, values: all(isinstance(value, str) or isfinite(value) for value in values),
     Form.JSONB: _texts_fit,
     Form.CHAR: _texts_fit,
     Form.REAL: _reals_fit,
-    # What the functions below refuse is refused where they are called.
-    **{form: lambda form, values: bool(_whole(form, values)) for form in _CONVERTED},
+    **dict.fromkeys(_CONVERTED, lambda _, __: True),  # what is none is refused where it is converted
 }
 
 
