@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from migrations import fill
 
 import walpool
 from walpool import cli, memory
+from walpool.cli._migrate import _HOMES
 
 
 @pytest.fixture
@@ -113,3 +115,9 @@ def test_password_stands_in_nothing_that_is_printed_or_stored(
         assert "sesame" not in str(pool.fetch("SELECT * FROM walpool_migration"))
     with walpool.Pool(source) as pool:
         assert "sesame" not in str(pool.fetch("SELECT * FROM walpool_retired"))
+
+
+@pytest.mark.parametrize("home", sorted(set(_HOMES.values())))
+def test_every_set_that_goes_part_by_part_is_known_to_the_command(home: str) -> None:
+    pytest.importorskip({"openai_agents": "agents"}.get(home.split(".")[1], home.split(".")[1]))
+    assert set(import_module(home).SETS) == {name for name, known in _HOMES.items() if known == home}

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from walpool.langgraph import _store_postgres, _store_sql
+from walpool.langgraph._handles import Tables
 from walpool.langgraph._steps import Read, Statement
 from walpool.langgraph._store_sql import Found, ItemId, Selection
+
+ITEMS: Final = Tables("langgraph_store", {"sqlite": _store_sql.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
+VECTORS: Final = Tables(
+    "langgraph_store_vectors",
+    {"sqlite": (), "postgres": _store_postgres.VECTOR_MIGRATIONS},  # on SQLite they are among the items' tables
+    (_store_postgres.HAS_VECTORS, "a store with an index needs the extension pgvector, which this server lacks"),
+)
 
 
 class Unscored(Protocol):

@@ -111,6 +111,7 @@ class _Both:
         self._cleaner = cleaner
         self._start = start
         self._found = Comparison(table)
+        self._last: tuple[Row | None, int] = None, 0  # the key of the row before, and its place among those of it
 
     def by_range(self, tick: Callable[[int], None]) -> Comparison:
         """Compare range after range of keys.
@@ -133,7 +134,7 @@ class _Both:
             if ours[number] != answered[number]:
                 self._found.buckets.append(f"range {number} of {len(ranges)}")
                 kept, found = self._hashed(self._file.page(table, after, upto))
-                known = dict(zip(map(table.key_of, kept), found, strict=True))
+                known = dict(zip(table.keys_of(kept), found, strict=True))
                 self._differ(known, self._server.hashes(table, after, upto))
         return self._found
 
@@ -142,7 +143,7 @@ class _Both:
         table = self._table
         theirs = self._start(self._server.buckets, table)
         ours: dict[int, Digest] = {}
-        for rows in self._file.pages(table):
+        for rows in self._pages():
             kept, found = self._hashed(rows)
             for bucket, hash_ in zip(self._buckets(kept, found), found, strict=True):
                 count, sum_ = ours.get(bucket, _NONE)
@@ -159,24 +160,38 @@ class _Both:
     def _in_buckets(self, wanted: set[int]) -> dict[Row, Hash]:
         table = self._table
         known: dict[Row, Hash] = {}
-        for rows in self._file.pages(table):
+        for rows in self._pages():
             kept, found = self._hashed(rows)
-            for row, bucket, hash_ in zip(kept, self._buckets(kept, found), found, strict=True):
+            for key, bucket, hash_ in zip(table.keys_of(kept), self._buckets(kept, found), found, strict=True):
                 if bucket in wanted:
-                    known[table.key_of(row)] = hash_
+                    known[key] = known.get(key, 0) + hash_
         return known
+
+    def _pages(self) -> Iterator[list[Row]]:
+        self._last = None, 0
+        return self._file.pages(self._table)
 
     def _buckets(self, rows: Sequence[Row], found: Sequence[Hash]) -> list[int]:
         return list(map(bucket_of, key_hashes(self._table, rows) if self._table.key else found))
 
     def _hashed(self, rows: list[Row]) -> tuple[list[Row], list[Hash]]:
+        last = self._last
         if not self._table.is_suspect:
             try:
-                return rows, hashes(self._table, rows)
+                return rows, hashes(self._table, rows, self._places(rows))
             except Unfit:
-                pass
+                self._last = last
         kept = self._cleaner.kept(self._table, rows) if self._cleaner else rows
-        return kept, hashes(self._table, kept)
+        return kept, hashes(self._table, kept, self._places(kept))
+
+    def _places(self, rows: Sequence[Row]) -> Iterator[int]:
+        """Yield the place of each row among those of its key, which come one after the other."""
+        before, place = self._last
+        for key in self._table.keys_of(rows):
+            place = place + 1 if key == before else 1
+            before = key
+            yield place
+        self._last = before, place
 
     def _differ(self, ours: dict[Row, Hash], theirs: dict[Row, Hash]) -> None:
         """Enter the keys that differ; `missing` are those that the server lacks."""
