@@ -56,6 +56,18 @@ def test_memories_go_with_the_tables_both_ways(
         assert list(store.iterate()) == list(first.iterate())
 
 
+def test_memories_go_whatever_the_environment_says_of_pools(
+    source: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memory.open(source) as store:
+        store.save([memory.Record(id="1", content="one")])
+    for name, value in {"FOREIGN_KEYS": "on", "WRITE_RETIRED": "off", "TRANSACTION_TIMEOUT": "7s"}.items():
+        monkeypatch.setenv(f"WALPOOL_{name}", value)
+    assert cli.main(["migrate", source, postgres_url]) == 0
+    with memory.open(postgres_url) as moved:
+        assert [record.content for record in moved.iterate()] == ["one"]
+
+
 def test_json_is_one_document_with_the_plan_and_what_came_of_it(
     source: str, postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ class PostgresSide:
             self._pool.close()
             raise
         self._is_open = False
+        self.address = url  # by which another pool opens the same database
         self.name = self._pool.path
 
     @property

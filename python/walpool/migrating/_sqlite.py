@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
 
 from walpool.errors import DataError
 from walpool.migrating import _sqlite_sql as sql
@@ -41,6 +42,14 @@ class SqliteSide:
         self._pool = Pool(path, transaction_timeout=HELD, slow_threshold=HELD, foreign_keys=False, write_retired=True)
         self._tx: Transaction | None = None
         self.name = self._pool.path
+
+    @property
+    def address(self) -> str:
+        """By which another pool opens the file beside this one: with its settings, whatever the environment says."""
+        given = {
+            row.name: row.text for row in self._pool.settings.explain() if row.name in self._pool.settings.explicit
+        }
+        return f"walpool://{quote(self._pool.path)}?{urlencode({k: v for k, v in given.items() if k != 'url'})}"
 
     @property
     def pool(self) -> Pool:

@@ -232,7 +232,7 @@ class _Migration:
             report.notes.append("the target is marked as retired: walpool unretire lets it be written")
         with self._timed("foreign keys"):
             report.notes += target.relate(plan.tables)
-        self._move_sets(report)
+        self._move_sets(report, target)
         state.set_plan(plan, on_bad, is_done=report.is_same)
         return report
 
@@ -348,12 +348,12 @@ class _Migration:
         if isinstance(self._target, SqliteSide) and retiring.unmark(self._target):
             report.notes.append("the target was marked as retired, and is no more")
 
-    def _move_sets(self, report: Report) -> None:
+    def _move_sets(self, report: Report, target: SqliteSide | PostgresSide) -> None:
         for name in report.plan.moved:
             if name not in self._options.movers:
                 raise ConfigError(f"the migration moves the set {name}, and nothing here can")
             with self._timed(f"set {name}"):
-                said = self._options.movers[name](*self._addresses)
+                said = self._options.movers[name](self._source.address, target.address)
             report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
 
     # What all of it needs.
