@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from walpool.langgraph import _store_postgres, _store_sql
-from walpool.langgraph._steps import Read, Statement
+from walpool.langgraph import _store_nearest, _store_postgres, _store_sql
+from walpool.langgraph._steps import Read, Statement, Steps
 from walpool.langgraph._store_sql import Found, ItemId, Selection
 
 
@@ -18,9 +18,9 @@ class Unscored(Protocol):
 
 
 class Nearest(Protocol):
-    """`_store_sql.nearest`."""
+    """`_store_nearest.nearest`."""
 
-    def __call__(self, embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[ItemId, float]]]: ...
+    def __call__(self, embedding: bytes, selection: Selection, *, limit: int) -> Steps[list[tuple[ItemId, float]]]: ...
 
 
 class Put(Protocol):
@@ -68,7 +68,7 @@ SQLITE: Final = StoreDialect(
     one=_store_sql.one,
     items=_store_sql.items,
     unscored=_store_sql.unscored,
-    nearest=_store_sql.nearest,
+    nearest=_store_nearest.nearest,
     namespaces=_store_sql.namespaces,
     put=_store_sql.put,
     delete=_store_sql.delete,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langgraph.store.base import BaseStore, IndexConfig, Op, Result, TTLConfig
 
 from walpool.errors import ReadOnlyError
-from walpool.langgraph import _store_dialects, _store_postgres
+from walpool.langgraph import _store_dialects, _store_postgres, _store_schema
 from walpool.langgraph import _store_sql as sql
 from walpool.langgraph._handles import Handles, Tables
 from walpool.langgraph._steps import Statement, run, run_async
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncWalpoolStore", "WalpoolStore"]
 
-_ITEMS: Final = Tables("langgraph_store", {"sqlite": sql.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
+_ITEMS: Final = Tables("langgraph_store", {"sqlite": _store_schema.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
 _VECTORS: Final = Tables(
     "langgraph_store_vectors",
     {"sqlite": (), "postgres": _store_postgres.VECTOR_MIGRATIONS},  # on SQLite they are among the items' tables

@@ -28,7 +28,7 @@ OWN: Final = frozenset({"walpool_schema", "walpool_migration", "walpool_retired"
 _TABLES: Final = {
     "memory": re.compile(r"memory_\w+"),
     "langgraph": re.compile(r"langgraph_(blobs|checkpoints|writes)\w*"),
-    "langgraph_store": re.compile(r"langgraph_(items|vectors|sketches)\w*"),
+    "langgraph_store": re.compile(r"langgraph_(items|vectors|spaces|scopes|sketches)\w*"),
     "langgraph_cache": re.compile(r"langgraph_cache\w*"),
     "crewai": re.compile(r"flow_states|pending_feedback|latest_kickoff_task_outputs|crewai_checkpoints"),
     "crewai_long_term": re.compile(r"long_term_memories"),
