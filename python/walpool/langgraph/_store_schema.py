@@ -93,13 +93,7 @@ _NAMESPACE: Final = "(SELECT namespace FROM langgraph_items WHERE id = NEW.id >>
 # A state is an upsert that takes the number of the row that it did not insert: an INSERT OR REPLACE would not do, since
 # in a trigger the conflict clause of the outer statement counts. https://www.sqlite.org/lang_createtrigger.html
 # The database makes the sketch, whoever writes the vector: one of another vector would hide its item from searches.
-_TRIGGERS: Final = (
-    """CREATE TRIGGER langgraph_items_deleted AFTER DELETE ON langgraph_items BEGIN
-            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
-            DELETE FROM langgraph_scopes WHERE namespace = OLD.namespace
-                AND NOT EXISTS (SELECT 1 FROM langgraph_items WHERE namespace = OLD.namespace);
-        END""",
-    f"""CREATE TRIGGER langgraph_vectors_put AFTER INSERT ON langgraph_vectors BEGIN
+_SKETCHED: Final = f"""
             INSERT INTO langgraph_spaces (space, dims)
                 VALUES (length(NEW.embedding) / 4, length(NEW.embedding) / 4) ON CONFLICT (space) DO NOTHING;
             INSERT INTO langgraph_scopes (namespace)
@@ -109,12 +103,22 @@ _TRIGGERS: Final = (
                 FROM langgraph_spaces AS s CROSS JOIN langgraph_scopes AS c ON c.namespace = {_NAMESPACE}
                 WHERE s.space = length(NEW.embedding) / 4
                 ON CONFLICT (key, space) DO UPDATE SET change = excluded.change, scope = excluded.scope, gone = 0,
-                sketch = excluded.sketch;
-        END""",
-    """CREATE TRIGGER langgraph_vectors_deleted AFTER DELETE ON langgraph_vectors BEGIN
+                sketch = excluded.sketch;"""
+_GONE: Final = """
             INSERT INTO langgraph_sketches (space, key, scope, gone) VALUES (length(OLD.embedding) / 4, OLD.id, 0, 1)
-                ON CONFLICT (key, space) DO UPDATE SET change = excluded.change, gone = 1, sketch = NULL;
+                ON CONFLICT (key, space) DO UPDATE SET change = excluded.change, gone = 1, sketch = NULL;"""
+_TRIGGERS: Final = (
+    """CREATE TRIGGER langgraph_items_deleted AFTER DELETE ON langgraph_items BEGIN
+            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
+            DELETE FROM langgraph_scopes WHERE namespace = OLD.namespace
+                AND NOT EXISTS (SELECT 1 FROM langgraph_items WHERE namespace = OLD.namespace);
         END""",
+    f"CREATE TRIGGER langgraph_vectors_put AFTER INSERT ON langgraph_vectors BEGIN{_SKETCHED}\n        END",
+    f"CREATE TRIGGER langgraph_vectors_replaced AFTER UPDATE ON langgraph_vectors BEGIN{_SKETCHED}\n        END",
+    f"""CREATE TRIGGER langgraph_vectors_left AFTER UPDATE ON langgraph_vectors
+            WHEN length(NEW.embedding) <> length(OLD.embedding) BEGIN{_GONE}
+        END""",
+    f"CREATE TRIGGER langgraph_vectors_deleted AFTER DELETE ON langgraph_vectors BEGIN{_GONE}\n        END",
     # Once the oldest tombstone of a space is 100,000 changes behind, those go that are 50,000 behind: one deletion in
     # 50,000 pays for the work of all.
     """CREATE TRIGGER langgraph_sketches_trimmed AFTER UPDATE OF gone ON langgraph_sketches WHEN NEW.gone = 1
@@ -125,10 +129,12 @@ _TRIGGERS: Final = (
         END""",
 )
 
-# The vectors stay, which are most of a file. What is derived from them is filled before its triggers are made, and the
-# indexes after the rows.
+# The vectors stay, which are most of a file. From here on they are replaced in their places, by whoever puts the value
+# (`_store_sql.put_vectors`): deleting them first wrote twice as many pages. What is derived from them is filled before
+# its triggers are made, and the indexes after the rows.
 _VERSION_2: Final = (
     "DROP TRIGGER langgraph_items_deleted",
+    "DROP TRIGGER langgraph_items_replaced",
     "DROP TRIGGER langgraph_vectors_put",
     "DROP TRIGGER langgraph_vectors_deleted",
     "DROP TABLE langgraph_sketches",

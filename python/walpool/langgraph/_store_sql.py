@@ -35,7 +35,11 @@ _PUT: Final = """INSERT INTO langgraph_items (namespace, key, created_at, update
     ON CONFLICT (namespace, key) DO UPDATE SET updated_at = excluded.updated_at, ttl = excluded.ttl,
         expires_at = excluded.expires_at, value = excluded.value"""
 _PUT_VECTOR: Final = """INSERT INTO langgraph_vectors (id, path, embedding)
-    SELECT (id << 16) + ?3, ?4, ?5 FROM langgraph_items WHERE namespace = ?1 AND key = ?2"""
+    SELECT (id << 16) + ?3, ?4, ?5 FROM langgraph_items WHERE namespace = ?1 AND key = ?2
+    ON CONFLICT (id) DO UPDATE SET path = excluded.path, embedding = excluded.embedding
+        WHERE embedding <> excluded.embedding OR path <> excluded.path"""
+_ITEM: Final = "(SELECT id << 16 FROM langgraph_items WHERE namespace = ?1 AND key = ?2)"
+_CLEAR_VECTORS: Final = f"DELETE FROM langgraph_vectors WHERE id BETWEEN {_ITEM} + ?3 AND {_ITEM} + 65535"
 _SWEEP: Final = """DELETE FROM langgraph_items WHERE id IN (
     SELECT id FROM langgraph_items WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
 
@@ -232,13 +236,15 @@ def put(
     del place, is_indexed
     path = encode_namespace(namespace)
     statements: list[Statement] = [(_PUT, (path, key, now, ttl, value))]
-    statements += [put_vector(path, key, place, *vector) for place, vector in enumerate(vectors)]
+    return statements + put_vectors(path, key, vectors)
+
+
+def put_vectors(namespace: str, key: str, vectors: Sequence[tuple[str, bytes]]) -> list[Statement]:
+    """Return the statements that give an item these vectors and no others; the namespace is an encoded one."""
+    statements: list[Statement] = [(_CLEAR_VECTORS, (namespace, key, len(vectors)))]
+    for place, (path, embedding) in enumerate(vectors):
+        statements.append((_PUT_VECTOR, (namespace, key, place, path, embedding)))
     return statements
-
-
-def put_vector(namespace: str, key: str, place: int, path: str, embedding: bytes) -> Statement:
-    """Return the statement that adds a vector to an item; the namespace is an encoded one."""
-    return _PUT_VECTOR, (namespace, key, place, path, embedding)
 
 
 def delete(namespace: Sequence[str], key: str) -> Statement:
