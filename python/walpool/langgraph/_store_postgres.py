@@ -147,7 +147,7 @@ def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Rea
 
 
 def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Steps[list[tuple[ItemId, float]]]:
-    """Return the read of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
+    """Return the reads of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
 
     The cosine of an item is that of its best vector; with a vector of zeros it is 0, where pgvector knows none.
     """
