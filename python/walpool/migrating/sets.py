@@ -194,7 +194,7 @@ OWN: Final = frozenset({"walpool_schema", "walpool_migration", "walpool_retired"
 _TABLES: Final = {
     "memory": re.compile(r"memory_\w+"),
     "langgraph": re.compile(r"langgraph_(blobs|checkpoints|writes)"),
-    "langgraph_store": re.compile(r"langgraph_(items|vectors|sketches)"),
+    "langgraph_store": re.compile(r"langgraph_(items|vectors|spaces|scopes|sketches)"),
     "langgraph_cache": re.compile(r"langgraph_cache"),
     "crewai": re.compile(r"flow_states|pending_feedback|latest_kickoff_task_outputs"),
     "crewai_checkpoints": re.compile(r"crewai_checkpoints"),
