@@ -164,7 +164,7 @@ const SKETCH_TABLES: &str = "
     INSERT INTO memory_vectors SELECT id + 1, embedding FROM vector;
     INSERT INTO memory_sketches SELECT id + 1, 1, id + 1, 1, 0, vec_sketch(embedding, NULL) FROM vector;";
 const SKETCH: &str = "SELECT count(vec_sketch(embedding, NULL)) FROM vector";
-const SEARCH: &str = "SELECT vec_nearest(1, ?, 'cosine', 10, NULL, NULL, NULL, NULL, NULL)";
+const SEARCH: &str = "SELECT vec_nearest('memory', 1, ?, 'cosine', 10, NULL, NULL, NULL, NULL, NULL)";
 
 fn sketches(criterion: &mut Criterion, db: &Database) {
     db.submit(Work::Script(SKETCH_TABLES.into()));

@@ -156,7 +156,7 @@ statements = st.one_of(
             "DELETE FROM t",
             "UPDATE t SET a = ?",
             "CREATE TABLE IF NOT EXISTS other (a)",
-            "SELECT vec_dot(?, ?), vec_sketch(?), vec_sketch_l2sq(?, ?)",
+            "SELECT vec_dot(?, ?), vec_sketch(?, ?), vec_nearest(?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)",
             "SELECT vec_cosine(:a, :a)",
             "PRAGMA table_info(t)",
             "COMMIT",

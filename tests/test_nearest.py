@@ -32,7 +32,8 @@ TABLES = """
         key INTEGER NOT NULL UNIQUE, scope INTEGER NOT NULL, gone INTEGER NOT NULL, sketch BLOB);
     CREATE INDEX memory_sketches_space ON memory_sketches (space);
 """
-NEAREST = "SELECT vec_nearest(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+NEAREST = "SELECT vec_nearest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+WORD = "the tables are named by a word of lower-case letters, such as 'memory'"
 KEY_SET = "SELECT vec_key_set(value) FROM json_each(?)"
 
 T = TypeVar("T")
@@ -79,10 +80,15 @@ def trim(space: int = 1) -> list[Statement]:
     ]
 
 
-def make_tables(pool: walpool.Pool, *, dims: int | None = DIMS, centroid: Vector | None = None) -> None:
-    pool.script(TABLES)
+def make(dims: int | None, centroid: Vector | None = None) -> list[Statement]:
+    """Return the statements that make the tables, with one space."""
     blob = None if centroid is None else pack(centroid)
-    pool.execute("INSERT INTO memory_spaces (space, dims, centroid) VALUES (1, ?, ?)", (dims, blob))
+    space = ("INSERT INTO memory_spaces (space, dims, centroid) VALUES (1, ?, ?)", (dims, blob))
+    return [*((sql, ()) for sql in TABLES.split(";") if sql.strip()), space]
+
+
+def make_tables(pool: walpool.Pool, *, dims: int | None = DIMS, centroid: Vector | None = None) -> None:
+    pool.batch(make(dims, centroid))
 
 
 def key_set(source: Any, keys: Sequence[int] | None) -> bytes | None:
@@ -101,11 +107,12 @@ def search(
     change: int | None = None,
     after: tuple[float, int] | None = None,
     space: int = 1,
+    tables: str = "memory",
 ) -> list[int]:
     """Return the keys that `vec_nearest` finds; `source` is a pool, a snapshot or a transaction."""
     sets = (key_set(source, scopes), key_set(source, keys))
     after_score, after_key = after or (None, None)
-    arguments = (space, pack(query), metric, limit, *sets, change, after_score, after_key)
+    arguments = (tables, space, pack(query), metric, limit, *sets, change, after_score, after_key)
     found: list[int] = json.loads(source.fetch(NEAREST, arguments)[0][0])
     return found
 
@@ -396,7 +403,7 @@ def test_search_is_stopped_by_its_timeout(database: Path) -> None:
     with walpool.Pool(database, sketch_memory=0) as pool:
         make_tables(pool)
         fill(pool, [gaussian(rng) for _ in range(2000)])
-        arguments = (1, pack(gaussian(rng)), "cosine", 2000, None, None, None, None, None)
+        arguments = ("memory", 1, pack(gaussian(rng)), "cosine", 2000, None, None, None, None, None)
         with pytest.raises(errors.StatementTimeout):
             pool.fetch(NEAREST, arguments, timeout=0.001)
         assert len(json.loads(pool.fetchval(NEAREST, arguments))) == 2000
@@ -411,7 +418,7 @@ def test_search_on_an_event_loop_finds_the_same(database: Path) -> None:
         expected = best(pool, query)
 
     async def search_often() -> None:
-        arguments = (1, pack(query), "cosine", 10, None, None, None, None, None)
+        arguments = ("memory", 1, pack(query), "cosine", 10, None, None, None, None, None)
         async with walpool.AsyncPool(database) as pool:
             for _ in range(30):
                 assert json.loads(await pool.fetchval(NEAREST, arguments)) == expected
@@ -422,27 +429,30 @@ def test_search_on_an_event_loop_finds_the_same(database: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({1: pack([1.0] * 3)}, errors.DataError, f"vectors of {DIMS} and 3 dims cannot be compared"),
-        ({1: pack([math.nan] * DIMS)}, errors.DataError, "the query is not finite"),
-        ({1: pack([math.inf] * DIMS)}, errors.DataError, "the query is not finite"),
-        ({1: b"12345"}, errors.DataError, "a blob of 5 bytes is not a vector of 4-byte floats"),
-        ({1: None}, errors.ProgrammingError, "argument 2 must be a BLOB, not Null"),
-        ({0: None}, errors.ProgrammingError, "argument 1 must be an INTEGER, not Null"),
-        ({0: "1"}, errors.ProgrammingError, "argument 1 must be an INTEGER, not Text"),
-        ({2: "euclid"}, errors.ProgrammingError, "the metric must be 'cosine', 'dot' or 'l2'"),
-        ({2: None}, errors.ProgrammingError, "the metric must be 'cosine', 'dot' or 'l2'"),
-        ({3: None}, errors.ProgrammingError, "argument 4 must be an INTEGER, not Null"),
-        ({4: b"\x02"}, errors.DataError, "a blob of 1 bytes is not a set of vec_key_set"),
-        ({5: "x"}, errors.ProgrammingError, "argument 6 must be a BLOB, not Text"),
-        ({6: 1.5}, errors.ProgrammingError, "argument 7 must be an INTEGER, not Real"),
-        ({7: "x", 8: 1}, errors.ProgrammingError, "argument 8 must be a REAL, not Text"),
-        ({7: 0.5}, errors.ProgrammingError, "after_score and after_key go together"),
+        ({2: pack([1.0] * 3)}, errors.DataError, f"vectors of {DIMS} and 3 dims cannot be compared"),
+        ({2: pack([math.nan] * DIMS)}, errors.DataError, "the query is not finite"),
+        ({2: pack([math.inf] * DIMS)}, errors.DataError, "the query is not finite"),
+        ({2: b"12345"}, errors.DataError, "a blob of 5 bytes is not a vector of 4-byte floats"),
+        ({2: None}, errors.ProgrammingError, "argument 3 must be a BLOB, not Null"),
+        ({1: None}, errors.ProgrammingError, "argument 2 must be an INTEGER, not Null"),
+        ({1: "1"}, errors.ProgrammingError, "argument 2 must be an INTEGER, not Text"),
+        ({3: "euclid"}, errors.ProgrammingError, "the metric must be 'cosine', 'dot' or 'l2'"),
+        ({3: None}, errors.ProgrammingError, "the metric must be 'cosine', 'dot' or 'l2'"),
+        ({4: None}, errors.ProgrammingError, "argument 5 must be an INTEGER, not Null"),
+        ({5: b"\x02"}, errors.DataError, "a blob of 1 bytes is not a set of vec_key_set"),
+        ({6: "x"}, errors.ProgrammingError, "argument 7 must be a BLOB, not Text"),
+        ({7: 1.5}, errors.ProgrammingError, "argument 8 must be an INTEGER, not Real"),
+        ({8: "x", 9: 1}, errors.ProgrammingError, "argument 9 must be a REAL, not Text"),
+        ({8: 0.5}, errors.ProgrammingError, "after_score and after_key go together"),
+        ({0: None}, errors.ProgrammingError, "argument 1 must be a TEXT, not Null"),
+        ({0: "memory; --"}, errors.ProgrammingError, WORD),
+        ({0: ""}, errors.ProgrammingError, WORD),
     ],
 )
 def test_wrong_argument_is_an_error_that_says_so(
     filled: walpool.Pool, change: dict[int, Any], error: type[errors.Error], message: str
 ) -> None:
-    arguments: list[Any] = [1, pack([1.0] * DIMS), "cosine", 10, None, None, None, None, None]
+    arguments: list[Any] = ["memory", 1, pack([1.0] * DIMS), "cosine", 10, None, None, None, None, None]
     for index, value in change.items():
         arguments[index] = value
     with pytest.raises(error) as caught:
@@ -451,8 +461,22 @@ def test_wrong_argument_is_an_error_that_says_so(
 
 
 def test_file_without_the_stores_tables_is_named(pool: walpool.Pool) -> None:
-    with pytest.raises(errors.ProgrammingError, match="vec_nearest: this file has no memory store"):
+    with pytest.raises(errors.ProgrammingError, match="vec_nearest: this file has no such tables"):
         search(pool, [1.0])
+
+
+def test_spaces_of_the_same_number_in_other_tables_are_others(filled: walpool.Pool) -> None:
+    rng = random.Random(2)
+    statements = make(DIMS) + [statement for key in range(1, 51) for statement in save(key, gaussian(rng))]
+    filled.batch([(sql.replace("memory_", "other_"), params) for sql, params in statements])
+    for _ in range(3):
+        query = gaussian(rng)
+        in_memory = best(filled, query)
+        assert search(filled, query) == in_memory
+        found = search(filled, query, tables="other")
+        assert sorted(found) != sorted(in_memory)
+        assert max(search(filled, query, limit=1000, tables="other")) == 50
+    assert filled.stats()["sketch_loads"] == 2
 
 
 def test_sketches_of_other_dims_are_refused_and_missing_embeddings_are_zeros(filled: walpool.Pool) -> None:
@@ -464,7 +488,7 @@ def test_sketches_of_other_dims_are_refused_and_missing_embeddings_are_zeros(fil
 
 
 def test_search_stands_in_no_view_and_no_trigger(filled: walpool.Pool) -> None:
-    filled.script("CREATE VIEW v AS SELECT vec_nearest(1, x'00', 'dot', 1, NULL, NULL, NULL, NULL, NULL)")
+    filled.script("CREATE VIEW v AS SELECT vec_nearest('memory', 1, x'00', 'dot', 1, NULL, NULL, NULL, NULL, NULL)")
     with pytest.raises(errors.ProgrammingError, match="unsafe use of vec_nearest"):
         filled.fetch("SELECT * FROM v")
 

@@ -328,7 +328,9 @@ def test_functions_of_walpool_may_stand_in_views_triggers_and_indexes(table):
         CREATE TABLE v (e BLOB, s BLOB);
         CREATE INDEX v_length ON v (vec_dot(e, e));
         CREATE VIEW lengths AS SELECT vec_dot(e, e) AS squared FROM v;
-        CREATE TRIGGER v_sketched AFTER INSERT ON v BEGIN UPDATE v SET s = vec_sketch(e) WHERE rowid = NEW.rowid; END;
+        CREATE TRIGGER v_sketched AFTER INSERT ON v BEGIN
+            UPDATE v SET s = vec_sketch(e, NULL) WHERE rowid = NEW.rowid;
+        END;
         INSERT INTO v (e) VALUES (x'0000003f0000003f');
     """)
     assert table.fetch("SELECT squared, s IS NOT NULL FROM lengths, v") == [(0.5, 1)]

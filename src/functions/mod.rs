@@ -13,7 +13,6 @@ use rusqlite::{Connection, ToSql};
 use crate::error::{Error, Kind, Result};
 use crate::sketches::Sketches;
 use crate::stats::Stats;
-use crate::vector::grid::{Probe, Sketch};
 use crate::vector::sketch;
 use crate::vector::{self, Vector};
 
@@ -27,14 +26,11 @@ use crate::vector::{self, Vector};
 /// | `vec_sketch(a, c)` | a sketch of it as seen from the centroid `c` (NULL: from 0), a BLOB of half a byte a value and 24 more, for `vec_nearest`; NULL if `a` holds a NaN or an infinity |
 /// | `vec_key_set(n)` | an aggregate: the set of these integers from 0 on as a BLOB, for `vec_nearest`; NULLs are left out |
 /// | `vec_nearest(...)` | the records nearest to a vector: see `register_search` |
-/// | `vec_sketch(a)` | a sketch of it, a BLOB of a quarter of its bytes; NULL if it holds a NaN or an infinity |
-/// | `vec_sketch_cosine(sketch, b)` | the most that `vec_cosine(a, b)` can be, close above it |
-/// | `vec_sketch_l2sq(sketch, b)` | the least that `vec_l2sq(a, b)` can be, close below it |
 ///
 /// `a` and `b` are BLOBs of little-endian `f32`; the answer is a REAL where no other type is named. It is NULL if an
 /// argument is NULL, or if the result is not a number (a NaN in a vector). Unequal dims, a blob that ends within a float,
 /// and any other type are errors of the statement. A scan is fastest with the constant vector second:
-/// `vec_cosine(embedding, ?1)` computes the length of `?1` once, and `vec_sketch_cosine(sketch, ?1)` prepares it once.
+/// `vec_cosine(embedding, ?1)` computes the length of `?1` once.
 ///
 /// # Errors
 /// What SQLite says if it is out of memory, or if a statement that uses a function of this name is running.
@@ -46,10 +42,7 @@ pub fn register(conn: &Connection) -> rusqlite::Result<()> {
     add(conn, "vec_sketch", 2, |ctx| match vector_argument(ctx, 0)? {
         Some(vector) => sketch::encode(vector, vector_argument(ctx, 1)?),
         None => Ok(None),
-    })?;
-    add(conn, "vec_sketch", 1, |ctx| Ok(vector_argument(ctx, 0)?.and_then(Sketch::encode)))?;
-    add(conn, "vec_sketch_cosine", 2, |ctx| bound(ctx, Probe::cosine_at_most))?;
-    add(conn, "vec_sketch_l2sq", 2, |ctx| bound(ctx, Probe::l2_squared_at_least))
+    })
 }
 
 /// Who watches over the statement that a function runs in. Both answer whether the function must stop.
@@ -62,12 +55,13 @@ pub trait Lookout: Send + 'static {
 
 /// Add `vec_nearest`, which needs more than its arguments.
 ///
-/// `vec_nearest(space, query, metric, limit, scopes, keys, change, after_score, after_key)` answers a JSON array of the keys of
-/// exactly the `limit` best records of a space of the memory store, by falling score, then by rising key.
+/// `vec_nearest(tables, space, query, metric, limit, scopes, keys, change, after_score, after_key)` answers a JSON array of the
+/// keys of exactly the `limit` best records of a space, by falling score, then by rising key.
 ///
 /// | argument | is |
 /// |---|---|
-/// | `space` | `memory_spaces.space`; of one that is not there, no records are found |
+/// | `tables` | whose: the word before `_spaces`, `_sketches` and `_vectors` in the names of the three tables, such as `'memory'` |
+/// | `space` | the number of a row of the spaces; of one that is not there, no records are found |
 /// | `query` | a BLOB of little-endian `f32` |
 /// | `metric` | `'cosine'`, `'dot'`, or `'l2'`, whose score is `1 / (1 + d²)` |
 /// | `limit` | how many; none from 0 down |
@@ -75,6 +69,11 @@ pub trait Lookout: Send + 'static {
 /// | `keys` | a `vec_key_set` of records; NULL for all |
 /// | `change` | only records whose last change is this one or an earlier; NULL for all |
 /// | `after_score`, `after_key` | the last record of the page before: only what comes behind it; both NULL for the first page |
+///
+/// Spaces have the columns `space`, `dims`, `centroid` (that all of its sketches are made with), `epoch` (the next one says that
+/// all that was known of its rows is void) and `trimmed` (tombstones up to this change may be gone). Vectors have `embedding`,
+/// and the record's key as their rowid. Sketches have one row for each record of a space, its latest state: `change` (a number
+/// that was never there before), `space`, `key`, `scope`, `gone` (1: deleted, a tombstone) and `sketch`; and an index by `space`.
 ///
 /// A record without an embedding counts as a vector of zeros, whose cosine is 0. It reads the tables in the snapshot of the
 /// statement that it stands in, what that transaction has written among it, and may stand in no view and no trigger.
@@ -121,17 +120,6 @@ fn score(ctx: &Context<'_>, score: Score) -> Result<Option<f64>> {
         (Some(a), Some(b)) => score(ctx, a, b).map(Some),
         _ => Ok(None),
     }
-}
-
-type Bound = fn(&Probe, Sketch<'_>) -> Result<f64>;
-
-fn bound(ctx: &Context<'_>, bound: Bound) -> Result<Option<f64>> {
-    let (Some(sketch), Some(query)) = (argument(ctx, 0)?, vector_argument(ctx, 1)?) else {
-        return Ok(None);
-    };
-    // Kept from row to row, as in `cosine`: a probe takes ten times as long to make as a sketch to compare.
-    let probe = ctx.get_or_create_aux(1, |_| Ok::<_, Error>(Probe::new(query)))?;
-    bound(&probe, Sketch::from_blob(sketch)?).map(Some)
 }
 
 fn vector_argument<'a>(ctx: &'a Context<'_>, index: usize) -> Result<Option<Vector<'a>>> {
@@ -249,25 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn sketch_bounds_the_scores_of_its_vector_and_of_null_is_null() {
+    fn sketch_of_null_and_of_what_is_not_finite_is_null() {
         let conn = connection();
-        let (a, b) = (blob(&[0.3, -0.2, 0.7]), blob(&[0.1, 0.9, 0.4]));
-        let bounds = |a: Option<&[u8]>, b: Option<&[u8]>| {
-            conn.query_row(
-                "SELECT vec_sketch_cosine(vec_sketch(?1), ?2), vec_sketch_l2sq(vec_sketch(?1), ?2)",
-                params![a, b],
-                |row| Ok((row.get::<_, Option<f64>>(0)?, row.get::<_, Option<f64>>(1)?)),
-            )
+        let sketch = |a: Option<&[u8]>, c: Option<&[u8]>| {
+            conn.query_row("SELECT vec_sketch(?1, ?2)", params![a, c], |row| row.get::<_, Option<Vec<u8>>>(0))
         };
-        let (cosine, l2sq) = bounds(Some(&a), Some(&b)).unwrap();
-        let above = cosine.unwrap() - call("vec_cosine", a.clone(), b.clone()).unwrap().unwrap();
-        let below = call("vec_l2sq", a.clone(), b.clone()).unwrap().unwrap() - l2sq.unwrap();
-        assert!((0.0..0.02).contains(&above) && (0.0..0.02).contains(&below), "{above} {below}");
-        assert_eq!(bounds(None, Some(&b)).unwrap(), (None, None));
-        assert_eq!(bounds(Some(&a), None).unwrap(), (None, None));
-        assert_eq!(bounds(Some(&blob(&[1.0, f32::NAN, 0.0])), Some(&b)).unwrap(), (None, None));
-        let error = Error::from(bounds(Some(&a), Some(&b[..8])).unwrap_err());
-        assert_eq!(error.message, "vec_sketch_cosine: vectors of 3 and 2 dims cannot be compared");
+        let a = blob(&[0.3, -0.2, 0.7]);
+        assert!(sketch(Some(&a), None).unwrap().is_some());
+        assert!(sketch(Some(&a), Some(&a)).unwrap().is_some());
+        assert_eq!(sketch(None, Some(&a)).unwrap(), None);
+        assert_eq!(sketch(Some(&blob(&[1.0, f32::NAN, 0.0])), None).unwrap(), None);
+        let error = Error::from(sketch(Some(&a), Some(&a[..8])).unwrap_err());
+        assert_eq!(error.message, "vec_sketch: vectors of 3 and 2 dims cannot be compared");
     }
 
     #[test]

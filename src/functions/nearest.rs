@@ -1,5 +1,5 @@
 //! `vec_nearest`: the records nearest to a vector, exactly, in the snapshot of the statement that asks.
-//! Owns the SQL that reads the memory store's tables for it, and its arguments. Must not know pools.
+//! Owns its arguments, and the SQL that reads the tables for it. Must not know pools, nor whose tables these are.
 //!
 //! The sketches say who can be among the best, and the embeddings of those settle it. Sketches come from the index in
 //! memory, which is brought up to date first, by what has been committed only. What it cannot show (rows of a transaction
@@ -12,28 +12,32 @@ use std::time::{Duration, Instant};
 
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, MAIN_DB, TransactionState, ffi};
+use rusqlite::{Connection, MAIN_DB, Statement, TransactionState, ffi};
 
 use super::Lookout;
 use crate::error::{Error, Kind, Result};
 use crate::key_set::KeySet;
 use crate::sketches::{
-    Block, Candidates, Delta, Edition, Metric, OWN, Place, Row, SLOTS, Search, Seat, Sight, Sketches, Version,
+    Block, Candidates, Delta, Edition, Metric, Name, OWN, Place, Row, SLOTS, Search, Seat, Sight, Sketches, Version,
     bytes_of_record,
 };
 use crate::stats::Stats;
-use crate::vector::sketch::{Probe, padded_width};
+use crate::vector::probe::Probe;
+use crate::vector::sketch::padded_width;
 use crate::vector::{self, Vector};
 
 const NAME: &str = "vec_nearest";
 
-const SPACE: &str = "SELECT epoch, dims, centroid, trimmed,
-        (SELECT change FROM main.memory_sketches WHERE space = ?1 ORDER BY change DESC LIMIT 1)
-    FROM main.memory_spaces WHERE space = ?1";
-const ROWS: &str = "SELECT change, key, scope, gone, sketch FROM main.memory_sketches
-    WHERE space = ?1 AND change > ?2 ORDER BY change";
-const COUNT: &str = "SELECT count(*) FROM main.memory_sketches WHERE space = ?1";
-const EMBEDDING: &str = "SELECT embedding FROM main.memory_vectors WHERE key = ?1";
+/// What is asked of the tables, whose names begin with the word in place of `{}`.
+mod sql {
+    pub const SPACE: &str = "SELECT epoch, dims, centroid, trimmed,
+            (SELECT change FROM main.{}_sketches WHERE space = ?1 ORDER BY change DESC LIMIT 1)
+        FROM main.{}_spaces WHERE space = ?1";
+    pub const ROWS: &str = "SELECT change, key, scope, gone, sketch FROM main.{}_sketches
+        WHERE space = ?1 AND change > ?2 ORDER BY change";
+    pub const COUNT: &str = "SELECT count(*) FROM main.{}_sketches WHERE space = ?1";
+    pub const EMBEDDING: &str = "SELECT embedding FROM main.{}_vectors WHERE rowid = ?1";
+}
 
 /// How long a search waits for another thread that loads the index, before it reads the table itself.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -78,7 +82,7 @@ impl Fault {
             Fault::Sqlite(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code != ffi::SQLITE_ERROR => {
                 rusqlite::Error::SqliteFailure(error, None)
             }
-            Fault::Sqlite(_) => own("this file has no memory store, or its tables are not as walpool makes them"),
+            Fault::Sqlite(_) => own("this file has no such tables, or they are not as walpool makes them"),
         }
     }
 }
@@ -104,12 +108,12 @@ pub(super) fn register(
     let tools = Tools { sketches, stats, lookout };
     // Not deterministic, since it reads tables, and for statements of the caller's own only.
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
-    conn.create_scalar_function(NAME, 9, flags, move |ctx| nearest(ctx, &tools).map_err(Fault::told))
+    conn.create_scalar_function(NAME, 10, flags, move |ctx| nearest(ctx, &tools).map_err(Fault::told))
 }
 
 /// What the row of a space says, and what a search needs of it.
 struct Space {
-    space: i64,
+    name: Name,
     edition: Edition,
     trimmed: i64,
     /// The newest change that the snapshot has. Tombstones up to `trimmed` may be gone, and with them their changes.
@@ -121,15 +125,16 @@ fn nearest<L: Lookout>(ctx: &Context<'_>, tools: &Tools<L>) -> Result<String, Fa
     // SAFETY: the connection is used by the function that SQLite calls on it, while it runs.
     #[allow(unsafe_code)]
     let conn = unsafe { ctx.get_connection()? };
-    let mut stmt = conn.prepare(SPACE)?;
+    let name = Name { tables: arguments.tables.to_owned(), space: arguments.space };
+    let mut stmt = prepare(&conn, sql::SPACE, &name)?;
     // Open until the end, so that all that is read is of one snapshot: the statement outside may read no table itself.
-    let mut rows = stmt.query([arguments.space])?;
+    let mut rows = stmt.query([name.space])?;
     let Some(row) = rows.next()? else { return Ok("[]".to_owned()) };
     let dims = row.get::<_, Option<u32>>(1)?.map(|dims| dims as usize);
     let trimmed = row.get(3)?;
     let newest = row.get::<_, Option<i64>>(4)?.unwrap_or(0).max(trimmed);
     let edition = Edition { epoch: row.get(0)?, dims: dims.unwrap_or(0) };
-    let space = Space { space: arguments.space, edition, trimmed, newest };
+    let space = Space { name, edition, trimmed, newest };
     let centroid = row.get_ref(2)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
     let search = arguments.search(dims, centroid.map(Vector::from_blob).transpose()?)?;
     tools.stats.searches.one();
@@ -141,7 +146,12 @@ fn nearest<L: Lookout>(ctx: &Context<'_>, tools: &Tools<L>) -> Result<String, Fa
     Ok(format!("[{}]", keys.join(",")))
 }
 
+fn prepare<'c>(conn: &'c Connection, sql: &str, name: &Name) -> rusqlite::Result<Statement<'c>> {
+    conn.prepare(&sql.replace("{}", &name.tables))
+}
+
 struct Arguments<'a> {
+    tables: &'a str,
     space: i64,
     query: Vector<'a>,
     metric: Metric,
@@ -155,31 +165,32 @@ struct Arguments<'a> {
 impl<'a> Arguments<'a> {
     fn read(ctx: &'a Context<'_>) -> Result<Self> {
         let needed = |index: usize, what| move || refused(index, what, ValueRef::Null);
-        let metric = match ctx.get_raw(2) {
+        let metric = match ctx.get_raw(3) {
             ValueRef::Text(b"cosine") => Metric::Cosine,
             ValueRef::Text(b"dot") => Metric::Dot,
             ValueRef::Text(b"l2") => Metric::L2,
             _ => return Err(Error::new(Kind::Programming, "the metric must be 'cosine', 'dot' or 'l2'")),
         };
-        let score = match ctx.get_raw(7) {
+        let score = match ctx.get_raw(8) {
             ValueRef::Null => None,
             ValueRef::Real(score) => Some(score),
             ValueRef::Integer(score) => Some(score as f64),
-            other => return Err(refused(7, "a REAL", other)),
+            other => return Err(refused(8, "a REAL", other)),
         };
-        let after = match (score, integer(ctx, 8)?) {
+        let after = match (score, integer(ctx, 9)?) {
             (Some(score), Some(key)) => Some(Place { score: score + 0.0, key }),
             (None, None) => None,
             _ => return Err(Error::new(Kind::Programming, "after_score and after_key go together")),
         };
         Ok(Arguments {
-            space: integer(ctx, 0)?.ok_or_else(needed(0, "an INTEGER"))?,
-            query: Vector::from_blob(blob(ctx, 1)?.ok_or_else(needed(1, "a BLOB"))?)?,
+            tables: word(ctx, 0)?,
+            space: integer(ctx, 1)?.ok_or_else(needed(1, "an INTEGER"))?,
+            query: Vector::from_blob(blob(ctx, 2)?.ok_or_else(needed(2, "a BLOB"))?)?,
             metric,
-            limit: integer(ctx, 3)?.ok_or_else(needed(3, "an INTEGER"))?,
-            scopes: blob(ctx, 4)?,
-            keys: blob(ctx, 5)?,
-            change: integer(ctx, 6)?,
+            limit: integer(ctx, 4)?.ok_or_else(needed(4, "an INTEGER"))?,
+            scopes: blob(ctx, 5)?,
+            keys: blob(ctx, 6)?,
+            change: integer(ctx, 7)?,
             after,
         })
     }
@@ -209,6 +220,17 @@ impl<'a> Arguments<'a> {
             change: self.change.unwrap_or(i64::MAX),
             after: self.after,
         }))
+    }
+}
+
+/// A word that may stand in SQL as it is.
+fn word<'a>(ctx: &'a Context<'_>, index: usize) -> Result<&'a str> {
+    let is_plain = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    match ctx.get_raw(index) {
+        ValueRef::Text(text) => str::from_utf8(text).ok().filter(|word| is_plain(word)).ok_or_else(|| {
+            Error::new(Kind::Programming, "the tables are named by a word of lower-case letters, such as 'memory'")
+        }),
+        other => Err(refused(index, "a TEXT", other)),
     }
 }
 
@@ -253,6 +275,10 @@ impl<L: Lookout> Table<'_, L> {
         if self.tools.lookout.expect_long() { Err(Fault::Stopped) } else { Ok(()) }
     }
 
+    fn prepare(&self, sql: &str) -> rusqlite::Result<Statement<'_>> {
+        prepare(self.conn, sql, &self.space.name)
+    }
+
     /// Whether this transaction may hold what is not committed, and may never be.
     fn is_writing(&self) -> Result<bool, Fault> {
         Ok(self.conn.transaction_state(Some(MAIN_DB))? == TransactionState::Write)
@@ -262,7 +288,7 @@ impl<L: Lookout> Table<'_, L> {
     fn candidates<'s>(&self, search: &'s Search) -> Result<Candidates<'s>, Fault> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            let version = self.tools.sketches.version(self.space.space);
+            let version = self.tools.sketches.version(&self.space.name);
             let same = version.as_ref().filter(|version| version.edition() == self.space.edition);
             if let Some(version) = same
                 && let Some(point) = version.point(self.space.newest, self.space.trimmed)
@@ -272,7 +298,7 @@ impl<L: Lookout> Table<'_, L> {
             if !self.is_news(version.as_deref()) || self.is_writing()? || !self.has_room()? {
                 return self.read_all(search);
             }
-            if let Some(seat) = self.tools.sketches.seat(self.space.space, version.as_ref()) {
+            if let Some(seat) = self.tools.sketches.seat(&self.space.name, version.as_ref()) {
                 let version = self.load(seat)?;
                 return self.scan(search, &version, Sight { point: self.space.newest, hidden: None });
             }
@@ -288,7 +314,7 @@ impl<L: Lookout> Table<'_, L> {
     }
 
     fn has_room(&self) -> Result<bool, Fault> {
-        let rows: i64 = self.conn.query_row(COUNT, [self.space.space], |row| row.get(0))?;
+        let rows: i64 = self.prepare(sql::COUNT)?.query_row([self.space.name.space], |row| row.get(0))?;
         let bytes = rows.cast_unsigned().saturating_mul(bytes_of_record(self.space.edition.dims));
         Ok(self.tools.sketches.has_room(bytes))
     }
@@ -297,7 +323,7 @@ impl<L: Lookout> Table<'_, L> {
     fn wait_for_loader(&self, patience: Instant) -> Result<bool, Fault> {
         self.expect_long()?;
         while Instant::now() < patience {
-            if self.tools.sketches.wait(self.space.space, Instant::now() + SLICE) {
+            if self.tools.sketches.wait(&self.space.name, Instant::now() + SLICE) {
                 return Ok(true);
             }
             self.look()?;
@@ -323,7 +349,7 @@ impl<L: Lookout> Table<'_, L> {
         let delta = self.delta(point)?;
         if version.newest() == point
             && !self.is_writing()?
-            && let Some(seat) = self.tools.sketches.seat(self.space.space, Some(version))
+            && let Some(seat) = self.tools.sketches.seat(&self.space.name, Some(version))
         {
             // With the seat in hand nobody else has brought it on: what was read is all that it lacks.
             return match seat.advance(delta, self.space.newest) {
@@ -369,8 +395,8 @@ impl<L: Lookout> Table<'_, L> {
     ) -> Result<Vec<(i64, i64)>, Fault> {
         let mut block = Block::with_room(self.space.edition.dims, room);
         let mut touched = Vec::new();
-        let mut stmt = self.conn.prepare(ROWS)?;
-        let mut rows = stmt.query([self.space.space, change])?;
+        let mut stmt = self.prepare(sql::ROWS)?;
+        let mut rows = stmt.query([self.space.name.space, change])?;
         while let Some(row) = rows.next()? {
             let (change, key): (i64, i64) = (row.get(0)?, row.get(1)?);
             touched.push((key, change));
@@ -435,7 +461,7 @@ impl<L: Lookout> Table<'_, L> {
 
     /// Read the embeddings that settle who is among the best.
     fn settle(&self, candidates: Candidates<'_>, query: Vector<'_>, metric: Metric) -> Result<Vec<i64>, Fault> {
-        let mut stmt = self.conn.prepare(EMBEDDING)?;
+        let mut stmt = self.prepare(sql::EMBEDDING)?;
         let zeros = vec![0; query.dims() * 4];
         let mut read = 0_u32;
         let settled = candidates.settle(|key| {

@@ -21,9 +21,18 @@ pub use self::space::{Delta, Edition, Version};
 use crate::stats::Stats;
 use crate::sync::{Condvar, Mutex};
 
+/// What an index is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// The set of tables that has the space: the first word of their names.
+    pub tables: String,
+    /// The number that the space has there.
+    pub space: i64,
+}
+
 /// The indexes of one engine.
 pub struct Sketches {
-    spaces: Mutex<HashMap<i64, Entry>>,
+    spaces: Mutex<HashMap<Name, Entry>>,
     /// A seat was given back.
     settled: Condvar,
     /// The most bytes that all of them may take.
@@ -56,18 +65,18 @@ impl Sketches {
     }
 
     /// The index of a space as it is now.
-    pub fn version(&self, space: i64) -> Option<Arc<Version>> {
+    pub fn version(&self, space: &Name) -> Option<Arc<Version>> {
         let mut spaces = self.spaces.lock();
-        let entry = spaces.get_mut(&space)?;
+        let entry = spaces.get_mut(space)?;
         entry.searched = Some(Instant::now());
         entry.version.clone()
     }
 
     /// The role of the one who brings a space's index on from `version`; None if somebody has it, or that is not the state any
     /// more.
-    pub fn seat(self: &Arc<Self>, space: i64, version: Option<&Arc<Version>>) -> Option<Seat> {
+    pub fn seat(self: &Arc<Self>, space: &Name, version: Option<&Arc<Version>>) -> Option<Seat> {
         let mut spaces = self.spaces.lock();
-        let entry = spaces.entry(space).or_default();
+        let entry = spaces.entry(space.clone()).or_default();
         let is_same = match (&entry.version, version) {
             (Some(now), Some(then)) => Arc::ptr_eq(now, then),
             (None, None) => true,
@@ -78,14 +87,14 @@ impl Sketches {
         }
         entry.is_taken = true;
         let book = entry.book.take();
-        Some(Seat { sketches: Arc::clone(self), space, book, version: entry.version.clone() })
+        Some(Seat { sketches: Arc::clone(self), space: space.clone(), book, version: entry.version.clone() })
     }
 
     /// Sleep until nobody has the seat of this space, until `deadline` at most. True if it is free.
-    pub fn wait(&self, space: i64, deadline: Instant) -> bool {
+    pub fn wait(&self, space: &Name, deadline: Instant) -> bool {
         let mut spaces = self.spaces.lock();
         loop {
-            if !spaces.get(&space).is_some_and(|entry| entry.is_taken) {
+            if !spaces.get(space).is_some_and(|entry| entry.is_taken) {
                 return true;
             }
             let is_over;
@@ -112,10 +121,10 @@ impl Sketches {
         Helpers { sketches: self, count }
     }
 
-    fn put(&self, space: i64, version: Option<Arc<Version>>, book: Option<Book>) {
+    fn put(&self, space: &Name, version: Option<Arc<Version>>, book: Option<Book>) {
         let mut dropped = Vec::new(); // freed when the lock is let go
         let mut spaces = self.spaces.lock();
-        if let Some(entry) = spaces.get_mut(&space) {
+        if let Some(entry) = spaces.get_mut(space) {
             entry.is_taken = false;
             entry.bytes = version.as_ref().map_or(0, |version| version.bytes());
             dropped.push((std::mem::replace(&mut entry.version, version), std::mem::replace(&mut entry.book, book)));
@@ -124,7 +133,7 @@ impl Sketches {
         while total > self.most {
             // The least recently searched one; this one last, and then too. A seat that is taken puts its own version later.
             let others = spaces.iter_mut().filter(|(_, entry)| entry.bytes > 0 && !entry.is_taken);
-            let Some((_, entry)) = others.min_by_key(|(key, entry)| (**key == space, entry.searched)) else { break };
+            let Some((_, entry)) = others.min_by_key(|(name, entry)| (*name == space, entry.searched)) else { break };
             total -= std::mem::take(&mut entry.bytes);
             dropped.push((entry.version.take(), entry.book.take()));
         }
@@ -150,7 +159,7 @@ impl Drop for Helpers<'_> {
 /// The role of the one who brings a space's index up to date. Dropped, the index is as it was.
 pub struct Seat {
     sketches: Arc<Sketches>,
-    space: i64,
+    space: Name,
     version: Option<Arc<Version>>,
     book: Option<Book>,
 }
@@ -174,6 +183,6 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.sketches.put(self.space, self.version.take(), self.book.take());
+        self.sketches.put(&self.space, self.version.take(), self.book.take());
     }
 }

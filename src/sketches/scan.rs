@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use super::block::{Block, SLOTS};
 use crate::key_set::KeySet;
 use crate::vector::planes;
-use crate::vector::sketch::{Bounds, Dots, Probe};
+use crate::vector::probe::{Bounds, Dots, Probe};
 
 /// What a search ranks by. Higher is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,15 +224,11 @@ impl<'a> Candidates<'a> {
     pub fn settle<E>(mut self, mut score: impl FnMut(i64) -> Result<f64, E>) -> Result<Vec<i64>, E> {
         self.prune();
         let (limit, after) = (self.search.limit, self.search.after);
-        let mut best: Vec<Place> = Vec::new();
-        let mut take = |found: &Candidate, best: &mut Vec<Place>| {
+        let mut place = |found: &Candidate| {
             // 0 is added because -0 and 0 are one score.
             let exact = if found.is_known { found.bounds.estimate } else { score(found.key)? } + 0.0;
             let place = Place { score: exact, key: found.key };
-            if after.is_none_or(|after| after.order(&place) == Ordering::Less) {
-                insert(best, place, limit);
-            }
-            Ok(())
+            Ok(after.is_none_or(|after| after.order(&place) == Ordering::Less).then_some(place))
         };
         let mut found = self.found;
         if found.len() > limit {
@@ -242,7 +238,11 @@ impl<'a> Candidates<'a> {
         }
         let first = limit.min(found.len());
         let (guesses, others) = found.split_at_mut(first);
-        guesses.iter().try_for_each(|guess| take(guess, &mut best))?;
+        let mut best: Vec<Place> = Vec::with_capacity(first + 1);
+        for guess in guesses {
+            best.extend(place(guess)?);
+        }
+        best.sort_unstable_by(Place::order); // at once: where all are wanted, inserting each would move half of them each time
         others.sort_unstable_by(|a, b| b.bounds.upper.total_cmp(&a.bounds.upper).then(a.key.cmp(&b.key)));
         for other in others {
             if let Some(worst) = best.get(limit - 1) {
@@ -253,7 +253,9 @@ impl<'a> Candidates<'a> {
                     continue;
                 }
             }
-            take(other, &mut best)?;
+            if let Some(place) = place(other)? {
+                insert(&mut best, place, limit);
+            }
         }
         Ok(best.into_iter().map(|place| place.key).collect())
     }

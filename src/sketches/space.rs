@@ -25,9 +25,9 @@ pub(super) const BOOK_BYTES: u64 = 32;
 /// What the rows of a space have in common. Sketches of another epoch cannot be compared with these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edition {
-    /// `memory_spaces.epoch`.
+    /// The `epoch` of its row in the table of spaces.
     pub epoch: i64,
-    /// `memory_spaces.dims`; 0 where it is NULL.
+    /// The `dims` there; 0 where it is NULL.
     pub dims: usize,
 }
 

@@ -114,8 +114,8 @@ def test_vector_of_zeros_has_the_score_that_it_has_on_sqlite(postgres_url: str, 
 def test_index_without_pgvector_is_refused_by_name_and_a_store_without_one_works(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query, said = store_module._VECTORS.needs or ("", "")
-    monkeypatch.setattr(store_module, "_VECTORS", store_module._VECTORS._replace(needs=(f"SELECT NOT ({query})", said)))
+    query, said = store_module.VECTORS.needs or ("", "")
+    monkeypatch.setattr(store_module, "VECTORS", store_module.VECTORS._replace(needs=(f"SELECT NOT ({query})", said)))
     with pytest.raises(walpool.NotSupportedError, match="pgvector"):
         WalpoolStore(postgres_url, index=INDEX)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from migrations import fill
 
 import walpool
 from walpool import cli, memory
+from walpool.cli._migrate import _HOMES
 
 
 @pytest.fixture
@@ -52,6 +54,18 @@ def test_memories_go_with_the_tables_both_ways(
     assert cli.main(["migrate", postgres_url, back]) == 0
     with memory.open(back) as store, memory.open(source) as first:
         assert list(store.iterate()) == list(first.iterate())
+
+
+def test_memories_go_whatever_the_environment_says_of_pools(
+    source: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with memory.open(source) as store:
+        store.save([memory.Record(id="1", content="one")])
+    for name, value in {"FOREIGN_KEYS": "on", "WRITE_RETIRED": "off", "TRANSACTION_TIMEOUT": "7s"}.items():
+        monkeypatch.setenv(f"WALPOOL_{name}", value)
+    assert cli.main(["migrate", source, postgres_url]) == 0
+    with memory.open(postgres_url) as moved:
+        assert [record.content for record in moved.iterate()] == ["one"]
 
 
 def test_json_is_one_document_with_the_plan_and_what_came_of_it(
@@ -113,3 +127,9 @@ def test_password_stands_in_nothing_that_is_printed_or_stored(
         assert "sesame" not in str(pool.fetch("SELECT * FROM walpool_migration"))
     with walpool.Pool(source) as pool:
         assert "sesame" not in str(pool.fetch("SELECT * FROM walpool_retired"))
+
+
+@pytest.mark.parametrize("home", sorted(set(_HOMES.values())))
+def test_every_set_that_goes_part_by_part_is_known_to_the_command(home: str) -> None:
+    pytest.importorskip({"openai_agents": "agents"}.get(home.split(".")[1], home.split(".")[1]))
+    assert set(import_module(home).SETS) == {name for name, known in _HOMES.items() if known == home}

@@ -262,3 +262,13 @@ def test_any_table_comes_back_as_it_was(
 
 def exact(value: Any) -> Any:
     return value.hex() if isinstance(value, float) and not math.isinf(value) else value
+
+
+def test_table_of_a_server_that_looks_like_crewais_of_a_file_is_ones_own(
+    postgres_url: str, tmp_path: Path, migrated: Migrated
+) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("CREATE TABLE checkpoints (id TEXT, created_at TEXT, parent_id TEXT, branch TEXT, data TEXT)")
+        pool.execute("INSERT INTO checkpoints VALUES ('a', 'b', NULL, 'c', 'd')")
+    assert migrated(postgres_url, tmp_path / "a.db").is_same
+    assert rows_of(tmp_path / "a.db", "checkpoints") == [("a", "b", None, "c", "d")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from walpool.cli._command import Command, Failed
@@ -12,12 +14,22 @@ from walpool.errors import ConfigError, Error
 
 if TYPE_CHECKING:
     from walpool.migrating import Options, Plan, Report, Table, TableReport
+    from walpool.migrating.sets import Set
 
 __all__ = ["COMMANDS"]
 
 _DIFFERS: Final = 1
 _INTERRUPTED: Final = 3
 _SHOWN: Final = 20  # values, buckets or keys that are printed; --json has more
+_HOMES: Final = {
+    "crewai": "walpool.crewai.moving",
+    "crewai_checkpoints": "walpool.crewai.moving",
+    "crewai_long_term": "walpool.crewai.moving",
+    "langgraph": "walpool.langgraph.moving",
+    "langgraph_cache": "walpool.langgraph.moving",
+    "langgraph_store": "walpool.langgraph.moving",
+    "openai_agents": "walpool.openai_agents.moving",
+}
 _GO_ON: Final = "walpool migrate with --resume goes on from here"
 
 
@@ -42,7 +54,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tables", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--force", action="store_true", help="DST may have tables: those of the same names are filled")
-    parser.add_argument("--tenant", metavar="NAME", help="whose rows these are, where row-level security is on")
+    parser.add_argument(
+        "--tenant", metavar="NAME", help="whose rows the server's are, of walpool's tables and under policies"
+    )
     parser.add_argument("--retire", action="store_true", help="mark a SQLite source as retired once both are equal")
 
 
@@ -93,8 +107,26 @@ def _options(arguments: argparse.Namespace) -> Options:
         tables=arguments.tables,
         tenant=arguments.tenant,
         retire=arguments.retire,
+        sets=_Sets(),
         movers={"memory": partial(move_memory, tenant=arguments.tenant)},
     )
+
+
+class _Sets(Mapping[str, "Sequence[Set]"]):
+    """What goes by the name of a set; its framework is imported where there is something of it, and only there."""
+
+    def __getitem__(self, name: str) -> Sequence[Set]:
+        found: Mapping[str, Sequence[Set]] = import_module(_HOMES[name]).SETS
+        return found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _HOMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HOMES)
+
+    def __len__(self) -> int:
+        return len(_HOMES)
 
 
 def _print(report: Report, *, is_json: bool) -> None:

@@ -16,6 +16,8 @@ from walpool.types import Row
 
 Backend: TypeAlias = Literal["sqlite", "postgres"]
 
+NAME: Final = "langgraph_cache"  # in walpool's table of schema versions
+
 MIGRATIONS: Final[Mapping[Backend, Sequence[Migration]]] = {
     "sqlite": (
         (

@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from walpool import schema
 from walpool.copying import Difference, jobs
 from walpool.errors import DataError, IntegrityError, NotSupportedError
-from walpool.langgraph import _codec, _sql, _store_sql, _upkeep_sql
+from walpool.langgraph import _codec, _sql, _store_schema, _upkeep_sql
 from walpool.langgraph import _import_sql as sql
 from walpool.langgraph._dialects import SQLITE
 from walpool.langgraph._import_raw import RawSerializer
@@ -105,7 +105,7 @@ def _import_opened(
             raise NotSupportedError("import into an SQLite file; `walpool migrate` then copies that to PostgreSQL")
         schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
         if opened.items:
-            schema.migrate(pool, "langgraph_store", _store_sql.MIGRATIONS)
+            schema.migrate(pool, "langgraph_store", _store_schema.MIGRATIONS)
         return _Import(opened, pool, overwrite, progress).run()
 
 

@@ -85,10 +85,7 @@ def own_item(row: Row) -> Item:
 
 def put_item(item: Item) -> list[Statement]:
     """Return the statements that store an item as it was, or replace it."""
-    statements: list[Statement] = [(_PUT_ITEM, item[:7])]
-    for place, (path, embedding) in enumerate(item.vectors):
-        statements.append(_store_sql.put_vector(item.namespace, item.key, place, path, embedding))
-    return statements
+    return [(_PUT_ITEM, item[:7]), *_store_sql.put_vectors(item.namespace, item.key, item.vectors)]
 
 
 def _micros(text: Value) -> int:

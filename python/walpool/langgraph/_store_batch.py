@@ -189,7 +189,7 @@ class Batch:
         self, selection: sql.Selection, query: bytes, limit: int, offset: int
     ) -> Steps[list[tuple[sql.ItemId, float | None]]]:
         """Return one page of the selected items: the scored ones by falling score, then those that have no vector."""
-        scored = yield from ask(self._sql.nearest(query, selection, limit=offset + limit))
+        scored = yield from self._sql.nearest(query, selection, limit=offset + limit)
         page: list[tuple[sql.ItemId, float | None]] = [*scored[offset:]]
         if len(page) < limit:
             # Fewer than were asked for: these are all that have a score.

@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from walpool.langgraph import _store_postgres, _store_sql
-from walpool.langgraph._steps import Read, Statement
+from walpool.langgraph import _store_nearest, _store_postgres, _store_schema, _store_sql
+from walpool.langgraph._handles import Tables
+from walpool.langgraph._steps import Read, Statement, Steps
 from walpool.langgraph._store_sql import Found, ItemId, Selection
+
+ITEMS: Final = Tables("langgraph_store", {"sqlite": _store_schema.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
+VECTORS: Final = Tables(
+    "langgraph_store_vectors",
+    {"sqlite": (), "postgres": _store_postgres.VECTOR_MIGRATIONS},  # on SQLite they are among the items' tables
+    (_store_postgres.HAS_VECTORS, "a store with an index needs the extension pgvector, which this server lacks"),
+)
 
 
 class Unscored(Protocol):
@@ -18,9 +26,9 @@ class Unscored(Protocol):
 
 
 class Nearest(Protocol):
-    """`_store_sql.nearest`."""
+    """`_store_nearest.nearest`."""
 
-    def __call__(self, embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[ItemId, float]]]: ...
+    def __call__(self, embedding: bytes, selection: Selection, *, limit: int) -> Steps[list[tuple[ItemId, float]]]: ...
 
 
 class Put(Protocol):
@@ -68,7 +76,7 @@ SQLITE: Final = StoreDialect(
     one=_store_sql.one,
     items=_store_sql.items,
     unscored=_store_sql.unscored,
-    nearest=_store_sql.nearest,
+    nearest=_store_nearest.nearest,
     namespaces=_store_sql.namespaces,
     put=_store_sql.put,
     delete=_store_sql.delete,

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from walpool.langgraph import _store_sql
-from walpool.langgraph._steps import Read, Statement
+from walpool.langgraph._steps import Read, Statement, Steps, ask
 from walpool.langgraph._store_filter import is_operators
 from walpool.langgraph._store_sql import COLUMNS, NEWEST, Found, ItemId, Selection, encode_namespace, found, ids_of
 from walpool.memory.records import unpack
@@ -146,8 +146,8 @@ def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Rea
     return Read(sql, (*selection.params, dims, limit, offset), ids_of)
 
 
-def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[ItemId, float]]]:
-    """Return the read of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
+def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Steps[list[tuple[ItemId, float]]]:
+    """Return the reads of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
 
     The cosine of an item is that of its best vector; with a vector of zeros it is 0, where pgvector knows none.
     """
@@ -159,7 +159,7 @@ def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[
             WHERE v.dims = ?) AS distances
         GROUP BY id ORDER BY score DESC, id LIMIT ?"""
     params = (_vector(embedding), *selection.params, len(embedding) // 4, limit)
-    return Read(sql, params, lambda rows: [(row[0], row[1]) for row in rows])
+    return (yield from ask(Read(sql, params, lambda rows: [(row[0], row[1]) for row in rows])))
 
 
 def namespaces(prefix: Sequence[str], live_at: int | None) -> Read[list[tuple[str, ...]]]:

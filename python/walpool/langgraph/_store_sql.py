@@ -1,12 +1,7 @@
-"""The LangGraph store in SQLite's terms: its tables, and each operation as SQL, parameters and a decoder; no I/O.
+"""The LangGraph store in SQLite's terms: each operation as SQL, parameters and a decoder; no I/O.
 
-`_store_postgres` has PostgreSQL's.
-
-    langgraph_items      one row an item; the wide `value` comes last, so that the others are read without it
-    langgraph_vectors    the embeddings of an item: 65 536 ids for each, from `item << 16` on
-    langgraph_sketches   under the same id, the embedding's sketch, a quarter of its size: what a search reads of all
-
-An item's vectors lie side by side, and are found without an index. Every value a caller gave is a parameter.
+`_store_schema` has the tables, `_store_nearest` the search by embedding, `_store_postgres` PostgreSQL's own. Every
+value a caller gave is a parameter.
 """
 
 from __future__ import annotations
@@ -26,41 +21,6 @@ from walpool.types import Row, Value
 MAX_VECTORS: Final = 1 << 16
 """Vectors that one item may have."""
 
-MIGRATIONS: Final = (
-    (
-        """CREATE TABLE langgraph_items (
-            id INTEGER PRIMARY KEY,
-            namespace TEXT NOT NULL,
-            key TEXT NOT NULL,
-            created_at INTEGER NOT NULL,
-            updated_at INTEGER NOT NULL,
-            ttl INTEGER,
-            expires_at INTEGER,
-            value TEXT NOT NULL,
-            UNIQUE (namespace, key)
-        ) STRICT""",
-        "CREATE INDEX langgraph_items_expires ON langgraph_items (expires_at) WHERE expires_at IS NOT NULL",
-        "CREATE TABLE langgraph_vectors (id INTEGER PRIMARY KEY, path TEXT NOT NULL, embedding BLOB NOT NULL) STRICT",
-        "CREATE TABLE langgraph_sketches (id INTEGER PRIMARY KEY, dims INTEGER NOT NULL, sketch BLOB NOT NULL) STRICT",
-        # Triggers rather than foreign keys: they hold whatever `foreign_keys` is set to. A value that is put again has
-        # no vector until new ones are put in the same transaction: none of them speaks of a value that is gone.
-        """CREATE TRIGGER langgraph_items_deleted AFTER DELETE ON langgraph_items BEGIN
-            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
-        END""",
-        """CREATE TRIGGER langgraph_items_replaced AFTER UPDATE OF value ON langgraph_items BEGIN
-            DELETE FROM langgraph_vectors WHERE id BETWEEN OLD.id << 16 AND (OLD.id << 16) + 65535;
-        END""",
-        # A sketch of another vector would hide its item from searches. So the database makes it.
-        """CREATE TRIGGER langgraph_vectors_put AFTER INSERT ON langgraph_vectors BEGIN
-            INSERT INTO langgraph_sketches (id, dims, sketch)
-            VALUES (NEW.id, length(NEW.embedding) / 4, vec_sketch(NEW.embedding));
-        END""",
-        """CREATE TRIGGER langgraph_vectors_deleted AFTER DELETE ON langgraph_vectors BEGIN
-            DELETE FROM langgraph_sketches WHERE id = OLD.id;
-        END""",
-    ),
-)
-
 ItemId: TypeAlias = int | str
 """What tells an item from the others of a database: a number on SQLite, a text on PostgreSQL."""
 
@@ -75,7 +35,11 @@ _PUT: Final = """INSERT INTO langgraph_items (namespace, key, created_at, update
     ON CONFLICT (namespace, key) DO UPDATE SET updated_at = excluded.updated_at, ttl = excluded.ttl,
         expires_at = excluded.expires_at, value = excluded.value"""
 _PUT_VECTOR: Final = """INSERT INTO langgraph_vectors (id, path, embedding)
-    SELECT (id << 16) + ?3, ?4, ?5 FROM langgraph_items WHERE namespace = ?1 AND key = ?2"""
+    SELECT (id << 16) + ?3, ?4, ?5 FROM langgraph_items WHERE namespace = ?1 AND key = ?2
+    ON CONFLICT (id) DO UPDATE SET path = excluded.path, embedding = excluded.embedding
+        WHERE embedding <> excluded.embedding OR path <> excluded.path"""
+_ITEM: Final = "(SELECT id << 16 FROM langgraph_items WHERE namespace = ?1 AND key = ?2)"
+_CLEAR_VECTORS: Final = f"DELETE FROM langgraph_vectors WHERE id BETWEEN {_ITEM} + ?3 AND {_ITEM} + 65535"
 _SWEEP: Final = """DELETE FROM langgraph_items WHERE id IN (
     SELECT id FROM langgraph_items WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
 
@@ -95,10 +59,13 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows of `langgraph_items` take part: a condition on that table, empty for all of them."""
+    """Which rows of `langgraph_items` take part."""
 
     condition: str = ""
+    """On that table; empty for all of its rows."""
     params: tuple[Value, ...] = ()
+    is_namespace: bool = False
+    """Whether it is about nothing but `namespace`, so that other tables with that column may be asked as well."""
 
     def where(self, further: str = "") -> str:
         """Return the WHERE clause, with a further condition if there is one."""
@@ -126,7 +93,8 @@ def select(prefix: Sequence[str], narrowed: Selection, live_at: int | None) -> S
     if live_at is not None:
         conditions.append("(expires_at IS NULL OR expires_at > ?)")
         params.append(live_at)
-    return Selection(" AND ".join(conditions), tuple(params))
+    is_namespace = bool(prefix) and len(conditions) == 1
+    return Selection(" AND ".join(conditions), tuple(params), is_namespace)
 
 
 def select_ids(ids: Sequence[ItemId]) -> Selection:
@@ -207,39 +175,12 @@ def newest(selection: Selection, *, limit: int, offset: int) -> Read[list[ItemId
 
 def unscored(selection: Selection, dims: int, *, limit: int, offset: int) -> Read[list[ItemId]]:
     """Return the read of one page of the selected items that have no vector of these dims, last put first."""
+    # A plus, so that each item's few sketches are looked at, and not all that the index of the space has.
     lacking = """NOT EXISTS (SELECT 1 FROM langgraph_sketches AS s
-        WHERE s.id BETWEEN langgraph_items.id << 16 AND (langgraph_items.id << 16) + 65535 AND s.dims = ?)"""
+        WHERE s.key BETWEEN langgraph_items.id << 16 AND (langgraph_items.id << 16) + 65535
+            AND +s.space = ? AND s.gone = 0)"""
     sql = f"SELECT id FROM langgraph_items {selection.where(lacking)} ORDER BY {NEWEST} LIMIT ? OFFSET ?"
     return Read(sql, (*selection.params, dims, limit, offset), ids_of)
-
-
-def nearest(embedding: bytes, selection: Selection, *, limit: int) -> Read[list[tuple[ItemId, float]]]:
-    """Return the read of the `limit` selected items nearest to `embedding`: ids and cosines, by falling cosine.
-
-    The cosine of an item is that of its best vector. Exact, although it reads the sketches of all and the vectors of
-    few: a sketch tells the most that a cosine can be (`bounds`). The `limit` items that look best are scored
-    (`scored`), and the worst of them is the bar; whatever may reach it is scored (`best`).
-    """
-    whole = "langgraph_sketches AS s"
-    chosen = f"""(SELECT id FROM langgraph_items {selection.where()}) AS i
-        CROSS JOIN langgraph_sketches AS s ON s.id BETWEEN i.id << 16 AND (i.id << 16) + 65535"""
-    sql = f"""WITH bounds (id, item, bound) AS MATERIALIZED (
-            SELECT s.id, s.id >> 16, vec_sketch_cosine(s.sketch, ?)
-            FROM {chosen if selection.condition else whole} WHERE s.dims = ?),
-        first (item) AS MATERIALIZED (
-            SELECT item FROM bounds GROUP BY item ORDER BY max(bound) DESC, item LIMIT ?),
-        scored (score) AS (
-            SELECT max(vec_cosine(v.embedding, ?)) FROM first
-            CROSS JOIN langgraph_vectors AS v ON v.id BETWEEN first.item << 16 AND (first.item << 16) + 65535
-            WHERE length(v.embedding) = ? GROUP BY first.item),
-        best (item, score) AS (
-            SELECT bounds.item, vec_cosine(v.embedding, ?) FROM bounds
-            CROSS JOIN langgraph_vectors AS v ON v.id = bounds.id
-            WHERE bound >= (SELECT min(score) FROM scored))
-        SELECT item, max(score) AS score FROM best GROUP BY item ORDER BY score DESC, item LIMIT ?"""
-    dims = len(embedding) // 4
-    params = (embedding, *selection.params, dims, limit, embedding, len(embedding), embedding, limit)
-    return Read(sql, params, lambda rows: [(row[0], row[1]) for row in rows])
 
 
 def namespaces(prefix: Sequence[str], live_at: int | None, also: str = "") -> Read[list[tuple[str, ...]]]:
@@ -295,13 +236,15 @@ def put(
     del place, is_indexed
     path = encode_namespace(namespace)
     statements: list[Statement] = [(_PUT, (path, key, now, ttl, value))]
-    statements += [put_vector(path, key, place, *vector) for place, vector in enumerate(vectors)]
+    return statements + put_vectors(path, key, vectors)
+
+
+def put_vectors(namespace: str, key: str, vectors: Sequence[tuple[str, bytes]]) -> list[Statement]:
+    """Return the statements that give an item these vectors and no others; the namespace is an encoded one."""
+    statements: list[Statement] = [(_CLEAR_VECTORS, (namespace, key, len(vectors)))]
+    for place, (path, embedding) in enumerate(vectors):
+        statements.append((_PUT_VECTOR, (namespace, key, place, path, embedding)))
     return statements
-
-
-def put_vector(namespace: str, key: str, place: int, path: str, embedding: bytes) -> Statement:
-    """Return the statement that adds a vector to an item; the namespace is an encoded one."""
-    return _PUT_VECTOR, (namespace, key, place, path, embedding)
 
 
 def delete(namespace: Sequence[str], key: str) -> Statement:

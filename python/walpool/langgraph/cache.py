@@ -51,7 +51,7 @@ class WalpoolCache(BaseCache[ValueT]):
         **settings: Any,
     ) -> None:
         super().__init__(serde=serde)
-        self._handles = Handles(pool_or_path_or_url, [Tables("langgraph_cache", sql.MIGRATIONS)], settings)
+        self._handles = Handles(pool_or_path_or_url, [Tables(sql.NAME, sql.MIGRATIONS)], settings)
 
     def get(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
         """Return the values of those keys that are cached and have not expired."""

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from langgraph.store.base import BaseStore, IndexConfig, Op, Result, TTLConfig
 
 from walpool.errors import ReadOnlyError
-from walpool.langgraph import _store_dialects, _store_postgres
+from walpool.langgraph import _store_dialects
 from walpool.langgraph import _store_sql as sql
-from walpool.langgraph._handles import Handles, Tables
+from walpool.langgraph._handles import Handles
 from walpool.langgraph._steps import Statement, run, run_async
 from walpool.langgraph._store_batch import Batch
+from walpool.langgraph._store_dialects import ITEMS, VECTORS
 from walpool.langgraph._store_index import Index
 
 if TYPE_CHECKING:
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncWalpoolStore", "WalpoolStore"]
 
-_ITEMS: Final = Tables("langgraph_store", {"sqlite": sql.MIGRATIONS, "postgres": _store_postgres.MIGRATIONS})
-_VECTORS: Final = Tables(
-    "langgraph_store_vectors",
-    {"sqlite": (), "postgres": _store_postgres.VECTOR_MIGRATIONS},  # on SQLite they are among the items' tables
-    (_store_postgres.HAS_VECTORS, "a store with an index needs the extension pgvector, which this server lacks"),
-)
 _SWEPT_AT_ONCE: Final = 1000  # expired items a job deletes at most: other writers wait meanwhile
 
 
@@ -54,7 +49,7 @@ class _Store(BaseStore):
         ttl: TTLConfig | None = None,
         **settings: Any,
     ) -> None:
-        tables = [_ITEMS, _VECTORS] if index else [_ITEMS]
+        tables = [ITEMS, VECTORS] if index else [ITEMS]
         self._handles = Handles(pool_or_path_or_url, tables, settings)
         self._sql = _store_dialects.of(self._handles.backend)
         self._index = Index(index) if index else None

@@ -290,7 +290,7 @@ def nearest_keys(
         keys = f"(SELECT vec_key_set(key) FROM ({found.keys}))"
     after = (None,) * 3 if page is None else (page.change, page.score, page.key)
     behind = ", ".join(given(value) for value in after)
-    return f"vec_nearest({SPACE}, {vector}, {given(metric)}, {given(limit)}, {scopes}, {keys}, {behind})"
+    return f"vec_nearest('memory', {SPACE}, {vector}, {given(metric)}, {given(limit)}, {scopes}, {keys}, {behind})"
 
 
 def _counted(given: Given, selection: Selection) -> Steps[int]:

@@ -63,7 +63,9 @@ def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int]
         columns=tuple(
             replace(column, sorts_alike=column.sorts_alike and column.name not in faulty) for column in table.columns
         ),
-        is_suspect=any(column.name in faulty and column.form in forms for column in table.columns),
+        is_suspect=any(
+            column.name in faulty and (column.form in forms or column.is_required) for column in table.columns
+        ),
     )
 
 
@@ -106,4 +108,7 @@ def _is_fit(table: Table, rows: list[Row]) -> bool:
         fits(table.forms, as_given_back(table, rows))
     except Unfit:
         return False
-    return True
+    if not (table.exists or table.owner):
+        return True  # what must not be NULL follows from there being none
+    required = [place for place, column in enumerate(table.columns) if column.is_required]
+    return not any(row[place] is None for row in rows for place in required)

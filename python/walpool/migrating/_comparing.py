@@ -113,6 +113,7 @@ class _Both:
         self._start = start
         self._found = Comparison(table)
         self._spelled: dict[Row, Row] = {}  # by the server's key, the file's
+        self._last: tuple[Row | None, int] = None, 0  # the key of the row before, and its place among those of it
 
     def by_range(self, tick: Callable[[int], None]) -> Comparison:
         """Compare range after range of keys.
@@ -143,7 +144,7 @@ class _Both:
         table = self._table
         theirs = self._start(self._server.buckets, table)
         ours: dict[int, Digest] = {}
-        for rows in self._file.pages(table):
+        for rows in self._pages():
             given, found = self._hashed(rows)
             for bucket, hash_ in zip(self._buckets(given, found), found, strict=True):
                 count, sum_ = ours.get(bucket, _NONE)
@@ -158,10 +159,11 @@ class _Both:
         return self._found
 
     def _in_buckets(self, wanted: set[int]) -> dict[Row, Hash]:
-        table = self._table
         known: dict[Row, Hash] = {}
-        for rows in self._file.pages(table):
-            known.update((key, hash_) for key, bucket, hash_ in self._each(rows) if bucket in wanted)
+        for rows in self._pages():
+            for key, bucket, hash_ in self._each(rows):
+                if bucket in wanted:
+                    known[key] = known.get(key, 0) + hash_
         return known
 
     def _each(self, rows: list[Row]) -> Iterator[tuple[Row, int, Hash]]:
@@ -170,26 +172,41 @@ class _Both:
         is_odd = table.is_suspect or any(map(is_typed, table.key_columns))
         for some in ([row] for row in rows) if is_odd else [rows]:
             given, found = self._hashed(some)
-            for place, (row, bucket, hash_) in enumerate(zip(given, self._buckets(given, found), found, strict=True)):
-                key = table.key_of(row)
-                if is_odd and (spelled := table.key_of(some[place])) != key:
-                    self._spelled[key] = spelled
-                yield key, bucket, hash_
+            keys = table.keys_of(given)
+            if is_odd:
+                self._spelled.update(
+                    (key, its) for key, its in zip(keys, table.keys_of(some), strict=False) if key != its
+                )
+            yield from zip(keys, self._buckets(given, found), found, strict=True)
+
+    def _pages(self) -> Iterator[list[Row]]:
+        self._last = None, 0
+        return self._file.pages(self._table)
 
     def _buckets(self, rows: Sequence[Row], found: Sequence[Hash]) -> list[int]:
         return list(map(bucket_of, key_hashes(self._table, rows) if self._table.key else found))
 
     def _hashed(self, rows: list[Row]) -> tuple[Sequence[Row], list[Hash]]:
         """Return rows as the server gives them back, and their hashes."""
+        last = self._last
         if not self._table.is_suspect:
             try:
                 given = as_given_back(self._table, rows)
-                return given, hashes(self._table, given)
+                return given, hashes(self._table, given, self._places(given))
             except Unfit:
-                pass
+                self._last = last
         kept = self._cleaner.kept(self._table, rows) if self._cleaner else rows
         given = as_given_back(self._table, kept)
-        return given, hashes(self._table, given)
+        return given, hashes(self._table, given, self._places(given))
+
+    def _places(self, rows: Sequence[Row]) -> Iterator[int]:
+        """Yield the place of each row among those of its key, which come one after the other."""
+        before, place = self._last
+        for key in self._table.keys_of(rows):
+            place = place + 1 if key == before else 1
+            before = key
+            yield place
+        self._last = before, place
 
     def _differ(self, ours: dict[Row, Hash], theirs: dict[Row, Hash]) -> None:
         """Enter the keys that differ; `missing` are those that the server lacks."""

@@ -28,17 +28,17 @@ def copy(
     """Copy the rows of a table that are not copied yet, and return how far it is then.
 
     With each batch the key of its last row is written down, in the same transaction: whatever happens, the target has
-    the rows up to that key, each once. A table without a key is copied in one transaction.
+    the rows up to that key, each once. A table that nothing orders is copied in one transaction.
     """
     progressed = state.table(table)
     tick(progressed.rows)
     if progressed.phase != "copying":
         return progressed
-    if not table.key:
+    if not table.order(source.backend):
         _copy_whole(source, target, table, state, progressed, cleaner, tick)
         return progressed
     while rows := source.page(table, progressed.after, limit=table.page):
-        progressed.after = table.key_of(rows[-1])
+        progressed.after = table.place_of(rows[-1], source.backend)
         # COMMIT does not wait for the disk: the last one does, and what a power cut takes is copied again.
         with target.transaction(waits_for_disk=False):
             _put(target, table, rows, progressed, cleaner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from struct import unpack
 from typing import TypeAlias
 
@@ -29,18 +29,27 @@ def hashed_form(form: Form) -> Form:
     return form if form in (Form.BIGINT, Form.BYTEA, Form.BOOLEAN) else Form.TEXT
 
 
-def hashes(table: Table, rows: Sequence[Row]) -> list[Hash]:
+def hashes(table: Table, rows: Sequence[Row], places: Iterable[int] = ()) -> list[Hash]:
     """Return the hash of each row, as the server gives it back.
+
+    Args:
+        table: whose.
+        rows: all columns of it.
+        places: the place of each among those of its key, where they are one thing.
 
     Raises:
         Unfit: a value is not of its column's form.
     """
-    return _hashes(table.columns, rows)
+    if table.part is None:
+        return _hashes(table.columns, rows)
+    kept = [place for place, column in enumerate(table.columns) if column.is_compared]
+    found = [[row[place] for row in rows] for place in kept] + ([list(places)] if table.is_grouped else [])
+    return _hashes(table.hashed_columns, list(zip(*found, strict=True)))
 
 
 def key_hashes(table: Table, rows: Sequence[Row]) -> list[Hash]:
     """Return the hash of the key of each row."""
-    return _hashes(table.key_columns, [table.key_of(row) for row in rows])
+    return _hashes(table.key_columns, table.keys_of(rows))
 
 
 def total(found: Sequence[Hash]) -> Digest:

@@ -32,6 +32,8 @@ def find_long_keys(source: SqliteSide, target: PostgresSide, plan: Plan) -> None
 
 
 def _looked_at(source: SqliteSide, target: PostgresSide, plan: Plan, table: Table) -> Table:
+    if table.part is not None:
+        return table
     found: list[LongKeys] = []
     for columns in dict.fromkeys(_indexed(target, table)):
         part = part_of(table, columns)

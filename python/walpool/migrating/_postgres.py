@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from walpool.errors import DatabaseError, NotSupportedError, OperationalError, ProgrammingError
 from walpool.migrating import _postgres_sql as sql
 from walpool.migrating._canonical import as_given_back
 from walpool.migrating._hashing import Digest, Hash
-from walpool.migrating._sqlite_sql import quoted, upsert
+from walpool.migrating._sqlite_sql import any_row, figures, quoted, upsert
 from walpool.migrating.plan import Column, ForeignKey, Table
 from walpool.postgres import Bulk, PostgresPool
 from walpool.postgres.binary import check
 from walpool.postgres.binary import rows as encoded_rows
 
 if TYPE_CHECKING:
+    from walpool.migrating.sets import Part
     from walpool.types import Row
 
 __all__ = ["PostgresSide"]
@@ -28,10 +29,10 @@ class PostgresSide:
 
     Args:
         url: of the database.
-        tenant: whose rows these are, where row-level security is on; None names nobody.
+        tenant: whose rows of walpool's own tables are read and written, and of those under row-level security.
     """
 
-    backend = "postgres"
+    backend: Final = "postgres"
 
     def __init__(self, url: str, tenant: str | None = None) -> None:
         self._pool = PostgresPool(url, tenant=tenant)
@@ -41,7 +42,13 @@ class PostgresSide:
             self._pool.close()
             raise
         self._is_open = False
+        self.address = url  # by which another pool opens the same database
         self.name = self._pool.path
+
+    @property
+    def pool(self) -> PostgresPool:
+        """The pool on the database."""
+        return self._pool
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,6 +104,15 @@ class PostgresSide:
         """Return how many rows a table has."""
         return int(self.fetch(sql.count(table))[0][0])
 
+    def figures(self, part: Part) -> tuple[int, int]:
+        """Return how many rows there are of a part of a set, and how many bytes."""
+        rows, length = self.fetch(figures(part.columns, part.relation(self.backend)))[0]
+        return int(rows), int(length)
+
+    def has_rows(self, table: Table) -> bool:
+        """Return whether a table has rows."""
+        return bool(self.fetch(any_row(sql.source(table))))
+
     def has_false_json(self, table: Table, column: Column) -> bool:
         """Return False: the server has looked at each text."""
         return False
@@ -110,7 +126,7 @@ class PostgresSide:
     def pages(self, table: Table) -> Iterator[list[Row]]:
         """Yield all rows, of one snapshot."""
         with Bulk(self._pool) as reader, reader.transaction(reads_only=True):
-            yield from reader.stream(sql.select(table), chunk=table.page)
+            yield from reader.stream(sql.select(table) + sql.ordered(table), chunk=table.page)
 
     def by_keys(self, table: Table, keys: Sequence[Row]) -> list[Row]:
         """Return the rows of these keys; fewer than keys, where some are not there."""
@@ -194,7 +210,7 @@ class PostgresSide:
 
     def bucket_hashes(self, table: Table, wanted: Sequence[int]) -> dict[Row, Hash]:
         """Return the hash of each row in some buckets."""
-        return {row[:-1]: row[-1] for row in self.fetch(sql.bucket_hashes(table, wanted))}
+        return {row[:-1]: int(row[-1]) for row in self.fetch(sql.bucket_hashes(table, wanted))}
 
     # Writing.
 
@@ -211,14 +227,20 @@ class PostgresSide:
         """
         encoded = encoded_rows(table.forms, as_given_back(table, rows)) if rows else b""
         names = [quoted(column.name) for column in table.columns]
-        self._bulk.copy_in(quoted(table.name), names, [encoded])
+        if table.part is None or table.part.is_plain:
+            self._bulk.copy_in(quoted(sql.name(table)), names, [encoded])
+            return
+        self._bulk.execute(sql.given(table))
+        self._bulk.copy_in("given", names, [encoded])
+        self._bulk.execute(table.part.insert(self.backend))
+        self._bulk.execute("DROP TABLE given")
 
     def replace(self, table: Table, rows: Sequence[Row]) -> None:
         """Write rows in place of those that have their keys."""
         given = as_given_back(table, rows)
         check(table.forms, given)
-        if not table.exists:
-            self._bulk.executemany(sql.insert(table) + upsert(table), given)
+        if table.part is not None or not table.exists:
+            self._bulk.executemany(sql.insert(table) + upsert(table, self.backend), given)
         elif len(table.columns) > len(table.key):  # its key is the source's, and maybe no constraint of the target's
             self._bulk.executemany(sql.update(table), [table.others_of(row) + table.key_of(row) for row in given])
 
@@ -228,14 +250,16 @@ class PostgresSide:
 
     def clear(self, table: Table) -> None:
         """Delete all rows."""
-        self.execute(f"DELETE FROM {quoted(table.name)}")
+        self.execute(sql.clear(table))
 
     def defer(self) -> None:
         """Let foreign keys be looked at when the transaction ends, and not before."""
         self._bulk.execute("SET CONSTRAINTS ALL DEFERRED")
 
     def finish(self, table: Table) -> None:
-        """Make the indexes of a table, and let its numbers go on."""
+        """Make the indexes of a table, and let its numbers go on; or make a part of a set whole."""
+        for statement in table.part.postgres.finish if table.part is not None else ():
+            self.execute(statement)
         taken = {name for (name,) in self.fetch(sql.TAKEN)}
         for index in table.indexes:
             is_free = index.name not in taken and 0 < len(index.name.encode()) <= sql.NAME_BYTES

@@ -80,6 +80,11 @@ def value(column: Column) -> str:
     return name if column.form in (Form.BYTEA, Form.BOOLEAN) else f"{name}::{column.form.type}"
 
 
+def source(table: Table) -> str:
+    """Return what the rows of a table are read from."""
+    return table.part.relation("postgres") if table.part is not None else quoted(table.name)
+
+
 def key_values(table: Table) -> str:
     """Return the expressions whose values are a key, as `as_given_back` spells them."""
     return ", ".join(map(spelled, table.key_columns))
@@ -108,11 +113,14 @@ def hash_number(expression: str) -> str:
 def relation(table: Table) -> str:
     """Return what a table is hashed from: its rows as the other side is to have them, without a NaN."""
     doubles = [column for column in table.columns if column.form is Form.DOUBLE]
+    if table.is_grouped:
+        place = f"row_number() OVER (PARTITION BY {listed(table.key)} ORDER BY {listed(table.order('postgres'))})"
+        return f"(SELECT *, {place} AS walpool_place FROM {source(table)}) AS numbered"
     if not table.on_nan or not doubles:
-        return quoted(table.name)
+        return source(table)
     if table.on_nan == "skip":
         kept = " AND ".join(f"{quoted(column.name)} IS DISTINCT FROM 'NaN'" for column in doubles)
-        return f"(SELECT * FROM {quoted(table.name)} WHERE {kept}) AS kept"
+        return f"(SELECT * FROM {source(table)} WHERE {kept}) AS kept"
     mended = [
         f"CASE WHEN {name} = 'NaN' THEN {0 if column.is_required else 'NULL'} ELSE {name} END AS {name}"
         if column in doubles
@@ -120,17 +128,18 @@ def relation(table: Table) -> str:
         for column in table.columns
         for name in [quoted(column.name)]
     ]
-    return f"(SELECT {', '.join(mended)} FROM {quoted(table.name)}) AS mended"
+    return f"(SELECT {', '.join(mended)} FROM {source(table)}) AS mended"
 
 
 def within(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the WHERE for the rows after one key and up to another, and its parameters."""
     params: list[Any] = []
     bounds = []
-    marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.key_columns)
+    order = listed(table.order("postgres"))
+    marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.ordering_columns("postgres"))
     for sign, key in ((">", after), ("<=", upto)):
         if key is not None:
-            bounds.append(f"({listed(table.key)}) {sign} ({marks})")
+            bounds.append(f"({order}) {sign} ({marks})")
             params += key
     return (f" WHERE {' AND '.join(bounds)}" if bounds else ""), params
 
@@ -138,49 +147,59 @@ def within(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list
 def page(table: Table, after: Row | None, upto: Row | None, limit: int | None) -> tuple[str, list[Any]]:
     """Return the query for the rows after one key and up to another, in the order of keys."""
     where, params = within(table, after, upto)
-    sql = f"{select(table)}{where} ORDER BY {listed(table.key)}"
+    sql = f"{select(table)}{where}{ordered(table)}"
     return sql + (f" LIMIT {int(limit)}" if limit is not None else ""), params
 
 
 def select(table: Table) -> str:
     """Return the query for all rows."""
-    return f"SELECT {', '.join(map(value, table.columns))} FROM {quoted(table.name)}"
+    return f"SELECT {', '.join(map(value, table.columns))} FROM {source(table)}"
+
+
+def ordered(table: Table) -> str:
+    """Return the ORDER BY of what is read in pages; nothing where nothing orders a table."""
+    order = table.order("postgres")
+    return f" ORDER BY {listed(order)}" if order else ""
 
 
 def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the query for count and sum of the hashes of a range of keys."""
     where, params = within(table, after, upto)
-    number = hash_number(hashed(table.columns))
+    number = hash_number(hashed(table.hashed_columns))
     return f"SELECT count(*), coalesce(sum({number}), 0) FROM {relation(table)}{where}", params
 
 
 def hashes(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
     """Return the query for key and hash of each row of a range of keys."""
     where, params = within(table, after, upto)
-    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)}{where}", params
+    number = hash_number(hashed(table.hashed_columns))
+    return f"SELECT {key_values(table)}, {number} FROM {relation(table)}{where}", params
 
 
 def buckets(table: Table) -> str:
     """Return the query for count and sum of the hashes in each bucket: by the key's hash, or the row's."""
-    number = hash_number(hashed(table.columns))
-    by = f"get_byte({hashed(table.key_columns or table.columns)}, 0)"
+    number = hash_number(hashed(table.hashed_columns))
+    by = f"get_byte({hashed(table.key_columns or table.hashed_columns)}, 0)"
     return f"SELECT {by}, count(*), sum({number}) FROM {relation(table)} GROUP BY 1"
 
 
 def bucket_hashes(table: Table, wanted: Sequence[int]) -> str:
-    """Return the query for key and hash of each row in some buckets."""
+    """Return the query for the key of each row in some buckets, and the sum of the hashes that have it."""
     by = f"get_byte({hashed(table.key_columns)}, 0)"
     where = f"WHERE {by} IN ({', '.join(map(str, map(int, wanted)))})"
-    return f"SELECT {key_values(table)}, {hash_number(hashed(table.columns))} FROM {relation(table)} {where}"
+    keys, number = key_values(table), hash_number(hashed(table.hashed_columns))
+    return f"SELECT {keys}, sum({number}) FROM {relation(table)} {where} GROUP BY {keys}"
 
 
 def by_key(table: Table) -> str:
-    """Return the query for the row of one key."""
-    return f"{select(table)} WHERE {_is_key(table)}"
+    """Return the query for the rows of one key, each at its place."""
+    return f"{select(table)} WHERE {_is_key(table)}{ordered(table)}"
 
 
 def delete(table: Table) -> str:
-    """Return the statement that deletes the row of one key."""
+    """Return the statement that deletes what has one key."""
+    if table.part is not None:
+        return table.part.delete("postgres")
     return f"DELETE FROM {quoted(table.name)} WHERE {_is_key(table)}"
 
 
@@ -197,7 +216,23 @@ def numeric_text(table: Table, column: Column) -> str:
 def insert(table: Table) -> str:
     """Return the statement that writes one row; its values are parameters."""
     marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.columns)
-    return f"INSERT INTO {quoted(table.name)} ({listed([c.name for c in table.columns])}) VALUES ({marks})"
+    return f"INSERT INTO {quoted(name(table))} ({listed([c.name for c in table.columns])}) VALUES ({marks})"
+
+
+def clear(table: Table) -> str:
+    """Return the statement that deletes all rows."""
+    return table.part.clear("postgres") if table.part is not None else f"DELETE FROM {quoted(table.name)}"
+
+
+def name(table: Table) -> str:
+    """Return the name of a table."""
+    return table.part.table("postgres") if table.part is not None else table.name
+
+
+def given(table: Table) -> str:
+    """Return the statement that makes a table, gone at the end of the transaction, for rows that are to be written."""
+    columns = ", ".join(f"{quoted(column.name)} {column.postgres}" for column in table.columns)
+    return f"CREATE TEMPORARY TABLE given ({columns}) ON COMMIT DROP"
 
 
 def update(table: Table) -> str:
@@ -237,7 +272,7 @@ def create_index(table: Table, index: Index, name: str | None) -> str:
 
 def analyze(table: Table) -> str:
     """Return the statement that lets the server know what is in a table, without which it reads all for a range."""
-    return f"ANALYZE {quoted(table.name)}"
+    return f"ANALYZE {quoted(name(table))}"
 
 
 def count_on(table: Table, column: Column, following: int) -> str:
@@ -284,4 +319,4 @@ def validate(table: Table, name: str) -> str:
 
 def lock(tables: Sequence[Table]) -> str:
     """Return the statement that keeps everybody from writing the tables, and lets them read."""
-    return f"LOCK TABLE {listed([table.name for table in tables])} IN SHARE MODE"
+    return f"LOCK TABLE {listed([name(table) for table in tables])} IN SHARE MODE"

@@ -25,7 +25,8 @@ def repair(
     """Copy the rows that differ, in one transaction, and return how many were written or deleted.
 
     Rows are deleted first and added last, so that a value that has moved from one row to another is never there twice.
-    A row that has changed is changed, not deleted and written anew: what refers to it stays.
+    A row that has changed is changed, not deleted and written anew: what refers to it stays. (Of several rows that are
+    one thing none is referred to.)
 
     Args:
         source: where rows are read.
@@ -42,13 +43,38 @@ def repair(
                 target.delete(each.table, keys)
                 number += len(keys)
         for each in () if only_adds else found:
-            for rows in _read(source, each.table, each.changed):
-                number += put(target.replace, each.table, rows, cleaner)
+            if not each.table.is_grouped:
+                for rows in _read(source, each.table, each.changed):
+                    number += put(target.replace, each.table, rows, cleaner)
         for each in found:
-            for rows in _read(source, each.table, each.missing):
-                number += put(target.insert, each.table, rows, cleaner)
+            number += _added(source, target, each, _lacking(each, found, only_adds=only_adds), cleaner)
             if not each.table.key and not each.is_same and not only_adds:
                 number += _whole(source, target, each.table, cleaner)
+        for each in found:
+            if each.table.part is not None:
+                target.finish(each.table)
+    return number
+
+
+def _lacking(one: Comparison, found: Sequence[Comparison], *, only_adds: bool) -> list[Row]:
+    """Return the keys whose rows are written anew: rows that are one thing are changed as one.
+
+    What belongs to a row that differs, and is to stay as it is, is left alone with it: an item with its vectors.
+    """
+    if not only_adds:
+        return one.missing + (one.changed if one.table.is_grouped else [])
+    kin = [each for each in found if each.table.owner and each.table.owner == one.table.owner]
+    differing = {key for each in kin if each.table.key == one.table.key for key in each.changed}
+    return [key for key in one.missing if key not in differing]
+
+
+def _added(source: Side, target: Side, one: Comparison, keys: Sequence[Row], cleaner: Cleaner) -> int:
+    number = 0
+    for some in _parts(keys):
+        if one.table.is_grouped:
+            target.delete(one.table, some)
+        for rows in _read(source, one.table, some):
+            number += put(target.insert, one.table, rows, cleaner)
     return number
 
 

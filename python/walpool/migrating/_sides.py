@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from walpool.migrating.plan import Column, Table
+    from walpool.migrating.sets import Backend, Part
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
     from walpool.types import Row
 
 __all__ = ["Side"]
@@ -19,8 +22,12 @@ class Side(Protocol):
     name: str
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> Backend:
         """`sqlite` or `postgres`."""
+
+    @property
+    def pool(self) -> Pool | PostgresPool:
+        """The pool on the database."""
 
     def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a query."""
@@ -39,6 +46,12 @@ class Side(Protocol):
 
     def count(self, table: str) -> int:
         """Return how many rows a table has."""
+
+    def figures(self, part: Part) -> tuple[int, int]:
+        """Return how many rows there are of a part of a set, and how many bytes."""
+
+    def has_rows(self, table: Table) -> bool:
+        """Return whether a table has rows."""
 
     def has_false_json(self, table: Table, column: Column) -> bool:
         """Return whether a column of JSON has texts that are none."""

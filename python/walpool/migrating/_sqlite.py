@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode
 
 from walpool.errors import DataError
 from walpool.migrating import _sqlite_sql as sql
@@ -15,11 +16,13 @@ from walpool.pool import Pool
 from walpool.postgres.binary import Form, Unfit
 
 if TYPE_CHECKING:
+    from walpool.migrating.sets import Part
     from walpool.pool import Transaction
     from walpool.types import Row
 
 __all__ = ["SqliteSide"]
 
+_READ, _WRITTEN = 0, 1
 HELD: Final = 86_400.0
 """Seconds that a transaction of a migration may take: the source stands still as long as it is compared."""
 
@@ -31,7 +34,7 @@ class SqliteSide:
         path: of the file.
     """
 
-    backend = "sqlite"
+    backend: Final = "sqlite"
 
     def __init__(self, path: str) -> None:
         # Without foreign keys: tables are filled in any order, and what refers to nothing is looked for at the end.
@@ -39,6 +42,19 @@ class SqliteSide:
         self._pool = Pool(path, transaction_timeout=HELD, slow_threshold=HELD, foreign_keys=False, write_retired=True)
         self._tx: Transaction | None = None
         self.name = self._pool.path
+
+    @property
+    def address(self) -> str:
+        """By which another pool opens the file beside this one: with its settings, whatever the environment says."""
+        given = {
+            row.name: row.text for row in self._pool.settings.explain() if row.name in self._pool.settings.explicit
+        }
+        return f"walpool://{quote(self._pool.path)}?{urlencode({k: v for k, v in given.items() if k != 'url'})}"
+
+    @property
+    def pool(self) -> Pool:
+        """The pool on the file."""
+        return self._pool
 
     def close(self) -> None:
         """Close the file."""
@@ -83,6 +99,15 @@ class SqliteSide:
         """Return how many rows a table has."""
         return int(self.fetch(sql.count(table))[0][0])
 
+    def figures(self, part: Part) -> tuple[int, int]:
+        """Return how many rows there are of a part of a set, and how many bytes."""
+        rows, length = self.fetch(sql.figures(part.columns, part.relation(self.backend)))[0]
+        return int(rows), int(length)
+
+    def has_rows(self, table: Table) -> bool:
+        """Return whether a table has rows."""
+        return bool(self.fetch(sql.any_row(sql.relation(table))))
+
     def orphans(self) -> list[str]:
         """Return a sentence for each table with rows that refer to none."""
         return [f"{table}: {number} rows refer to rows that there are not" for table, number in self.fetch(sql.ORPHANS)]
@@ -96,22 +121,23 @@ class SqliteSide:
     def page(self, table: Table, after: Row | None, upto: Row | None = None, limit: int | None = None) -> list[Row]:
         """Return the rows after one key and up to another in the order of keys, `limit` at most.
 
-        Those of a table without a key have the number of the row at their end. A text that is no UTF-8 comes as
-        `Garbled`.
+        Where nothing orders them, rows have their number at their end. A text that is no UTF-8 comes as `Garbled`.
         """
         try:
-            return self.fetch(*sql.page(table, after, upto, limit, raw=False))
+            found = self.fetch(*sql.page(table, after, upto, limit, raw=False))
         except DataError:
-            found = self.fetch(*sql.page(table, after, upto, limit, raw=True))
-            return [_decoded(row, len(table.columns)) for row in found]
+            raw = self.fetch(*sql.page(table, after, upto, limit, raw=True))
+            found = [_decoded(row, len(table.columns)) for row in raw]
+        return _coded(table, found, _READ)
 
     def pages(self, table: Table) -> Iterator[list[Row]]:
         """Yield all rows, page by page; each page is of a snapshot of its own."""
         after: Row | None = None
         width = len(table.columns)
+        has_order = bool(table.order(self.backend))
         while rows := self.page(table, after, limit=table.page):
-            after = table.key_of(rows[-1]) if table.key else rows[-1][width:]
-            yield rows if table.key else [row[:width] for row in rows]
+            after = table.place_of(rows[-1], self.backend) if has_order else rows[-1][width:]
+            yield rows if has_order else [row[:width] for row in rows]
 
     def boundaries(self, table: Table, size: int) -> list[Row]:
         """Return every key at which `size` rows more end, in the order of keys."""
@@ -128,7 +154,7 @@ class SqliteSide:
         query = sql.by_key(table)
         for key in keys:
             found += self.fetch(query, key)
-        return found
+        return _coded(table, found, _READ)
 
     # Writing.
 
@@ -157,13 +183,15 @@ class SqliteSide:
 
     def clear(self, table: Table) -> None:
         """Delete all rows."""
-        self.execute(f"DELETE FROM {sql.quoted(table.name)}")
+        self.execute(sql.clear(table))
 
     def defer(self) -> None:
         """Do nothing: foreign keys are not looked at here."""
 
     def finish(self, table: Table) -> None:
-        """Make the indexes of a table."""
+        """Make the indexes of a table, or make a part of a set whole."""
+        for statement in table.part.sqlite.finish if table.part is not None else ():
+            self.execute(statement)
         taken = {name for (name,) in self.fetch("SELECT name FROM sqlite_schema")}
         for index in table.indexes:
             self.execute(sql.create_index(table, index, _free(index, table, taken)))
@@ -179,7 +207,16 @@ class SqliteSide:
         if self._tx is None:
             raise AssertionError("rows are written in a transaction")
         if rows:
-            self._tx.executemany(statement, rows)
+            self._tx.executemany(statement, _coded(table, rows, _WRITTEN))
+
+
+def _coded(table: Table, rows: Sequence[Row], way: int) -> list[Row]:
+    """Return rows with the values of some columns as the other side has them, or as this one."""
+    codes = table.part.sqlite.codes if table.part is not None else {}
+    places = {place: codes[column.name][way] for place, column in enumerate(table.columns) if column.name in codes}
+    if not places:
+        return list(rows)
+    return [tuple(places[at](value) if at in places else value for at, value in enumerate(row)) for row in rows]
 
 
 def _decoded(row: Row, width: int) -> Row:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from walpool.migrating._faults import Garbled
 from walpool.migrating.plan import Column, ForeignKey, Index, Table
+from walpool.postgres.binary import Form
 from walpool.types import Row
+
+if TYPE_CHECKING:
+    from walpool.migrating.sets import Backend
 
 __all__: list[str] = []
 
@@ -63,6 +67,11 @@ def count(table: str) -> str:
     return f"SELECT count(*) FROM {quoted(table)}"
 
 
+def relation(table: Table) -> str:
+    """Return what the rows of a table are read from."""
+    return table.part.relation("sqlite") if table.part is not None else quoted(table.name)
+
+
 def stored(table: str, columns: Sequence[str]) -> str:
     """Return the query for how many values of each storage class the columns hold, and how long they are.
 
@@ -82,6 +91,18 @@ def largest_integers(table: str, column: str) -> str:
     beyond = f"typeof({name}) = 'integer' AND ({name} > 9007199254740992 OR {name} < -9007199254740992)"
     infinite = f"typeof({name}) = 'real' AND abs({name}) > 1.7976931348623157e308"
     return f"SELECT coalesce(max({beyond}), 0), coalesce(max({infinite}), 0) FROM {quoted(table)}"
+
+
+def figures(columns: Sequence[Column], given: str) -> str:
+    """Return the query for how many rows there are of what is read from, and how many bytes, in either dialect."""
+    long = [quoted(column.name) for column in columns if column.form in (Form.TEXT, Form.BYTEA)]
+    lengths = " + ".join(f"coalesce(octet_length({name}), 0)" for name in long) or "0"
+    return f"SELECT count(*), CAST(coalesce(sum({lengths}), 0) AS BIGINT) FROM {given}"
+
+
+def any_row(given: str) -> str:
+    """Return the query that gives a row if there is one to be read, in either dialect."""
+    return f"SELECT 1 FROM {given} LIMIT 1"
 
 
 def only_booleans(table: str, column: str) -> str:
@@ -106,7 +127,7 @@ def long_row(table: str, columns: Sequence[str], size: int) -> str:
 def page(table: Table, after: Row | None, upto: Row | None, limit: int | None, *, raw: bool) -> tuple[str, list[Any]]:
     """Return the query for the rows after one key and up to another, in the order of keys.
 
-    Of a table without a key it is SQLite's own number of the row, which then stands behind the columns.
+    Where nothing orders a table it is SQLite's own number of the row, which then stands behind the columns.
 
     Args:
         table: which.
@@ -117,7 +138,7 @@ def page(table: Table, after: Row | None, upto: Row | None, limit: int | None, *
     """
     params: list[Any] = []
     bounds = []
-    order = listed(table.key) if table.key else table.rowid
+    order = listed(table.order("sqlite")) or table.rowid
     for sign, key in ((">", after), ("<=", upto)):
         if key is not None:
             marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, Garbled) else "?" for value in key)
@@ -135,7 +156,7 @@ def key_after(table: Table, after: Row | None, number: int) -> tuple[str, list[A
     """Return the query for the key that stands `number` rows behind another one, or behind the beginning."""
     keys = listed(table.key)
     where = f" WHERE ({keys}) > ({', '.join('?' * len(table.key))})" if after is not None else ""
-    sql = f"SELECT {keys} FROM {quoted(table.name)}{where} ORDER BY {keys} LIMIT 1 OFFSET ?"
+    sql = f"SELECT {keys} FROM {relation(table)}{where} ORDER BY {keys} LIMIT 1 OFFSET ?"
     return sql, [*(after or ()), number - 1]
 
 
@@ -143,9 +164,9 @@ def select(table: Table, *, raw: bool = False) -> str:
     """Return the query for all rows; see `page`."""
     names = [quoted(column.name) for column in table.columns]
     shown = [_raw(name) for name in names] if raw else list(names)
-    shown += [] if table.key else [table.rowid]
+    shown += [] if table.order("sqlite") else [table.rowid]
     shown += [f"typeof({name})" for name in names] if raw else []
-    return f"SELECT {', '.join(shown)} FROM {quoted(table.name)}"
+    return f"SELECT {', '.join(shown)} FROM {relation(table)}"
 
 
 def _raw(name: str) -> str:
@@ -153,28 +174,41 @@ def _raw(name: str) -> str:
 
 
 def by_key(table: Table) -> str:
-    """Return the query for the row of one key."""
+    """Return the query for the rows of one key, each at its place."""
     where = " AND ".join(f"{quoted(name)} = ?" for name in table.key)
-    return f"{select(table)} WHERE {where}"
+    return f"{select(table)} WHERE {where} ORDER BY {listed(table.order('sqlite'))}"
 
 
 def insert(table: Table, *, replaces: bool) -> str:
     """Return the statement that writes a row, in place of one with its key if `replaces`."""
     names = [column.name for column in table.columns]
-    sql = f"INSERT INTO {quoted(table.name)} ({listed(names)}) VALUES ({', '.join('?' * len(names))})"
-    return sql + (upsert(table) if replaces else "")
+    values = f"VALUES ({', '.join('?' * len(names))})"
+    if table.part is not None:
+        sql = f"WITH given ({listed(names)}) AS ({values}) {table.part.insert('sqlite')}"
+    else:
+        sql = f"INSERT INTO {quoted(table.name)} ({listed(names)}) {values}"
+    return sql + (upsert(table, "sqlite") if replaces else "")
 
 
-def upsert(table: Table) -> str:
+def upsert(table: Table, backend: Backend) -> str:
     """Return what makes an INSERT change the row that has its key, in either dialect."""
+    if table.part is not None:
+        return table.part.upsert(backend)
     others = [quoted(column.name) for column in table.columns if column.name not in table.key]
     setting = ", ".join(f"{name} = excluded.{name}" for name in others)
     return f" ON CONFLICT ({listed(table.key)}) DO " + (f"UPDATE SET {setting}" if setting else "NOTHING")
 
 
 def delete(table: Table) -> str:
-    """Return the statement that deletes the row of one key."""
+    """Return the statement that deletes what has one key."""
+    if table.part is not None:
+        return table.part.delete("sqlite")
     return f"DELETE FROM {quoted(table.name)} WHERE " + " AND ".join(f"{quoted(name)} = ?" for name in table.key)
+
+
+def clear(table: Table) -> str:
+    """Return the statement that deletes all rows."""
+    return table.part.clear("sqlite") if table.part is not None else f"DELETE FROM {quoted(table.name)}"
 
 
 def create(table: Table, there: set[str]) -> str:

@@ -43,6 +43,11 @@ class Progressed:
     skipped: int = 0
     replaced: int = 0
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was copied."""
+        return self.after is not None or self.phase != "copying"
+
 
 class State:
     """The state of a migration, in its target."""

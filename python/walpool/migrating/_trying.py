@@ -21,6 +21,8 @@ def try_conditions(target: PostgresSide, plan: Plan) -> None:
 
 
 def _tried(target: PostgresSide, table: Table) -> Table:
+    if table.part is not None:
+        return table
     if table.exists:
         return replace(table, checks=())
     notes: list[str] = []

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
-from walpool.migrating import _from_postgres, _from_sqlite, _sqlite_sql, retiring, sets
+from walpool.migrating import _from_postgres, _from_sqlite, retiring
 from walpool.migrating._checking import check
+from walpool.migrating._choosing import choose
 from walpool.migrating._cleaning import Cleaner, OnBad
 from walpool.migrating._comparing import Comparison, compare
 from walpool.migrating._copying import copy
 from walpool.migrating._existing import fit_into
 from walpool.migrating._faults import as_json
 from walpool.migrating._indexing import find_long_keys
+from walpool.migrating._own import Own
 from walpool.migrating._postgres import PostgresSide
 from walpool.migrating._repairing import repair
 from walpool.migrating._sqlite import SqliteSide
@@ -25,6 +27,7 @@ from walpool.migrating._state import State
 from walpool.migrating._trying import try_conditions
 from walpool.migrating.plan import Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
+from walpool.migrating.sets import OWN, Mover, Set
 from walpool.settings import Settings
 
 __all__ = ["Options", "Refused", "migrate"]
@@ -59,10 +62,13 @@ class Options:
         on_bad: what happens to rows that the target cannot take; None is what the migration began with, or `fail`.
         bad_path: the file for those that are skipped.
         tables: only these; None is all.
-        tenant: whose rows these are to a PostgreSQL with row-level security: `walpool.tenant` in each transaction.
         retire: cut over, once both are equal: mark the file as retired if it is the source; if it is the target, take
             such a mark off it.
-        movers: who moves a set of walpool's own tables, by its name; the others are left out, and the plan says so.
+        sets: walpool's own sets of tables that are moved part by part, by their names: `walpool.langgraph.moving.SETS`,
+            and those of `walpool.crewai.moving` and `walpool.openai_agents.moving`.
+        movers: who moves such a set as a whole; those that are in neither are left out, and the plan says so.
+        tenant: whose rows of walpool's own sets the server's are, and of tables under row-level security; None is the
+            one without a name.
     """
 
     is_dry: bool = False
@@ -74,9 +80,10 @@ class Options:
     on_bad: OnBad | None = None
     bad_path: str | os.PathLike[str] | None = None
     tables: Sequence[str] | None = None
-    tenant: str | None = None
     retire: bool = False
-    movers: Mapping[str, sets.Mover] = field(default_factory=dict)
+    sets: Mapping[str, Sequence[Set]] = field(default_factory=dict)
+    movers: Mapping[str, Mover] = field(default_factory=dict)
+    tenant: str | None = None
 
 
 def migrate(source: str, target: str, options: Options | None = None, progress: Progress | None = None) -> Report:
@@ -104,6 +111,7 @@ class _Migration:
         self._addresses = source, target
         self._options = options
         self._progress = progress
+        self._own = Own(options.sets)
         self._open = ExitStack()
         self._seconds: dict[str, float] = {}
         source_path, target_path = Settings.load(source).path, Settings.load(target).path
@@ -158,7 +166,7 @@ class _Migration:
         try:
             with target.transaction():
                 State(target).begin(plan, on_bad)
-                target.create([table for table in plan.tables if not table.exists])
+                target.create([table for table in plan.tables if not table.exists and not table.owner])
         except (NotSupportedError, ProgrammingError) as error:
             plan.obstacles.append(f"the tables cannot be made: {error}")
             raise Refused(plan.obstacles[0], report) from error
@@ -170,62 +178,32 @@ class _Migration:
         source, options = self._source, self._options
         is_to_postgres = isinstance(source, SqliteSide)
         target_name = self._target.name if self._target is not None else str(self._target_path)
-        plan = Plan(source.name, target_name, "to_postgres" if is_to_postgres else "to_sqlite")
+        direction = "to_postgres" if is_to_postgres else "to_sqlite"
+        plan = Plan(source.name, target_name, direction, tenant=options.tenant)
         if isinstance(source, SqliteSide):
             _from_sqlite.look(source, plan)
-            self._leave_out(plan)
+            chosen = choose(source, plan, options, self._own)
             _from_sqlite.refuse_names(plan)
         else:
             _from_postgres.look(source, plan)
-            self._leave_out(plan)
+            chosen = choose(source, plan, options, self._own)
             _from_postgres.refuse_names(plan)
         if plan.obstacles:
             return plan
         if self._target is not None and options.force:
             fit_into(source, self._target, plan)
+        for owner in chosen:
+            self._own.look(owner, source, self._target, plan)
         check(source, plan, self._ticks(plan, "look at"))
         if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
             try_conditions(self._target, plan)
             find_long_keys(source, self._target, plan)
         return plan
 
-    def _leave_out(self, plan: Plan) -> None:
-        """Take out what is not to be copied table by table."""
-        names = self._source.names()
-        present = {name for (name,) in self._source.fetch(_sqlite_sql.SETS)} if "walpool_schema" in names else set()
-        wanted = self._options.tables
-        if wanted is not None and (unknown := sorted(set(wanted) - {table.name for table in plan.tables})):
-            plan.obstacles += [f"there is no table {name} in the source" for name in unknown]
-        kept, owned = [], set()
-        for table in plan.tables:
-            owner = sets.set_of(table.name, present)
-            if table.name in sets.OWN:
-                continue
-            if wanted is not None and table.name not in wanted:
-                plan.left_out.append((table.name, "not asked for"))
-            elif owner is None:
-                kept.append(table)
-            elif owner in self._options.movers:
-                owned.add(owner)
-                plan.left_out.append((table.name, f"of the set {owner}, which is moved as a whole"))
-            else:
-                plan.left_out.append((table.name, f"of walpool's set {owner}, whose tables differ there: not copied"))
-        plan.tables = kept
-        names = {table.name for table in kept}
-        plan.notes += [f"the set {name} is moved by what knows it" for name in sorted(owned)]
-        if "memory" in present - set(self._options.movers):
-            plan.notes.append("memories go by walpool export and walpool import")
-        for table in kept:
-            plan.notes += [
-                f"{table.name}: its foreign key to {foreign.parent} is left out, as that table is"
-                for foreign in table.foreign
-                if foreign.parent not in names
-            ]
-
     def _refuse_target(self, plan: Plan, known: tuple[Plan, OnBad, bool] | None) -> None:
         if known is not None and not known[2]:
             plan.obstacles.append("a migration into it was interrupted: --resume goes on with it")
-        there = set() if self._target is None else self._target.names() - sets.OWN
+        there = set() if self._target is None else self._target.names() - OWN
         if there and not self._options.force:
             some = ", ".join(sorted(there)[:3])
             plan.obstacles.append(f"the target is not empty ({some}): --force leaves what is there, and adds to it")
@@ -233,6 +211,9 @@ class _Migration:
     def _refuse_another(self, plan: Plan) -> None:
         if plan.source != self._source.name:
             raise ConfigError(f"the migration in the target is from {plan.source}, not from {self._source.name}")
+        if plan.tenant != self._options.tenant:
+            raise ConfigError("the migration in the target is of another tenant: give the --tenant that it began with")
+        self._own.attach(plan)
 
     # The work.
 
@@ -241,7 +222,8 @@ class _Migration:
         assert target is not None
         state, cleaner = State(target), Cleaner(on_bad, options.bad_path)
         report = Report(plan, seconds=self._seconds)
-        held = {table.name for table in plan.tables if table.exists and target.count(table.name)}
+        self._own.make(plan, target)
+        held = self._held(plan, state)
         with self._timed("copy"):
             for table in plan.tables:
                 report.tables.append(self._copied(table, state, cleaner, is_held=table.name in held))
@@ -256,15 +238,25 @@ class _Migration:
             report.notes.append("the target is marked as retired: walpool unretire lets it be written")
         with self._timed("foreign keys"):
             report.notes += target.relate(plan.tables)
-        self._move_sets(report)
+        self._move_sets(report, target)
         state.set_plan(plan, on_bad, is_done=report.is_same)
         return report
 
+    def _held(self, plan: Plan, state: State) -> set[str]:
+        """Return the tables in which the target has rows of its own; of a set all, where one of them has."""
+        assert self._target is not None
+        found = [
+            table
+            for table in plan.tables
+            if (table.exists or table.owner) and not state.table(table).is_begun and self._target.has_rows(table)
+        ]
+        owners = {table.owner for table in found if table.owner}
+        return {table.name for table in found} | {table.name for table in plan.tables if table.owner in owners}
+
     def _copied(self, table: Table, state: State, cleaner: Cleaner, *, is_held: bool) -> TableReport:
         assert self._target is not None
-        progressed = state.table(table)
-        if is_held and progressed.after is None and progressed.phase == "copying":
-            return TableReport(table.name)  # it has rows of its own: what it lacks is found by the comparison
+        if is_held:
+            return TableReport(table.name)  # what it lacks is found by the comparison
         tick = self._ticks_of("copy", table)
         progressed = copy(self._source, self._target, table, state, cleaner, tick)
         return TableReport(table.name, progressed.rows, progressed.skipped, progressed.replaced)
@@ -290,15 +282,21 @@ class _Migration:
                 found = self._compared([one.table for one in found if not one.is_same], cleaner)
             frozen.enter_context(self._source.frozen(tables))
             with self._timed("frozen"):
-                found = self._compared(tables, cleaner)
-                if self._repaired(report, found, cleaner):
-                    found = self._compared(tables, cleaner)
-        elif options.repair or held:
-            adds = not options.repair
-            mended = [one for one in found if options.repair or one.table.name in held]
-            if self._repaired(report, mended, cleaner, only_adds=adds):
-                found = self._compared(tables, cleaner)
+                found = self._mended(report, self._compared(tables, cleaner), cleaner)
+        elif options.repair:
+            found = self._mended(report, found, cleaner)
+        elif held:
+            self._repaired(report, [one for one in found if one.table.name in held], cleaner, only_adds=True)
+            found = self._compared(tables, cleaner)
         _enter(report, found)
+
+    def _mended(self, report: Report, found: list[Comparison], cleaner: Cleaner) -> list[Comparison]:
+        """Repair, until both are the same: an item that is changed loses its vectors, which are the next to come."""
+        for _ in range(_ROUNDS):
+            if not self._repaired(report, found, cleaner):
+                break
+            found = self._compared(report.plan.tables, cleaner)
+        return found
 
     def _compared(self, tables: Sequence[Table], cleaner: Cleaner) -> list[Comparison]:
         with self._timed("verify"):
@@ -333,7 +331,8 @@ class _Migration:
         plan, on_bad, _ = known
         self._refuse_another(plan)
         if self._options.tables is not None:
-            plan.tables = [table for table in plan.tables if table.name in self._options.tables]
+            wanted = set(self._options.tables)
+            plan.tables = [table for table in plan.tables if not wanted.isdisjoint((table.name, table.owner))]
         report = Report(plan, [TableReport(table.name) for table in plan.tables], seconds=self._seconds)
         with ExitStack() as frozen:
             if self._options.repair:
@@ -355,19 +354,19 @@ class _Migration:
         if isinstance(self._target, SqliteSide) and retiring.unmark(self._target):
             report.notes.append("the target was marked as retired, and is no more")
 
-    def _move_sets(self, report: Report) -> None:
-        names = self._source.names()
-        present = {name for (name,) in self._source.fetch(_sqlite_sql.SETS)} if "walpool_schema" in names else set()
-        for name in sorted(present & set(self._options.movers)):
+    def _move_sets(self, report: Report, target: SqliteSide | PostgresSide) -> None:
+        for name in report.plan.moved:
+            if name not in self._options.movers:
+                raise ConfigError(f"the migration moves the set {name}, and nothing here can")
             with self._timed(f"set {name}"):
-                said = self._options.movers[name](*self._addresses)
+                said = self._options.movers[name](self._source.address, target.address)
             report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
 
     # What all of it needs.
 
     def _opened(self, address: str) -> SqliteSide | PostgresSide:
-        is_server = Settings.load(address).path is None
-        side = PostgresSide(address, self._options.tenant) if is_server else SqliteSide(address)
+        is_file = Settings.load(address).path is not None
+        side = SqliteSide(address) if is_file else PostgresSide(address, self._options.tenant)
         self._open.callback(side.close)
         return side
 

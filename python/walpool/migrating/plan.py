@@ -5,12 +5,15 @@ Knows no database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from walpool.postgres.binary import Form
 from walpool.types import Row
+
+if TYPE_CHECKING:
+    from walpool.migrating.sets import Backend, Part
 
 __all__ = ["Column", "Fault", "ForeignKey", "Index", "Plan", "Table"]
 
@@ -33,6 +36,7 @@ class Column:
         sorts_alike: whether both sides have its values in one order.
         limits: of a type with some: how many characters; how many digits, and how many of them behind the point; how
             many digits behind the second.
+        is_compared: whether both sides are to have one value in it.
     """
 
     name: str
@@ -44,6 +48,10 @@ class Column:
     is_counted: bool = False
     sorts_alike: bool = True
     limits: tuple[int, ...] = ()
+    is_compared: bool = True
+
+
+_PLACE = Column("walpool_place", Form.BIGINT, "BIGINT", "INTEGER", is_required=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,8 @@ class Table:
         is_suspect: whether some of its values must be looked at one by one, wherever they are read.
         long: keys that are too long for an index; their rows are as bad as those with bad values.
         on_nan: what happens to rows of a server with a NaN, `skip` or `replace`; empty where there are none.
+        owner: the set of walpool's own that it is a part of.
+        part: how both sides have that part.
     """
 
     name: str
@@ -120,6 +130,8 @@ class Table:
     is_suspect: bool = False
     long: tuple[LongKeys, ...] = ()
     on_nan: str = ""
+    owner: str = ""
+    part: Part | None = None
 
     @property
     def forms(self) -> list[Form]:
@@ -133,9 +145,29 @@ class Table:
         return [by_name[name] for name in self.key]
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether several rows have one key, and are one thing."""
+        return self.part is not None and self.part.is_grouped
+
+    @property
+    def hashed_columns(self) -> list[Column]:
+        """The columns that are compared; of rows that are one thing each has its place among them too."""
+        return [column for column in self.columns if column.is_compared] + ([_PLACE] if self.is_grouped else [])
+
+    @property
     def is_ordered(self) -> bool:
         """Whether both sides have its rows in one order, so that a range of keys is the same rows on both."""
-        return bool(self.key) and all(column.sorts_alike for column in self.key_columns)
+        by_key = {self.order("sqlite"), self.order("postgres")} == {self.key} and not self.is_grouped
+        return bool(self.key) and by_key and all(column.sorts_alike for column in self.key_columns)
+
+    def order(self, backend: Backend) -> tuple[str, ...]:
+        """Return the columns by which a backend's rows are read in pages; none for a table without a key."""
+        return self.part.order(backend) if self.part is not None else self.key
+
+    def ordering_columns(self, backend: Backend) -> list[Column]:
+        """Return those columns."""
+        by_name = {column.name: column for column in self.columns}
+        return [by_name[name] for name in self.order(backend)]
 
     @property
     def page(self) -> int:
@@ -150,16 +182,29 @@ class Table:
 
     def key_of(self, row: Row) -> Row:
         """Return the key of a row."""
-        places = {column.name: place for place, column in enumerate(self.columns)}
-        return tuple(row[places[name]] for name in self.key)
+        return self._values([row], self.key)[0]
+
+    def keys_of(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the key of each row."""
+        return self._values(rows, self.key)
+
+    def place_of(self, row: Row, backend: Backend) -> Row:
+        """Return after what the next page of a backend's rows begins, if this row was the last of one."""
+        return self._values([row], self.order(backend))[0]
+
+    def _values(self, rows: Sequence[Row], names: tuple[str, ...]) -> list[Row]:
+        by_name = {column.name: place for place, column in enumerate(self.columns)}
+        # By columns, in loops that run in C for the most part; and where there are none, a row has none.
+        columns = [[row[by_name[name]] for row in rows] for name in names]
+        return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
 
     def others_of(self, row: Row) -> Row:
         """Return what a row has beside its key."""
         return tuple(value for column, value in zip(self.columns, row, strict=True) if column.name not in self.key)
 
     def only(self, names: set[str]) -> Table:
-        """Return the table with these columns of it and its key's."""
-        wanted = names | set(self.key)
+        """Return the table with these columns of it, and those by which it is read."""
+        wanted = names | {*self.key, *self.order("sqlite"), *self.order("postgres")}
         return replace(self, columns=tuple(column for column in self.columns if column.name in wanted))
 
 
@@ -186,6 +231,8 @@ class Plan:
         faults: the first of the values that the target cannot take.
         faulty: how many there are.
         obstacles: why it cannot be done.
+        moved: the sets that are moved as a whole, by what knows them.
+        tenant: whose rows of walpool's own sets the server's are; None is the one without a name.
     """
 
     source: str
@@ -197,6 +244,8 @@ class Plan:
     faults: list[Fault] = field(default_factory=list)
     faulty: int = 0
     obstacles: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    tenant: str | None = None
 
     def found(self, fault: Fault) -> None:
         """Note a value that the target cannot take."""
@@ -206,8 +255,9 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
-        document = asdict(self)
+        document = asdict(replace(self, tables=[replace(table, part=None) for table in self.tables]))
         for table in document["tables"]:
+            del table["part"]  # which is code
             for column in table["columns"]:
                 column["form"] = column["form"].name
         document["faults"] = [fault._asdict() for fault in self.faults]
