@@ -13,7 +13,7 @@ from walpool.memory._operations import MOST, Given, Read, Search, Space, Steps, 
 from walpool.memory._operations import opened as _opened
 from walpool.memory._pages import ListPage, VectorPage
 from walpool.memory._postgres_filters import OWNER, Selection, among, select, under
-from walpool.memory._postgres_vectors import SCORES, bounds, from_server, to_server
+from walpool.memory._postgres_vectors import SCORES, around, bounds, from_server, to_server
 from walpool.memory._rows import meets, time
 from walpool.memory._rows import record as _record
 from walpool.memory.records import (
@@ -247,21 +247,25 @@ def _nearest_rows(
         where += f" AND r.change <= {given(page.change)}"
         at = given(page.score)
         behind = f"(scored.score < {at} OR scored.score = {at} AND scored.key > {given(page.key)})"
-    source = f"SELECT r.key, {scored} AS score, v.embedding FROM memory_records AS r {JOINED} WHERE {where}"
     wanted = given(limit)
-    if page is None and limit <= _MOST_HALVES:
+    source = f"SELECT r.key, {scored} AS score, v.embedding FROM memory_records AS r {JOINED} WHERE {where}"
+    if limit <= _MOST_HALVES:
         middle, error = bounds(asked.metric, query, len(embedding) // 4)
         of_half = f"{middle} AS middle, {error} AS error"
         halves = f"SELECT r.key, {of_half} FROM memory_records AS r {JOINED} WHERE {where}"
-        if selection.of_vectors is not None:
+        if selection.of_vectors is not None and page is None:
             halves = " UNION ALL ".join(
                 f"SELECT v.key, {of_half} FROM memory_vectors AS v WHERE {part}" for part in selection.of_vectors
             )
+        may_be, is_behind = "true", "true"
+        if page is not None:
+            most, least = (given(bound) for bound in around(asked.metric, page.score))
+            may_be, is_behind = f"coalesce(h.middle - h.error <= {most}, true)", f"middle + error < {least}"
         source = f"""WITH halves AS MATERIALIZED ({halves})
             SELECT h.key, {scored} AS score, v.embedding FROM halves AS h
             LEFT JOIN memory_vectors AS v ON v.tenant = ?1 AND v.collection = ?2 AND v.key = h.key
-            WHERE coalesce(h.middle + h.error >= (SELECT middle - error AS least FROM halves
-                ORDER BY least DESC NULLS LAST LIMIT 1 OFFSET {wanted} - 1), true)"""
+            WHERE {may_be} AND coalesce(h.middle + h.error >= (SELECT middle - error AS least FROM halves
+                WHERE {is_behind} ORDER BY least DESC NULLS LAST LIMIT 1 OFFSET {wanted} - 1), true)"""
     return f"""SELECT scored.key, scored.score, scored.embedding FROM ({source}) AS scored
         WHERE {behind} ORDER BY scored.score DESC, scored.key LIMIT {wanted}"""
 

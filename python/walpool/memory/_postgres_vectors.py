@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import struct
 from array import array
+from math import inf, isfinite
 from typing import Final, NamedTuple
 
 from walpool.errors import DataError
 from walpool.memory.records import EmbeddingError, Metric, pack
 from walpool.types import Binary
 
-__all__ = ["SCORES", "Bounds", "bounds", "from_server", "to_server"]
+__all__ = ["SCORES", "Bounds", "around", "bounds", "from_server", "to_server"]
 
 _MOST_DIMS: Final = 16_000
 
@@ -45,7 +46,7 @@ _BOUNDS: Final[dict[Metric, tuple[str, str]]] = {
     # The square of the distance, below zero; last what two scores may differ by and be written as one number.
     "l2": (
         f"""CASE WHEN v.norm IS NULL THEN 0 ELSE 2 * {_LENGTHS} * {_COSINE} - v.norm ^ 2 END
-            - vector_norm({{query}}) ^ 2""",
+            - CASE WHEN {_FITS} THEN vector_norm({{query}}) ^ 2 END""",
         f"2 * {_LENGTHS} * {{off}} + {_SUM} ^ 2 * {{sum_off}} + 1e-12",
     ),
 }
@@ -65,6 +66,15 @@ def bounds(metric: Metric, query: str, dims: int) -> Bounds:
     middle, error = _BOUNDS[metric]
     sum_off = dims / 4_000_000
     return Bounds(middle.format(query=query), error.format(query=query, off=1 / 1_000 + sum_off, sum_off=sum_off))
+
+
+def around(metric: Metric, score: float) -> tuple[float, float]:
+    """Return a score on the scale of `Bounds`, a little above it and a little below."""
+    at = score
+    if metric == "l2":
+        at = 1 - 1 / score if score else -inf
+    rounded = 1e-9 * (1 + abs(at)) if isfinite(at) else 0.0
+    return at + rounded, at - rounded
 
 
 def to_server(embedding: bytes) -> Binary:
