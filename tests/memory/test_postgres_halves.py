@@ -16,11 +16,13 @@ import pytest
 import walpool.memory
 from tests.memory.contract import record
 from walpool import schema
+from walpool.doctor import _vectors
 from walpool.memory import Metric, Query, Weights, pack, postgres
 from walpool.memory import _postgres_roles as roles
 from walpool.memory import _postgres_sql as reads
 from walpool.memory._operations import Read, Search
 from walpool.memory.postgres import MIGRATIONS, PostgresMemoryStore, init_sql
+from walpool.postgres.probe import probe
 
 if TYPE_CHECKING:
     from benches.postgres_server import PostgresServer
@@ -99,6 +101,15 @@ def test_search_looks_at_few_embeddings(postgres_url: str) -> None:
             plan = "\n".join(line for (line,) in store.pool.fetch(f"EXPLAIN (ANALYZE) {read.sql}", read.params))
             (looked_at,) = re.findall(r"CTE Scan on halves h .*actual .*rows=([0-9]+)", plan)
             assert 11 <= int(looked_at) < 30
+
+
+def test_doctor_tells_of_a_pgvector_that_knows_no_halves(postgres_url: str) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        server = probe(pool)
+    found = {
+        version: _vectors(replace(server, vector=version)).verdict for version in ("0.6.2", "0.7.0", "0.10.1", "1.0")
+    }
+    assert found == {"0.6.2": "warning", "0.7.0": "ok", "0.10.1": "ok", "1.0": "ok"}
 
 
 @pytest.fixture

@@ -261,9 +261,11 @@ def _nearest_rows(
         if page is not None:
             most, least = (given(bound) for bound in around(asked.metric, page.score))
             may_be, is_behind = f"coalesce(h.middle - h.error <= {most}, true)", f"middle + error < {least}"
+        # LIMIT: the server expects that half of all are looked at, and would read the table for them once more.
         source = f"""WITH halves AS MATERIALIZED ({halves})
-            SELECT h.key, {scored} AS score, v.embedding FROM halves AS h
-            LEFT JOIN memory_vectors AS v ON v.tenant = ?1 AND v.collection = ?2 AND v.key = h.key
+            SELECT h.key, {scored} AS score, v.embedding
+            FROM halves AS h LEFT JOIN LATERAL (SELECT v.embedding FROM memory_vectors AS v
+                WHERE v.tenant = ?1 AND v.collection = ?2 AND v.key = h.key LIMIT 1) AS v ON true
             WHERE {may_be} AND coalesce(h.middle + h.error >= (SELECT middle - error AS least FROM halves
                 WHERE {is_behind} ORDER BY least DESC NULLS LAST LIMIT 1 OFFSET {wanted} - 1), true)"""
     return f"""SELECT scored.key, scored.score, scored.embedding FROM ({source}) AS scored
