@@ -99,8 +99,27 @@ class OnPostgres(Store):
         return [int(hit.record.id.removeprefix("record-")) for hit in answer]
 
 
+class InOrder(OnPostgres):
+    """The same after what the page on memories advises for searches in scopes: a scope's rows next to each other."""
+
+    name = "walpool-cluster"
+
+    @contextmanager
+    def served(self, url: str) -> Iterator[Any]:
+        self._url = url
+        with super().served(url) as store:
+            yield store
+
+    def settle(self) -> None:
+        import psycopg
+
+        with psycopg.connect(self._url, autocommit=True) as conn:
+            conn.execute("CLUSTER memory_vectors USING memory_vectors_scope")
+        super().settle()
+
+
 class PgvectorByHand(Store):
-    """psycopg and pgvector as both READMEs have it: a table, an index on the scope, an exact search, vectors in binary.
+    """psycopg and pgvector as their pages have it: a table, an index on the scope, an exact search, vectors in binary.
 
     psycopg prepares what is asked time and again. It gives back what a caller shows, and not the embeddings.
     """
@@ -150,7 +169,8 @@ class PgvectorByHand(Store):
     def nearest(self, question: Any, scope: str | None) -> Any:
         where, given = ("", ()) if scope is None else ("WHERE scope = %s", (scope,))
         sql = f"SELECT {self._columns} FROM memories {where} ORDER BY embedding <=> %b LIMIT {LIMIT}"
-        return self._conn.execute(sql, (question, *given, question)).fetchall()
+        rows: list[Any] = self._conn.execute(sql, (question, *given, question)).fetchall()
+        return rows
 
     def numbers(self, answer: Any) -> list[int]:
         return [int(row[0].removeprefix("record-")) for row in answer]
@@ -209,7 +229,7 @@ class PostgresMemory:
 
     @property
     def contenders(self) -> Mapping[str, type[Any]]:
-        return by_name(PgvectorByHand, OnPostgres)
+        return by_name(PgvectorByHand, InOrder, OnPostgres)
 
     def run(self, contender: str, folder: Path, scale: Scale) -> Sample:
         memories = Scoped(Synthetic(scale.rows(self.rows)))
