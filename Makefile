@@ -15,8 +15,11 @@ PYTHON      ?= $(shell $(FIND_PYTHON))
 MATURIN    := $(shell sed -n 's/^requires = \["\(maturin.*\)"\]/\1/p' pyproject.toml)
 CARGO_MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 CARGO      := cargo
+PROCESSES  ?= 2
 ifdef CI
 LOCKED := --locked
+# What is built once needs no notes for the next time.
+export CARGO_INCREMENTAL := 0
 endif
 
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -26,15 +29,20 @@ export PIP_NO_INPUT := 1
 # Byte code is made for what is imported, not for all that is installed: a third off the time to install crewai.
 export PIP_NO_COMPILE := 1
 export CARGO_TERM_QUIET ?= true
+# Cargo starts as many compilers as there are cores, however many commands run beside it.
+export CARGO_MAKEFLAGS :=
 # maturin refuses two environments at once.
 unexport CONDA_PREFIX
 unexport PYTHONHOME
 
 # $(call quietly,COMMAND): what COMMAND printed is shown only if it failed.
-quietly = $(1) >$(VENV)/command.log 2>&1 || { cat $(VENV)/command.log >&2; exit 1; }
+quietly = $(1) >$(VENV)/$(@F).log 2>&1 || { cat $(VENV)/$(@F).log >&2; exit 1; }
 say     = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+# Two chains at once, each command's output in one piece when it is done; the make of macOS knows only the first.
+AT_ONCE := --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help demo test develop lint lint-rust lint-python test-rust test-python torture fuzz bench bench-smallest clean tools
+.PHONY: help demo test develop built lint lint-rust lint-python test-rust test-python torture fuzz bench bench-smallest \
+        checked clean tools
 
 help: ## list these commands
 	@echo "walpool: make COMMAND"
@@ -46,15 +54,25 @@ demo: develop ## CrewAI in sixteen workers, on its defaults and on walpool (unde
 	$(call say,demo)
 	@$(BIN)/python examples/demo.py
 
-test: develop lint test-rust test-python ## everything that CI runs
+# pip waits for the network and for the disk, and compilers for neither: both go on at once, then pytest has all cores.
+test: ## everything that CI runs
+	@$(MAKE) $(AT_ONCE) lint-python checked
+	@$(MAKE) --no-print-directory test-python
 
-develop: $(STAMP) ## build walpool into .venv
-	$(call say,building walpool)
+checked: built
+	@$(MAKE) --no-print-directory lint-rust
+	@$(MAKE) --no-print-directory test-rust
+
+develop: built $(STAMP) ## build walpool into .venv
 	@$(call quietly,$(BIN)/maturin develop --release $(LOCKED))
+
+built: | tools $(BIN)/maturin
+	$(call say,building walpool)
+	@$(call quietly,$(BIN)/maturin develop --release $(LOCKED) --skip-install)
 
 lint: lint-rust lint-python ## format, lints and types
 
-lint-rust: develop
+lint-rust: | tools $(BIN)/python
 	$(call say,cargo fmt)
 	@$(CARGO) fmt --check
 	$(call say,cargo clippy: the engine alone)
@@ -78,7 +96,7 @@ test-rust: tools ## the engine with no Python, each criterion benchmark once
 
 test-python: develop ## pytest, each benchmark at its smallest size
 	$(call say,pytest)
-	@$(BIN)/pytest --benchmark-disable tests benches
+	@$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --benchmark-disable tests benches
 
 torture: develop ## what could lose data, tried at full length: kills, power cuts, disks, forks (an hour)
 	$(call say,torture)
@@ -133,8 +151,15 @@ $(BIN)/python: | tools
 $(BIN)/maturin: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet '$(MATURIN)'
 
+# The packages, not walpool itself, so that it is built meanwhile. pip has a reader of TOML for the Pythons that lack one.
+WANTED := import importlib, sys; \
+  toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli"); \
+  extras = toml.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  named = sys.argv[1].split(",") + ["crewai"] * (sys.version_info < (3, 14)); \
+  print("\n".join(need for extra in named for need in extras[extra]))
+
 $(STAMP): pyproject.toml | tools $(BIN)/maturin
 	$(call say,installing what tests and benchmarks need: crewai is most of it)
-	@extras=$(EXTRAS); $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' && extras=$$extras,crewai; \
-	  $(call quietly,$(BIN)/maturin develop --release $(LOCKED) --extras $$extras)
+	@$(BIN)/python -c '$(WANTED)' $(EXTRAS) >$(VENV)/wanted.txt
+	@$(call quietly,$(BIN)/python -m pip install --requirement $(VENV)/wanted.txt)
 	@touch $@

@@ -23,6 +23,7 @@ from benches.langgraph_workloads import LANGGRAPH_WORKLOADS
 from benches.measure import Timing, busy_thread, run_rounds, run_rounds_of_tasks, run_threads
 from benches.memory_suite import MEMORY_WORKLOADS
 from benches.migrate_workloads import MIGRATE_WORKLOADS
+from benches.postgres_memory import POSTGRES_MEMORY_WORKLOADS
 from benches.targets import AheadOfSteady, AtLeast, AtMost, Faster, Published, Target
 
 
@@ -353,5 +354,6 @@ WORKLOADS: dict[str, Workload] = {
         *LANGGRAPH_WORKLOADS,
         *MEMORY_WORKLOADS,
         *MIGRATE_WORKLOADS,
+        *POSTGRES_MEMORY_WORKLOADS,
     ]
 }

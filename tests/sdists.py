@@ -5,8 +5,8 @@ Knows no project: each `test_upstream*` names its project, its files, and what i
 
 from __future__ import annotations
 
+import ast
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -57,7 +57,11 @@ def source_of(project: str, wanted: str | None = None) -> Path:
                     archive.extractall(folder, filter="data")
                 else:  # a Python 3.10 without its last updates
                     archive.extractall(folder)
-            (folder / found.name).rename(found)
+            try:
+                (folder / found.name).rename(found)
+            except OSError:  # another process was quicker
+                if not found.exists():
+                    raise
     return found
 
 
@@ -77,7 +81,8 @@ def _download(project: str, wanted: str, folder: Path) -> None:
 def run(source: Path, plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a pytest with our `plugin` in a project's source, without the project's own settings."""
     command = [sys.executable, "-m", "pytest", "-p", plugin.stem, "-c", os.devnull, "--rootdir", str(source)]
-    command += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:randomly", "-W", "ignore", *arguments]
+    command += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:langsmith_plugin"]
+    command += ["-W", "ignore", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(plugin.parent)}
     return subprocess.run(
         command, cwd=source, env=environment, capture_output=True, text=True, timeout=590, check=False
@@ -121,7 +126,11 @@ def _modules(source: Path, files: Sequence[str]) -> dict[str, str]:
     return {".".join(path.with_suffix("").parts): path.as_posix() for path in paths}
 
 
-def collected(source: Path, plugin: Path, files: Iterable[str]) -> set[str]:
-    """Return the names of the tests in files, without their parameters."""
-    done = run(source, plugin, "--collect-only", "-q", *sorted(set(files)))
-    return {re.sub(r"\[.*", "", line) for line in done.stdout.splitlines()}
+def functions(source: Path, files: Iterable[str]) -> set[str]:
+    """Return the names of the test functions in files, as pytest writes them; read, since to collect is to import."""
+    return {
+        f"{file}::{node.name}"
+        for file in set(files)
+        for node in ast.parse((source / file).read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }

@@ -99,6 +99,7 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "langgraph-32k-100": 2,
         "migrate-million": 2,
         "migrate-vectors": 1,
+        "postgres-memory-scope": 1,
     }
 
 

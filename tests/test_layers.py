@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -262,14 +263,17 @@ def is_python_module(*parts: str) -> bool:
     return bool(parts[-1]) and (exists or ".".join(parts) in PYTHON_FLOORS)
 
 
-def python_imports(file: Path) -> Iterator[str]:
-    """Yield the dotted name of each thing that the file imports, anywhere in it; each `from a import b` is `a.b`."""
+@cache  # each file is asked for by each package
+def python_imports(file: Path) -> tuple[str, ...]:
+    """Return the dotted name of each thing that the file imports, anywhere in it; each `from a import b` is `a.b`."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def test_every_python_module_has_a_floor() -> None:

@@ -18,6 +18,8 @@ from benches.workloads import WORKLOADS
 # crewai's records call datetime.utcnow(), which Python 3.12 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 
+TRIES = 10  # a window lasts ten milliseconds, and may pass while other processes have the cores
+
 # At the smallest size those of three sizes differ in little: everybody runs the middle one, walpool all of them. In
 # processes of their own the imports of CrewAI would take longer than all else here.
 ENTRIES = [
@@ -44,11 +46,14 @@ def test_contender_of_a_workload_on_memories_finds_and_keeps_what_it_should(
     if reason is not None:
         pytest.skip(reason)
 
-    sample = run._once(workload, contender, parent, harness.SMALLEST)
-
-    assert sample.wrong == ()
-    assert sample.errors == Counter()
-    assert next(iter(sample.figures.values())) > 0
+    for _ in range(TRIES):
+        sample = run._once(workload, contender, parent, harness.SMALLEST)
+        assert sample.wrong == ()
+        assert sample.errors == Counter()
+        if next(iter(sample.figures.values())) > 0:
+            break
+    else:
+        pytest.fail(f"nothing was done in any of {TRIES} windows: {sample.figures}")
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("bench-")] == []
 
 

@@ -221,6 +221,8 @@ def _vectors(server: Server) -> Finding:
         return Finding("vectors", "warning", "pgvector is not installed on the server: memory stores need it")
     if not server.vector:
         return Finding("vectors", "warning", "pgvector is there, not in this database: CREATE EXTENSION vector")
+    if tuple(map(int, server.vector.split(".")[:2])) < (0, 7):
+        return Finding("vectors", "warning", f"pgvector {server.vector}: memory stores need 0.7 or newer")
     return Finding("vectors", "ok", f"pgvector {server.vector}")
 
 

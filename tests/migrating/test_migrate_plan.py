@@ -15,6 +15,7 @@ import walpool
 from walpool.errors import ConfigError
 from walpool.migrating import Column, Plan, Refused
 from walpool.postgres.binary import Form
+from walpool.settings import Settings
 
 BAD: list[tuple[str, str, Any, str, Any]] = [
     # declared, the value as SQL, what it is replaced by, what is said, a good value beside it
@@ -169,7 +170,7 @@ def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_ur
     with walpool.get_pool(postgres_url) as pool:
         pool.script("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": move})
-    assert seen == [(str(tmp_path / "a.db"), postgres_url)]
+    assert [(Settings.load(file).path, url) for file, url in seen] == [(str(tmp_path / "a.db"), postgres_url)]
     assert moved.tables[-1].buckets == ["one record differs"]
     assert not moved.is_same
 

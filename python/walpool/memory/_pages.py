@@ -260,4 +260,6 @@ def _canonical(value: object) -> str:
         return "[" + ",".join(map(_canonical, value)) + "]"
     if isinstance(value, datetime):
         return f"time {value.astimezone(timezone.utc).isoformat()}"
+    if isinstance(value, bytes):  # an embedding, whose repr would cost more than all else
+        return f"bytes {hashlib.blake2b(value).hexdigest()}"
     return repr(value)

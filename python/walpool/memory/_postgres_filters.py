@@ -23,8 +23,11 @@ class Selection:
     """Which rows of `memory_records AS r` take part: those that meet all of it, in the space."""
 
     conditions: tuple[str, ...] = ()
-    of_vectors: str | None = None
-    """The condition on `memory_vectors AS v`, where it knows enough: of a scope, or of nothing but the space."""
+    of_vectors: tuple[str, ...] | None = None
+    """Conditions on `memory_vectors AS v`, where it knows enough: of a scope, or of nothing but the space.
+
+    A row meets one of them at most; each is one range of the index, so that the server knows how many rows to expect.
+    """
     python: Mapping[Any, Any] = field(default_factory=dict)
     """What Python has to compare with the metadata of the rows that SQL leaves (`_rows.meets`)."""
 
@@ -36,7 +39,7 @@ class Selection:
 
 def select(space: Space, query: Query, given: Given) -> Selection:
     """Return the selection of `query`; its values are added to the parameters."""
-    conditions = [] if query.scope is None else [under(query.scope, given)]
+    conditions, ranges = ([], ["true"]) if query.scope is None else _within(query.scope, given)
     if query.ids is not None:
         conditions.append(ids_are(query.ids, given))
     if query.categories is not None:
@@ -51,18 +54,25 @@ def select(space: Space, query: Query, given: Given) -> Selection:
             conditions.append(marks.condition(space, key, wanted, given))
     of_vectors = None
     if query == Query(scope=query.scope):
-        in_scope = [condition.replace("r.scope", "v.scope") for condition in conditions]
-        of_vectors = " AND ".join(("v.tenant = ?1 AND v.collection = ?2", *in_scope))
+        of_vectors = tuple(f"v.tenant = ?1 AND v.collection = ?2 AND {part}" for part in ranges)
     return Selection(tuple(conditions), of_vectors, python)
 
 
 def under(scope: str, given: Given) -> str:
     """Return the condition that holds for `scope` and what lies below it: one range of the index."""
+    return _within(scope, given)[0][0]
+
+
+def _within(scope: str, given: Given) -> tuple[list[str], list[str]]:
+    """Return the condition that holds for `scope` and what lies below it, and the same on vectors, in two ranges."""
     if "\0" in scope:
-        return "false"  # no record has one, and PostgreSQL no such text
+        return ["false"], ["false"]  # no record has one, and PostgreSQL no such text
     # "0" is the character after "/": behind it lie neighbours such as /ab, before it those such as /a-b.
     itself, below, behind = given(scope), given(scope + "/"), given(scope + "0")
-    return f"(r.scope >= {itself} AND r.scope < {behind} AND (r.scope = {itself} OR r.scope >= {below}))"
+    return (
+        [f"(r.scope >= {itself} AND r.scope < {behind} AND (r.scope = {itself} OR r.scope >= {below}))"],
+        [f"v.scope = {itself}", f"v.scope >= {below} AND v.scope < {behind}"],
+    )
 
 
 def ids_are(ids: Iterable[str], given: Given) -> str:

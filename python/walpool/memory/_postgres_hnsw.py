@@ -63,7 +63,7 @@ class HnswFinder(PostgresFinder):
             found = yield from _candidates(chosen.space, asked, embedding, depth)
             if len(found) >= depth:
                 given = Given(chosen.space)
-                best = reads.nearest_keys(given, Selection((among(found, given),)), asked, embedding, depth, None)
+                best = reads.nearest_keys(given, Selection((among(found, given),)), asked, embedding, depth)
                 rows = yield from ask(Read(best, given.values, list))
                 if rows[-1][1] > 0:
                     return [row[0] for row in rows]

@@ -2,7 +2,7 @@
 
     memory_spaces       one row a collection of a tenant: its dims, its word index, and the number of its latest change
     memory_records      one row a record; `key` is the change with which it was first saved, `change` the latest one
-    memory_vectors      key -> scope and embedding, NULL where there is none; one row a record
+    memory_vectors      key -> scope and embedding, NULL where there is none, and its half; one row a record
 
 The tenant is on every row and first in every key, and no sequence gives a number: a job locks the row of its space and
 counts on from there. So the changes of a space are numbered in the order in which they are committed, and what a
@@ -12,9 +12,13 @@ their turn; of the jobs that wait at once, group commit makes one turn.
 What is derived from a record (`_postgres_words`, `_postgres_marks`) is made by whoever writes it, in the same
 statement: no triggers. `check` compares it and `rebuild` makes it anew, as after a copy by other means.
 
-An embedding of up to 2,000 dims lies in its row rather than beside it (toast_tuple_target): a search that reads
-hundreds of them reads as many pages, and follows no pointers. The scope lies there too: most searches ask for nothing
-else, and need not look for each embedding by its key (measured: half of such a search).
+A search reads hundreds of embeddings to return ten records. So the row of one has its direction in half precision, and
+its length: enough to tell nearly all that cannot belong to the answer (`_postgres_vectors`), in a third of the page
+that the embedding itself would take with what surrounds it. That one lies beside the row, unless both are small
+(toast_tuple_target: two rows a page at least); the half never does (MAIN), since its pointer would cost more to follow
+than all else of a search. The scope lies there too: most searches ask for nothing else, and need not look for each
+embedding by its key (measured: half of such a search). The server makes the half itself, so that whoever writes an
+embedding, by COPY for instance, writes it too.
 """
 
 from __future__ import annotations
@@ -77,5 +81,16 @@ _VERSION_1: Final = (
     "CREATE INDEX memory_records_words ON memory_records USING gin (words)",
 )
 
-MIGRATIONS: Final = (_VERSION_1,)
+# Of a length that neither overflows half precision nor vanishes there; others are looked at themselves. One statement,
+# and so one rewriting of the table, which asks no policy: an UPDATE by an owner under FORCE would find no rows.
+_VERSION_2: Final = (
+    """ALTER TABLE memory_vectors
+        SET (toast_tuple_target = 4080),
+        ADD COLUMN half HALFVEC GENERATED ALWAYS AS (CASE WHEN vector_norm(embedding) BETWEEN 1e-12 AND 1e12
+            THEN CAST(l2_normalize(embedding) AS HALFVEC) END) STORED,
+        ALTER COLUMN half SET STORAGE MAIN,
+        ADD COLUMN norm DOUBLE PRECISION GENERATED ALWAYS AS (vector_norm(embedding)) STORED""",
+)
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """The statements of each version; a published one never changes."""

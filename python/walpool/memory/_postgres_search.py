@@ -118,7 +118,7 @@ class PostgresFinder(Finder[Ground]):
 
     def near(self, asked: Search, embedding: bytes, chosen: Chosen, depth: int) -> Steps[list[int]]:
         given = Given(chosen.space)
-        best = reads.nearest_keys(given, _selection(chosen, given), asked, embedding, depth, None)
+        best = reads.nearest_keys(given, _selection(chosen, given), asked, embedding, depth)
         return (yield from ask(Read(best, given.values, lambda rows: [row[0] for row in rows])))
 
     def facts(self, space: Space, keys: Sequence[int], change: int) -> Read[dict[int, Facts]]:

@@ -13,7 +13,7 @@ from walpool.memory._operations import MOST, Given, Read, Search, Space, Steps, 
 from walpool.memory._operations import opened as _opened
 from walpool.memory._pages import ListPage, VectorPage
 from walpool.memory._postgres_filters import OWNER, Selection, among, select, under
-from walpool.memory._postgres_vectors import SCORES, from_server, to_server
+from walpool.memory._postgres_vectors import SCORES, around, bounds, from_server, to_server
 from walpool.memory._rows import meets, time
 from walpool.memory._rows import record as _record
 from walpool.memory.records import (
@@ -40,6 +40,8 @@ COLUMNS: Final = """r.id, r.content, r.scope, r.metadata, r.importance, r.create
 _WIDTH: Final = 11  # columns
 JOINED: Final = """LEFT JOIN memory_vectors AS v
     ON v.tenant = r.tenant AND v.collection = r.collection AND v.key = r.key"""
+_MOST_HALVES: Final = 1_000
+"""Hits; for more of them their halves are not looked at first, since the embeddings are read in any case."""
 _SPACE: Final = "FROM memory_spaces AS s WHERE s.tenant = ?1 AND s.collection = ?2"
 
 
@@ -193,13 +195,13 @@ def _nearest(
 ) -> Read[Hits]:
     # With other dims nothing is scored, and the row of the space is there to say so.
     fits = f"coalesce(s.dims, {len(embedding) // 4}) = {len(embedding) // 4}"
-    of_vectors = None if selection.of_vectors is None else f"{selection.of_vectors} AND {fits}"
+    of_vectors = selection.of_vectors and tuple(f"{part} AND {fits}" for part in selection.of_vectors)
     selection = replace(selection, conditions=(*selection.conditions, fits), of_vectors=of_vectors)
-    best = nearest_keys(given, selection, asked, embedding, min(asked.limit, MOST) + 1, page)
-    sql = f"""SELECT {COLUMNS}, s.dims, s.epoch, s.change, best.score, r.key FROM memory_spaces AS s
-        LEFT JOIN LATERAL ({best}) AS best ON true
-        LEFT JOIN memory_records AS r ON {OWNER} AND r.key = best.key {JOINED}
-        WHERE s.tenant = ?1 AND s.collection = ?2 ORDER BY best.score DESC, best.key"""
+    best = _nearest_rows(given, selection, asked, embedding, min(asked.limit, MOST) + 1, page)
+    sql = f"""SELECT {COLUMNS}, s.dims, s.epoch, s.change, v.score, r.key FROM memory_spaces AS s
+        LEFT JOIN LATERAL ({best}) AS v ON true
+        LEFT JOIN memory_records AS r ON {OWNER} AND r.key = v.key
+        WHERE s.tenant = ?1 AND s.collection = ?2 ORDER BY v.score DESC, v.key"""
     return Read(sql, given.values, lambda rows: _page_of_hits(rows, asked, embedding, page, bound))
 
 
@@ -224,26 +226,59 @@ def _page_of_hits(rows: list[Row], asked: Search, embedding: bytes, page: Vector
     return hits
 
 
-def nearest_keys(
+def nearest_keys(given: Given, selection: Selection, asked: Search, embedding: bytes, limit: int) -> str:
+    """Return the SELECT of key and score of the best records, in order."""
+    best = _nearest_rows(given, selection, asked, embedding, limit, None)
+    return f"SELECT best.key, best.score FROM ({best}) AS best ORDER BY best.score DESC, best.key"
+
+
+def _nearest_rows(
     given: Given, selection: Selection, asked: Search, embedding: bytes, limit: int, page: VectorPage | None
 ) -> str:
-    """Return the SELECT of key and score of the best records, in order."""
-    scored = score(asked.metric, embedding, given)
+    """Return the SELECT of key, score and embedding of the best records, in order.
+
+    First by what the halves of the embeddings tell. Those that may belong to the answer are scored: as many as are
+    wanted, and those that come too near to the last of them to tell.
+    """
+    query = _vector(embedding, given)
+    scored = SCORES[asked.metric].format(query=query)
     where, behind = selection.where, "true"
     if page is not None:
         where += f" AND r.change <= {given(page.change)}"
         at = given(page.score)
         behind = f"(scored.score < {at} OR scored.score = {at} AND scored.key > {given(page.key)})"
-    source = f"SELECT r.key, {scored} AS score FROM memory_records AS r {JOINED} WHERE {where}"
-    if selection.of_vectors is not None and page is None:
-        source = f"SELECT v.key, {scored} AS score FROM memory_vectors AS v WHERE {selection.of_vectors}"
-    return f"""SELECT scored.key, scored.score FROM ({source}) AS scored
-        WHERE {behind} ORDER BY scored.score DESC, scored.key LIMIT {given(limit)}"""
+    wanted = given(limit)
+    source = f"SELECT r.key, {scored} AS score, v.embedding FROM memory_records AS r {JOINED} WHERE {where}"
+    if limit <= _MOST_HALVES:
+        middle, error = bounds(asked.metric, query, len(embedding) // 4)
+        of_half = f"{middle} AS middle, {error} AS error"
+        halves = f"SELECT r.key, {of_half} FROM memory_records AS r {JOINED} WHERE {where}"
+        if selection.of_vectors is not None and page is None:
+            halves = " UNION ALL ".join(
+                f"SELECT v.key, {of_half} FROM memory_vectors AS v WHERE {part}" for part in selection.of_vectors
+            )
+        may_be, is_behind = "true", "true"
+        if page is not None:
+            most, least = (given(bound) for bound in around(asked.metric, page.score))
+            may_be, is_behind = f"coalesce(h.middle - h.error <= {most}, true)", f"middle + error < {least}"
+        # LIMIT: the server expects that half of all are looked at, and would read the table for them once more.
+        source = f"""WITH halves AS MATERIALIZED ({halves})
+            SELECT h.key, {scored} AS score, v.embedding
+            FROM halves AS h LEFT JOIN LATERAL (SELECT v.embedding FROM memory_vectors AS v
+                WHERE v.tenant = ?1 AND v.collection = ?2 AND v.key = h.key LIMIT 1) AS v ON true
+            WHERE {may_be} AND coalesce(h.middle + h.error >= (SELECT middle - error AS least FROM halves
+                WHERE {is_behind} ORDER BY least DESC NULLS LAST LIMIT 1 OFFSET {wanted} - 1), true)"""
+    return f"""SELECT scored.key, scored.score, scored.embedding FROM ({source}) AS scored
+        WHERE {behind} ORDER BY scored.score DESC, scored.key LIMIT {wanted}"""
 
 
 def score(metric: Metric, embedding: bytes, given: Given) -> str:
     """Return the SQL of how near `memory_vectors AS v` is to an embedding."""
-    return SCORES[metric].format(query=f"CAST({given(to_server(embedding))} AS VECTOR)")
+    return SCORES[metric].format(query=_vector(embedding, given))
+
+
+def _vector(embedding: bytes, given: Given) -> str:
+    return f"CAST({given(to_server(embedding))} AS VECTOR)"
 
 
 def narrowed(space: Space, query: Query) -> Steps[tuple[Given, Selection]]:

@@ -18,6 +18,7 @@ _CHUNK: Final = 500
 _OWNED: Final = "tenant = ?1 AND collection = ?2"
 _ORPHANS: Final = """v.tenant = ?1 AND v.collection = ?2 AND NOT EXISTS (SELECT 1 FROM memory_records AS r
     WHERE r.tenant = ?1 AND r.collection = ?2 AND r.key = v.key)"""
+_LENGTH: Final = "coalesce(vector_dims(v.half), vector_dims(v.embedding))"  # the half lies in the row
 _NEXT_EPOCH: Final = f"UPDATE memory_spaces SET epoch = epoch + 1 WHERE {_OWNED}"
 # Text as text: two vectors that differ in no word are the same text.
 _DERIVED: Final = """json_to_recordset(CAST(?3 AS JSON)) AS g (key BIGINT, change BIGINT, words TEXT, folded TEXT,
@@ -31,10 +32,10 @@ _CHECKS: Final = (
     ),
     (
         "memory_vectors: {} embeddings have another length than the dims",
-        """SELECT count(*) FROM memory_vectors AS v JOIN memory_spaces AS s
+        f"""SELECT count(*) FROM memory_vectors AS v JOIN memory_spaces AS s
             ON s.tenant = v.tenant AND s.collection = v.collection
             WHERE v.tenant = ?1 AND v.collection = ?2 AND v.embedding IS NOT NULL
-            AND vector_dims(v.embedding) IS DISTINCT FROM s.dims""",
+            AND {_LENGTH} IS DISTINCT FROM s.dims""",
     ),
     (
         "memory_vectors: {} records have no row there, or one of another scope",
@@ -98,7 +99,7 @@ def rebuild(space: Space) -> Steps[None]:
         yield from ask(Write([(LOCK, space[:2]), (sql, (*space[:2], made))], nothing))
         last = rows[-1][0]
     latest = f"SELECT greatest(s.change, max(r.change), max(r.key)) FROM memory_records AS r WHERE {OWNER}"
-    dims = f"SELECT max(vector_dims(v.embedding)) FROM memory_vectors AS v WHERE {_OWNED}"
+    dims = f"SELECT max({_LENGTH}) FROM memory_vectors AS v WHERE {_OWNED}"
     statements = (
         LOCK,
         f"DELETE FROM memory_vectors AS v WHERE {_ORPHANS}",
