@@ -9,12 +9,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, FlowState, listen, start
 from crewai.flow.persistence import persist
+from crewai.memory.types import MemoryRecord
+from crewai.memory.unified_memory import Memory
 from crewai.state.checkpoint_config import CheckpointConfig
 from crewai.state.provider.sqlite_provider import SqliteProvider
 from helpers import run_together
@@ -30,6 +34,7 @@ from walpool.crewai import (
     install,
 )
 from walpool.crewai.checkpoint import CheckpointFiles, is_checkpoint_location
+from walpool.errors import ConfigError
 
 pytestmark = pytest.mark.postgres
 
@@ -205,6 +210,76 @@ def test_restored_persistence_takes_the_password_from_where_this_process_has_it(
     assert _database.full_url(shown) == full
     monkeypatch.setenv("WALPOOL_URL", "postgresql://other:geheim@host/name")
     assert _database.full_url(shown) == shown
+
+
+def use_every_component(word: str, place: str) -> None:
+    """Store something of each kind through what CrewAI would take for its own."""
+    memory = Memory(embedder=lambda texts: [[1.0, 2.0] for _ in texts])
+    storage: Any = memory._storage
+    storage.save([MemoryRecord(id="m", content=word, embedding=[1.0, 2.0])])
+
+    @persist()
+    class Saying(Flow[Count]):
+        @start()
+        def first(self) -> None:
+            self.state.count = len(word)
+
+    Saying().kickoff(inputs={"id": "flow"})
+    agent = Agent(role="analyst", goal="figures", backstory="counts", llm=ScriptedLLM())
+    Crew(agents=[agent], tasks=[Task(description=word, expected_output="a figure", agent=agent)]).kickoff()
+    SqliteProvider().checkpoint(json.dumps(word), place)
+
+
+def flows_of(url: str, tenant: str | None) -> closing[WalpoolFlowPersistence]:
+    return closing(WalpoolFlowPersistence(url, settings={"tenant": tenant}))
+
+
+TABLES = ("memory_records", "flow_states", "latest_kickoff_task_outputs", "crewai_checkpoints")
+
+
+def test_installation_for_a_tenant_keeps_every_component_to_the_rows_of_that_tenant(postgres_url: str) -> None:
+    for tenant in ("acme", "other"):
+        with install(postgres_url, tenant=tenant) as installation:
+            assert installation.report[0].replaced
+            use_every_component(tenant, postgres_url)
+            storage: Any = Memory(embedder=lambda texts: [[1.0, 2.0] for _ in texts])._storage
+            assert [record.content for record in storage.list_records()] == [tenant]
+    with walpool.get_pool(postgres_url) as pool:
+        for table in TABLES:
+            found = [name for (name,) in pool.fetch(f"SELECT DISTINCT tenant FROM {table} ORDER BY tenant")]
+            assert found == ["acme", "other"], table
+    with flows_of(postgres_url, "acme") as flows:
+        assert flows.load_state("flow")["count"] == len("acme")
+
+
+def test_file_that_a_crew_names_under_a_tenant_is_opened_without_one(postgres_url: str, database: Path) -> None:
+    with install(postgres_url, tenant="acme"):
+        stored = SqliteProvider().checkpoint('"kept"', str(database))
+        assert SqliteProvider().from_checkpoint(stored) == '"kept"'
+        storage: Any = Memory(storage=str(database.with_name("m.db")))._storage
+        storage.save([MemoryRecord(id="m", content="kept", embedding=[1.0])])
+        assert storage.count() == 1
+
+
+def test_tenant_is_refused_for_a_file_and_beside_another_tenant(postgres_url: str, database: Path) -> None:
+    with pytest.raises(ConfigError, match="tenant= is for a server"):
+        install(database, tenant="acme")
+    with install(postgres_url, tenant="acme", components=("flow",)) as first:
+        with pytest.raises(ConfigError, match="tenant='other'"):
+            install(postgres_url, tenant="other", components=("flow",))
+        with install(components=("flow",)) as again:  # says nothing else
+            assert again is first
+    assert not first.installed
+
+
+def test_restored_persistence_of_a_tenant_reads_the_rows_of_that_tenant(postgres_url: str) -> None:
+    with flows_of(postgres_url, "acme") as flows:
+        flows.save_state("f", "m", {"of": "acme"})
+        restored = WalpoolFlowPersistence.model_validate(json.loads(flows.model_dump_json()))
+        assert restored.load_state("f") == {"of": "acme"}
+        restored.close()
+    with flows_of(postgres_url, None) as flows:
+        assert flows.load_state("f") is None
 
 
 def test_environment_names_the_server(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

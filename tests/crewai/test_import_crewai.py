@@ -23,6 +23,7 @@ from crewai.memory.types import MemoryRecord
 from crewai.state.provider.json_provider import JsonProvider
 
 import walpool
+import walpool.memory
 from walpool import cli
 from walpool.crewai import (
     CrewReport,
@@ -37,6 +38,7 @@ from walpool.errors import ConfigError
 from walpool.memory import pack
 
 DAY = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc).replace(tzinfo=None)  # as CrewAI has them
+BRANCHES = ("main", "fork/one")
 LONG_TERM = """CREATE TABLE long_term_memories (id INTEGER PRIMARY KEY AUTOINCREMENT, task_description TEXT,
     metadata TEXT, datetime TEXT, score REAL)"""
 
@@ -115,31 +117,36 @@ def tree(folder: Path) -> dict[str, tuple[int, str]]:
     return {str(f): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files}
 
 
-def dump(path: Path) -> list[str]:
+def checkpoints(place: str, branch: str = "main") -> str:
+    """Return where the checkpoints of a branch lie, as SQL, in the order in which they were made."""
+    table, order = ("crewai_checkpoints", "place") if "://" in place else ("checkpoints", "rowid")
+    return f"{table} WHERE branch = '{branch}' ORDER BY {order}"
+
+
+def dump(place: Path | str) -> list[str]:
     """Return what a database holds, but for what is derived, and numbers that tell in how many jobs it was filled."""
-    with walpool.Pool(path) as pool:
+    with walpool.memory.open(place) as store:
+        found = sorted(repr(record) for record in store.iterate())
+    with walpool.get_pool(place) as pool:
         queries = (
-            """SELECT r.id, s.path, r.content, r.categories, r.metadata, r.importance, r.created_at, r.accessed_at,
-                r.source, r.private, v.embedding FROM memory_records AS r JOIN memory_scopes AS s USING (scope)
-                JOIN memory_vectors AS v USING (key) ORDER BY r.id""",
             "SELECT flow_uuid, method_name, timestamp, state_json FROM flow_states ORDER BY flow_uuid, id",
-            "SELECT * FROM latest_kickoff_task_outputs ORDER BY task_id",
+            "SELECT task_id, output, inputs, timestamp FROM latest_kickoff_task_outputs ORDER BY task_id",
             "SELECT task_description, metadata, datetime, score FROM long_term_memories ORDER BY 1, 2, 3",
             "SELECT flow_uuid, context_json, state_json FROM pending_feedback ORDER BY flow_uuid",
-            "SELECT id, created_at, parent_id, branch, data FROM checkpoints ORDER BY rowid",
+            *(f"SELECT id, created_at, parent_id, branch, data FROM {checkpoints(str(place), b)}" for b in BRANCHES),
         )
-        return [repr(row) for query in queries for row in pool.fetch(query)]
+        return found + [repr(row) for query in queries for row in pool.fetch(query)]
 
 
 def by_table(report: CrewReport) -> dict[str, Any]:
     return {part.table: part for part in report.parts}
 
 
-def test_everything_that_crewai_stored_is_there_afterwards_through_walpools_classes(made: Path, database: Path) -> None:
+def test_everything_that_crewai_stored_is_there_afterwards_through_walpools_classes(made: Path, place: str) -> None:
     before = tree(made)
     steps: dict[str, list[tuple[int, int]]] = {}
     report = import_crewai(
-        made, database, progress=lambda done, total, what: steps.setdefault(what, []).append((done, total))
+        made, place, progress=lambda done, total, what: steps.setdefault(what, []).append((done, total))
     )
     assert tree(made) == before
     assert report.is_verified, report.as_dict()
@@ -154,38 +161,39 @@ def test_everything_that_crewai_stored_is_there_afterwards_through_walpools_clas
     assert all(told[0][0] == 0 and told[-1][0] == told[-1][1] > 0 for told in steps.values())
     assert set(steps) == set(by_table(report))
 
-    storage = WalpoolStorage(str(database))
+    storage = WalpoolStorage(place)
     for wanted in memories():
         found = storage.get_record(wanted.id)
         assert found is not None
         expected = wanted.model_copy(update={"content": "updated"}) if wanted.id.startswith("00000003") else wanted
         assert found.model_dump() == expected.model_dump()
         assert found.embedding is None if wanted.embedding is None else pack(found.embedding) == pack(wanted.embedding)
-    flows = WalpoolFlowPersistence(str(database))
+    flows = WalpoolFlowPersistence(place)
     assert flows.load_state("flow-1") == {"n": 4, "text": "é"}
     assert flows.load_pending_feedback("flow-2") == ({"asked": True}, waits_for("flow-2"))
-    loaded = WalpoolKickoffStorage(str(database)).load()
+    loaded = WalpoolKickoffStorage(place).load()
     assert loaded == KickoffTaskOutputsSQLiteStorage(str(made / "latest_kickoff_task_outputs.db")).load()
-    lessons = WalpoolLongTermStorage(str(database)).load("task", 10)
+    lessons = WalpoolLongTermStorage(place).load("task", 10)
     assert lessons is not None
     assert [row["score"] for row in lessons] == [1.5, 1.5, 1.0, 1.0, 0.5, 0.5, 0, 0]
-    with walpool.Pool(database) as pool:
-        rows = pool.fetch("SELECT id, parent_id, branch FROM checkpoints ORDER BY rowid")
+    with walpool.get_pool(place) as pool:
+        main = pool.fetch(f"SELECT id, parent_id FROM {checkpoints(place, 'main')}")
+        fork = pool.fetch(f"SELECT id, parent_id FROM {checkpoints(place, 'fork/one')}")
     provider = WalpoolCheckpointProvider()
-    restored = [json.loads(provider.from_checkpoint(f"{database}#{name}")) for name, _, _ in rows]
-    assert restored == [{"n": 0}, {"fork": 0}, {"n": 1}, {"fork": 1}, {"n": 2}, {"fork": 2}]
-    assert [branch for _, _, branch in rows] == ["main", "fork/one"] * 3
-    assert [parent for _, parent, _ in rows] == [None, rows[0][0], None, rows[2][0], None, rows[4][0]]
+    restored = [[json.loads(provider.from_checkpoint(f"{place}#{name}")) for name, _ in rows] for rows in (main, fork)]
+    assert restored == [[{"n": 0}, {"n": 1}, {"n": 2}], [{"fork": 0}, {"fork": 1}, {"fork": 2}]]
+    assert [parent for _, parent in main] == [None] * 3
+    assert [parent for _, parent in fork] == [name for name, _ in main]
 
 
-def test_second_run_adds_nothing_and_changes_nothing(made: Path, database: Path) -> None:
-    import_crewai(made, database)
-    before = dump(database)
-    report = import_crewai(made, database)
+def test_second_run_adds_nothing_and_changes_nothing(made: Path, place: str) -> None:
+    import_crewai(made, place)
+    before = dump(place)
+    report = import_crewai(made, place)
     assert report.is_verified
     assert report.added == 0
     assert sum(part.present for part in report.parts) == 55
-    assert dump(database) == before
+    assert dump(place) == before
 
 
 def test_dry_run_says_what_would_be_added_and_writes_nothing(made: Path, database: Path) -> None:
@@ -197,9 +205,9 @@ def test_dry_run_says_what_would_be_added_and_writes_nothing(made: Path, databas
     assert import_crewai(made, database, dry_run=True).added == 0
 
 
-def test_search_finds_what_lancedb_finds_with_its_scores(made: Path, database: Path) -> None:
-    import_crewai(made, database)
-    lance, ours = LanceDBStorage(made / "memory", compact_every=0), WalpoolStorage(str(database))
+def test_search_finds_what_lancedb_finds_with_its_scores(made: Path, place: str) -> None:
+    import_crewai(made, place)
+    lance, ours = LanceDBStorage(made / "memory", compact_every=0), WalpoolStorage(place)
     for query in ([3.0, -1.0, 0.0], [29.0, 0.0, 0.5]):
         theirs = [(record.id, pytest.approx(score, rel=1e-5)) for record, score in lance.search(query, limit=8)]
         assert [(record.id, score) for record, score in ours.search(query, limit=8)] == theirs
@@ -209,15 +217,15 @@ def test_search_finds_what_lancedb_finds_with_its_scores(made: Path, database: P
 
 
 def test_flow_that_went_on_in_walpool_is_left_alone_and_one_that_went_on_in_crewai_goes_on(
-    source: Path, database: Path
+    source: Path, place: str
 ) -> None:
-    import_crewai(source, database)
+    import_crewai(source, place)
     theirs = SQLiteFlowPersistence(str(source / "flow_states.db"))
-    ours = WalpoolFlowPersistence(str(database))
+    ours = WalpoolFlowPersistence(place)
     ours.save_state("flow-1", "later", {"n": "ours"})
     ours.clear_pending_feedback("flow-2")  # it was answered
     theirs.save_state("flow-3", "new", {"n": "theirs"})
-    report = import_crewai(source, database)
+    report = import_crewai(source, place)
     assert report.is_verified
     assert report.added == 1
     assert ours.load_state("flow-1") == {"n": "ours"}
@@ -226,38 +234,38 @@ def test_flow_that_went_on_in_walpool_is_left_alone_and_one_that_went_on_in_crew
     assert by_table(report)["flow states"].notes == ["flow 'flow-2': what it waited for was answered in the target"]
     theirs.save_state("flow-3", "newer", {"n": "theirs again"})
     theirs.save_state("flow-1", "newer", {"n": "theirs again"})
-    report = import_crewai(source, database)
+    report = import_crewai(source, place)
     assert [difference.subject for difference in by_table(report)["flow states"].differences] == ["flow 'flow-1'"]
     assert ours.load_state("flow-1") == {"n": "ours"}
     assert ours.load_state("flow-3") == {"n": "theirs again"}
 
 
-def test_outputs_of_a_later_kickoff_are_not_mixed_with_those_of_an_earlier_one(source: Path, database: Path) -> None:
-    import_crewai(source, database)
-    ours = WalpoolKickoffStorage(str(database))
+def test_outputs_of_a_later_kickoff_are_not_mixed_with_those_of_an_earlier_one(source: Path, place: str) -> None:
+    import_crewai(source, place)
+    ours = WalpoolKickoffStorage(place)
     ours.delete_all()
     ours.add(task(7), {"raw": "later"}, 0)
-    report = import_crewai(source, database)
+    report = import_crewai(source, place)
     assert report.is_verified
     assert "later kickoff" in by_table(report)["kickoff outputs"].notes[0]
     assert [row["task_id"] for row in ours.load()] == ["task-7"]
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         pool.execute("UPDATE latest_kickoff_task_outputs SET timestamp = '2001-01-01 00:00:00'")
-    assert not import_crewai(source, database).is_verified
+    assert not import_crewai(source, place).is_verified
     assert [row["task_id"] for row in ours.load()] == ["task-7"]
 
 
 def test_memory_that_was_recalled_since_is_the_same_and_one_that_was_changed_is_left_alone(
-    made: Path, database: Path
+    made: Path, place: str
 ) -> None:
-    import_crewai(made, database)
-    ours = WalpoolStorage(str(database))
+    import_crewai(made, place)
+    ours = WalpoolStorage(place)
     one, two = memories()[0], memories()[1]
     ours.touch_records([one.id])
     touched = ours.get_record(one.id)
-    assert import_crewai(made, database).is_verified
+    assert import_crewai(made, place).is_verified
     ours.update(two.model_copy(update={"content": "ours"}))
-    report = import_crewai(made, database)
+    report = import_crewai(made, place)
     assert by_table(report)["LanceDB memories"].differences == [
         (f"record {two.id!r}", "the target has it with other content: left alone")
     ]
@@ -265,18 +273,18 @@ def test_memory_that_was_recalled_since_is_the_same_and_one_that_was_changed_is_
     assert ours.get_record(two.id).content == "ours"  # type: ignore[union-attr]
 
 
-def test_pruning_after_an_import_keeps_the_newest_checkpoints(source: Path, database: Path) -> None:
+def test_pruning_after_an_import_keeps_the_newest_checkpoints(source: Path, place: str) -> None:
     provider = WalpoolCheckpointProvider()
-    later = provider.checkpoint('{"n": "later"}', str(database))
-    import_crewai(source / ".checkpoints", database)
-    assert provider.prune(str(database), 2) == 2
-    with walpool.Pool(database) as pool:
-        kept = pool.fetch("SELECT data FROM checkpoints WHERE branch = 'main' ORDER BY rowid")
+    later = provider.checkpoint('{"n": "later"}', place)
+    import_crewai(source / ".checkpoints", place)
+    assert provider.prune(place, 2) == 2
+    with walpool.get_pool(place) as pool:
+        kept = pool.fetch(f"SELECT data FROM {checkpoints(place)}")
     assert [json.loads(data)["n"] for (data,) in kept] == [2, "later"]
     assert provider.from_checkpoint(later) == '{"n": "later"}'
 
 
-def test_checkpoints_of_sqlite_come_over_as_text_and_as_its_own_binary_json(tmp_path: Path, database: Path) -> None:
+def test_checkpoints_of_sqlite_come_over_as_text_and_as_its_own_binary_json(tmp_path: Path, place: str) -> None:
     # Python's SQLite may be too old to write what SqliteProvider writes: walpool's own makes the file.
     with walpool.Pool(tmp_path / "crew.db") as pool:
         WalpoolCheckpointProvider().checkpoint('{"a": [1, 2.50, "é"]}', str(tmp_path / "crew.db"))
@@ -285,12 +293,12 @@ def test_checkpoints_of_sqlite_come_over_as_text_and_as_its_own_binary_json(tmp_
         put = put.replace("jsonb(?)", "?")
         pool.execute(put, ("20260101T000001_0123abcd", "20260101T000001", b"\xff\xff"))
         pool.execute(put, ("20260101T000002_0123abcd", "20260101T000002", '{"cut": '))
-    report = import_crewai(tmp_path / "crew.db", database)
+    report = import_crewai(tmp_path / "crew.db", place)
     subjects = [difference.subject for difference in report.parts[0].differences]
     assert sorted(subjects) == ["checkpoint '20260101T000001_0123abcd'", "checkpoint '20260101T000002_0123abcd'"]
     assert report.added == 2
-    with walpool.Pool(database) as pool:
-        assert pool.fetch("SELECT data FROM checkpoints ORDER BY rowid") == [
+    with walpool.get_pool(place) as pool:
+        assert pool.fetch(f"SELECT data FROM {checkpoints(place)}") == [
             ('{"a": [1, 2.50, "é"]}',),
             ('{"b":{"c":null}}',),
         ]
@@ -299,7 +307,7 @@ def test_checkpoints_of_sqlite_come_over_as_text_and_as_its_own_binary_json(tmp_
 # What cannot be taken
 
 
-def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(source: Path, database: Path) -> None:
+def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(source: Path, place: str) -> None:
     lance = LanceDBStorage(source / "memory", compact_every=0)
     row = lance._record_to_row(memories()[0])
     bad: dict[str, dict[str, Any]] = {
@@ -319,7 +327,7 @@ def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(source: Path, databa
         flows.execute(put, ("flow-1", "{}"))
         flows.execute(put.replace("?)", "CAST(x'ff' AS TEXT))"), ("flow-1",))
     flows.close()
-    report = import_crewai(source, database)
+    report = import_crewai(source, place)
     parts = by_table(report)
     named = {difference.subject for difference in parts["LanceDB memories"].differences}
     assert named == {f"record {name!r}" for name in bad}
@@ -328,12 +336,12 @@ def test_what_cannot_be_taken_is_named_and_the_rest_goes_on(source: Path, databa
     assert [d.subject for d in parts["JSON checkpoints"].differences] == ["checkpoint '20260101T000000_0123abcd'"]
     assert [d.said for d in parts["flow states"].differences] == ["a text of it is no UTF-8"]
     assert parts["flow states"].added == 8
-    assert WalpoolStorage(str(database)).get_record("fine") is not None
+    assert WalpoolStorage(place).get_record("fine") is not None
 
 
-def test_embeddings_of_another_length_are_refused_one_by_one(made: Path, database: Path) -> None:
-    WalpoolStorage(str(database)).save([MemoryRecord(content="here before", embedding=[1.0, 2.0])])
-    report = import_crewai(made, database)
+def test_embeddings_of_another_length_are_refused_one_by_one(made: Path, place: str) -> None:
+    WalpoolStorage(place).save([MemoryRecord(content="here before", embedding=[1.0, 2.0])])
+    report = import_crewai(made, place)
     part = by_table(report)["LanceDB memories"]
     assert part.added == 1  # the one that has no embedding
     assert len(part.differences) == 30
@@ -342,14 +350,14 @@ def test_embeddings_of_another_length_are_refused_one_by_one(made: Path, databas
     }
 
 
-def test_of_several_rows_of_one_id_the_newest_is_taken(tmp_path: Path, database: Path) -> None:
+def test_of_several_rows_of_one_id_the_newest_is_taken(tmp_path: Path, place: str) -> None:
     lance = LanceDBStorage(tmp_path / "memory", compact_every=0)
     for number, at in ((1, DAY), (3, DAY + timedelta(days=2)), (2, DAY + timedelta(days=1))):
         lance.save([MemoryRecord(id="one", content=str(number), created_at=at, last_accessed=at, embedding=[number])])
-    report = import_crewai(tmp_path / "memory", database)
+    report = import_crewai(tmp_path / "memory", place)
     assert report.is_verified
     assert (report.parts[0].found, report.parts[0].added, report.parts[0].superseded) == (3, 1, 2)
-    found = WalpoolStorage(str(database)).get_record("one")
+    found = WalpoolStorage(place).get_record("one")
     assert found is not None
     assert found.content == "3"
 

@@ -18,7 +18,10 @@ __all__ = ["COMMANDS"]
 
 def _langgraph_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="the database that they wrote; it is only read")
-    parser.add_argument("target", metavar="DST", help="the walpool database, a path or URL; made if it is not there")
+    parser.add_argument(
+        "target", metavar="DST", help="the walpool database, a path or URL; a file is made if it is not there"
+    )
+    _add_tenant(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace what differs in DST")
 
 
@@ -28,7 +31,13 @@ def _langgraph(arguments: argparse.Namespace) -> None:
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'walpool[langgraph]'") from error
     with progress(arguments.json, "copying and comparing") as shown:
-        report = import_sqlite(arguments.source, arguments.target, overwrite=arguments.overwrite, progress=shown)
+        report = import_sqlite(
+            arguments.source,
+            arguments.target,
+            tenant=arguments.tenant,
+            overwrite=arguments.overwrite,
+            progress=shown,
+        )
     if arguments.json:
         differences = [difference._asdict() for difference in report.differences]
         print_json({**asdict(report), "differences": differences})
@@ -50,6 +59,7 @@ def _crewai_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="PATH", nargs="?", help=f"{where}; it is only read")
     default = "WALPOOL_URL, or where walpool.crewai.install() stores"
     parser.add_argument("--into", metavar="DB", help=f"path or URL of the database; default: {default}")
+    _add_tenant(parser)
     _add_dry_run(parser)
 
 
@@ -59,7 +69,13 @@ def _crewai(arguments: argparse.Namespace) -> None:
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'walpool[crewai]'") from error
     with progress_of_each(arguments.json) as shown:
-        report = import_crewai(arguments.source, arguments.into, dry_run=arguments.dry_run, progress=shown)
+        report = import_crewai(
+            arguments.source,
+            arguments.into,
+            tenant=arguments.tenant,
+            dry_run=arguments.dry_run,
+            progress=shown,
+        )
     print_report(report, as_json=arguments.json)
 
 
@@ -94,6 +110,10 @@ def _file(arguments: argparse.Namespace) -> None:
     except (DataError, FileNotFoundError, IsADirectoryError) as error:  # the source's fault, like a wrong argument
         raise ConfigError(f"{error} [{arguments.source}]") from error
     print_report(report, as_json=arguments.json)
+
+
+def _add_tenant(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tenant", metavar="NAME", help="whose rows they become, on a server (postgresql://)")
 
 
 def _add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,12 @@ from urllib.parse import quote
 
 from walpool import schema
 from walpool.crewai import _sql
-from walpool.errors import ClosedError, NotSupportedError, ReadOnlyError
+from walpool.errors import ClosedError, ConfigError, ReadOnlyError
 from walpool.registry import get_pool
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
+    from walpool.memory import MemoryStore
     from walpool.pool import Pool
     from walpool.postgres import PostgresPool
 
@@ -95,15 +96,36 @@ def open_pool(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
     return pool
 
 
-def open_file(url: str, settings: dict[str, Any]) -> Pool:
-    """Return `open_pool` of a file.
+def open_store(url: str, settings: dict[str, Any]) -> MemoryStore:
+    """Return a memory store on a handle of its own, with the rows of the tenant that the settings name."""
+    from walpool.memory import PostgresMemoryStore, SqliteMemoryStore  # here: nobody else needs all of it
+
+    pool = open_pool(url, settings)
+    try:
+        if pool.backend == "sqlite":
+            return SqliteMemoryStore(cast("Pool", pool))
+        return PostgresMemoryStore(cast("PostgresPool", pool), tenant=settings.get("tenant") or "")
+    except BaseException:
+        pool.close()
+        raise
+
+
+def with_tenant(url: str, tenant: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with a tenant in them, as `get_pool` takes both.
 
     Raises:
-        NotSupportedError: the URL is a server's.
+        ConfigError: there is a tenant, and the URL is a file's.
     """
-    if is_server(url):
-        raise NotSupportedError(f"this needs an SQLite file: give a path or a walpool:// URL [{url}]")
-    return cast("Pool", open_pool(url, settings))
+    if tenant is None:
+        return settings
+    if not is_server(url):
+        raise ConfigError(f"tenant= is for a server: a file is one tenant's; give a postgresql:// URL [{file_of(url)}]")
+    return {**settings, "tenant": tenant}
+
+
+def settings_for(url: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an installation for a database that a crew names: a file has no tenants."""
+    return settings if is_server(url) else {name: value for name, value in settings.items() if name != "tenant"}
 
 
 def full_url(url: str) -> str:
@@ -130,23 +152,28 @@ def open_long_term(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
 
 def open_checkpoints(url: str, settings: dict[str, Any]) -> Pool | PostgresPool:
     """Return `open_pool` of a database that has the table of checkpoints: in a file CrewAI's own, and no other."""
-    if is_server(url):
-        return _open_migrated(url, settings, "crewai_checkpoints", {"postgres": _sql.CHECKPOINT_MIGRATIONS})
     pool = open_pool(url, settings)
     try:
         with suppress(ReadOnlyError):  # of a retired file: whatever is there may be read
-            pool.execute(_sql.CREATE_CHECKPOINTS)
+            _make_checkpoints(pool)
     except BaseException:
         pool.close()
         raise
     return pool
 
 
-def make_tables(pool: Pool) -> None:
-    """Make all tables of the integration but memory's in a file, where they are missing: as an import needs them."""
-    schema.migrate(pool, "crewai", _sql.MIGRATIONS["sqlite"])
-    schema.migrate(pool, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS["sqlite"])
-    pool.execute(_sql.CREATE_CHECKPOINTS)
+def make_tables(pool: Pool | PostgresPool) -> None:
+    """Make all tables of the integration but memory's, where they are missing: as an import needs them."""
+    schema.migrate(pool, "crewai", _sql.MIGRATIONS[pool.backend])
+    schema.migrate(pool, "crewai_long_term", _sql.LONG_TERM_MIGRATIONS[pool.backend])
+    _make_checkpoints(pool)
+
+
+def _make_checkpoints(pool: Pool | PostgresPool) -> None:
+    if pool.backend == "postgres":
+        schema.migrate(pool, "crewai_checkpoints", _sql.CHECKPOINT_MIGRATIONS)
+    else:
+        pool.execute(_sql.CREATE_CHECKPOINTS)
 
 
 def _open_migrated(

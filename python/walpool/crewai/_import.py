@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import walpool.memory
 from walpool.copying import Part, Progress, RecordCopy, Report, SourceFile, Ticker
 from walpool.crewai import _import_sql as sql
-from walpool.crewai._database import canonical_url, file_of, is_server, open_file
+from walpool.crewai._database import canonical_url, file_of, is_server, open_pool, open_store, with_tenant
 from walpool.crewai._import_checkpoints import Checkpoints, FolderOfCheckpoints, TableOfCheckpoints
 from walpool.crewai._import_find import Found, find, places
 from walpool.crewai._import_memory import LanceTable, QdrantShards, lance_tables
 from walpool.crewai._import_tables import FlowStates, KickoffOutputs, LongTermMemories
 from walpool.crewai._import_target import Copy, Target, is_same_file
-from walpool.errors import ConfigError, Error, NotSupportedError
+from walpool.errors import ConfigError, Error
 from walpool.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
 
 __all__ = ["CrewReport", "import_crewai"]
 
@@ -39,6 +42,7 @@ def import_crewai(
     path: str | os.PathLike[str] | None = None,
     into: str | os.PathLike[str] | None = None,
     *,
+    tenant: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
     **settings: Any,
@@ -47,28 +51,30 @@ def import_crewai(
 
     Found and copied: memories in LanceDB and Qdrant-Edge, flow states and what flows wait for, the outputs of the
     latest kickoff, checkpoints in SQLite files and in folders of JSON, and the long-term memories of CrewAI up to
-    1.9.3. They go where `install()` looks for them, checkpoints into the same file. The sources are only read, each as
-    one snapshot. It may be run again: what is there already stays as it is, an import that was interrupted goes on,
+    1.9.3. They go where `install()` looks for them, checkpoints into the same database. The sources are only read, each
+    as one snapshot. It may be run again: what is there already stays as it is, an import that was interrupted goes on,
     and what has gone on in the target is left alone. A row that cannot be taken is reported, and the rest goes on.
 
     Args:
         path: a file of CrewAI's, or a folder, which is searched; None takes where CrewAI keeps the data of the project
             in the working directory.
         into: the database, a path or URL; None takes what `install()` takes. Made if it is not there.
+        tenant: whose rows they become, on a server; see `walpool.get_pool`.
         dry_run: write nothing, and say what would be added.
         progress: called with how many rows of a table are done, copying and comparing each counted, how many there
             are, and which table it is.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: there is nothing to import, source and target are one file, or a setting is wrong.
+        ConfigError: there is nothing to import, source and target are one file, a file is to have a tenant, or a
+            setting is wrong.
         StorageError: the disk refused a write.
+        OperationalError: the server cannot be reached, or the connection was lost; run it again.
         WriteTimeout, BusyError: somebody else was writing the target for too long; run it again.
     """
     wanted = [Path(path)] if path is not None else places()
     url = canonical_url(into)
-    if is_server(url):
-        raise NotSupportedError("import into an SQLite file; `walpool migrate` then copies that to PostgreSQL")
+    settings = with_tenant(url, tenant, settings)
     target = file_of(url)
     found = [entry for place in wanted for entry in find(place)]
     if path is not None and os.path.isfile(path) and is_same_file(path, target):
@@ -76,12 +82,13 @@ def import_crewai(
     found = [entry for entry in found if not is_same_file(entry.path, target)]
     report = CrewReport(target=target, is_dry=dry_run)
     with ExitStack() as stack:
-        pool = None
-        if not dry_run or os.path.exists(target):
-            pool = stack.enter_context(open_file(url, settings))
-        run = _Run(Target(pool, is_dry=dry_run), report, progress)
+        pool: Pool | PostgresPool | None = None
+        if not dry_run or is_server(url) or os.path.exists(target):
+            pool = open_pool(url, settings)
+            stack.callback(pool.close)
+        run = _Run(stack.enter_context(closing(Target(pool, is_dry=dry_run))), report, progress)
         if pool is not None and (not dry_run or run.target.has("memory_records")):
-            run.store = stack.enter_context(walpool.memory.open(url, **settings))
+            run.store = stack.enter_context(open_store(url, settings))
         for entry in found:
             run.take(entry)
     if not report.parts:

@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple, Protocol
 from walpool.copying import Part, SourceFile, Ticker, jobs
 from walpool.crewai import _import_sql as sql
 from walpool.crewai._import_find import CHECKPOINT_FILE
-from walpool.crewai._import_target import Target, storable
+from walpool.crewai._import_target import Target
 from walpool.crewai._json import decode
 from walpool.crewai._sql import Statement
 from walpool.types import Value
 
 __all__ = ["Checkpoints", "FolderOfCheckpoints", "TableOfCheckpoints"]
 
-_REQUIRED: Final = (0, 1, 3, 4)
+_REQUIRED: Final = (0, 1, 3)
 
 
 class Key(NamedTuple):
@@ -44,7 +44,7 @@ class TableOfCheckpoints:
 
     def keys(self) -> list[Key]:
         """Return the checkpoints, oldest first."""
-        return [Key(str(name), str(at)) for name, at in self._source.rows(sql.CHECKPOINT_KEYS)]
+        return [Key(str(name), str(at)) for name, at in self._source.rows(sql.CHECKPOINT_KEYS["sqlite"])]
 
     def row(self, checkpoint_id: str) -> tuple[Any, ...] | None:
         """Return one checkpoint."""
@@ -130,27 +130,26 @@ class Checkpoints:
             row = self._readable(key)
             if row is not None:
                 self.part.added += 1
-                yield [sql.put_checkpoint(row, is_newest=is_newest)]
+                yield [sql.put_checkpoint(self._target.backend, row, is_newest=is_newest)]
             self._tick(1)
 
     def _readable(self, key: Key) -> tuple[Value, ...] | None:
         """Return a checkpoint with its data as text; None, and it is said why, if it cannot be stored."""
-        row = self._source.row(key.id) if storable(key, ()) is None else None
-        why = "it cannot be read" if row is None else storable(row, _REQUIRED)
+        row = self._source.row(key.id) if self._target.refusal(key, ()) is None else None
+        why = "it cannot be read" if row is None else self._target.refusal(row[:4], _REQUIRED)
         if row is not None and why is None:
             data = self._text(row[4])
-            if data is not None:
+            why = self._target.refusal((data,), ())
+            if data is not None and why is None:
                 return (*row[:4], data)
-            why = "its data is no JSON: was it cut off while it was written?"
+            why = why or "its data is no JSON: was it cut off while it was written?"
         self._left.add(key.id)
         self.part.differs(f"checkpoint {key.id!r}", str(why))
         return None
 
     def _text(self, data: Any) -> str | None:
-        if isinstance(data, bytes) and self._target.pool is not None:
-            data = self._target.pool.fetchval(sql.AS_JSON, (data,))
-        elif isinstance(data, bytes):
-            return ""  # nothing is stored: there is no target
+        if isinstance(data, bytes):
+            data = self._target.as_json(data)
         try:
             decode(data)
         except (TypeError, ValueError):

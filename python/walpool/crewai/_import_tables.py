@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from walpool.copying import Part, SourceFile, Ticker, jobs
 from walpool.crewai import _import_sql as sql
 from walpool.crewai import _sql
-from walpool.crewai._import_target import Target, storable
+from walpool.crewai._import_target import Target
 from walpool.crewai._sql import Statement
 
 __all__ = ["FlowStates", "KickoffOutputs", "LongTermMemories"]
@@ -58,7 +58,7 @@ class FlowStates(_TableCopy):
         for flow in self._flows():
             if flow in self._left:
                 continue
-            mine = [row[1:] for row in self._states(flow) if storable(row, (1, 2, 3)) is None]
+            mine = [row[1:] for row in self._states(flow) if self._refusal(row) is None]
             theirs = self._stored(flow)[: len(mine)]
             if flow not in self._settled and (question := self._question(flow)) is not None:
                 mine.append(question)
@@ -81,7 +81,7 @@ class FlowStates(_TableCopy):
         new = mine[len(theirs) :]
         self.part.added += len(new)
         self.part.present += len(mine) - len(new)
-        groups: list[list[Statement]] = [[_sql.save_state("sqlite", flow, *row)] for row in new]
+        groups: list[list[Statement]] = [[_sql.save_state(self._target.backend, flow, *row)] for row in new]
         question = self._question_to_store(flow, is_new=bool(new) or not theirs)
         if question is not None:
             groups = groups or [[]]
@@ -102,7 +102,7 @@ class FlowStates(_TableCopy):
             self._settled.add(flow)
             return None
         self.part.added += 1
-        return _sql.save_feedback("sqlite", flow, *question)
+        return _sql.save_feedback(self._target.backend, flow, *question)
 
     def _flows(self) -> Iterator[str]:
         flows = {str(flow) for (flow,) in self._source.rows(sql.FLOWS)}
@@ -110,32 +110,36 @@ class FlowStates(_TableCopy):
             flows |= {str(flow) for (flow,) in self._source.rows(sql.FEEDBACK_FLOWS)}
         return iter(sorted(flows))
 
+    def _refusal(self, row: Row) -> str | None:
+        return self._target.refusal(row, required=(1, 2, 3), numbers=(0,))
+
     def _states(self, flow: str) -> list[Row]:
-        return list(self._source.rows(sql.STATES, flow)) if storable((flow,), ()) is None else []
+        is_fine = self._target.refusal((flow,), ()) is None
+        return list(self._source.rows(sql.STATES["sqlite"], flow)) if is_fine else []
 
     def _storable_states(self, flow: str) -> list[Row]:
-        if (why := storable((flow,), ())) is not None:
+        if (why := self._target.refusal((flow,), ())) is not None:
             self._left.add(flow)
             self.part.differs(f"flow {flow!r}", why)
             return []
         kept = []
         for row in self._states(flow):
-            if (why := storable(row, (1, 2, 3))) is None:
+            if (why := self._refusal(row)) is None:
                 kept.append(row[1:])
             else:
                 self.part.differs(f"flow_states id {row[0]}", why)
         return kept
 
     def _stored(self, flow: str) -> list[Row]:
-        if storable((flow,), ()) is not None:
+        if self._target.refusal((flow,), ()) is not None:
             return []
         return [row[1:] for row in self._target.fetch("flow_states", sql.STATES, (flow,))]
 
     def _question(self, flow: str) -> Row | None:
-        if not self._has_feedback or storable((flow,), ()) is not None:
+        if not self._has_feedback or self._target.refusal((flow,), ()) is not None:
             return None
-        row = next(self._source.rows(sql.FEEDBACK, flow), None)
-        return None if row is None or storable(row, (0, 1, 2)) is not None else row
+        row = next(self._source.rows(sql.FEEDBACK["sqlite"], flow), None)
+        return None if row is None or self._target.refusal(row, (0, 1, 2)) is not None else row
 
 
 class KickoffOutputs(_TableCopy):
@@ -178,14 +182,14 @@ class KickoffOutputs(_TableCopy):
         rows = self._source.rows(sql.OUTPUTS.format(task_key="task_key" if has_key else "NULL"))
         kept = []
         for row in rows:
-            if (why := storable(row, (0,))) is None:
+            if (why := self._target.refusal(row, required=(0,), numbers=(4, 6))) is None:
                 kept.append(row)
             elif not silent:
                 self.part.differs(f"task {row[0]!r}", why)
         return kept
 
     def _stored(self) -> list[Row]:
-        return self._target.fetch("latest_kickoff_task_outputs", sql.OUTPUTS.format(task_key="task_key"))
+        return self._target.fetch("latest_kickoff_task_outputs", sql.OWN_OUTPUTS)
 
 
 class LongTermMemories(_TableCopy):
@@ -196,13 +200,13 @@ class LongTermMemories(_TableCopy):
         theirs = self._stored()
         missing = []
         for row in self._source.rows(sql.LONG_TERM):
-            if (why := storable(row, ())) is not None:
+            if (why := self._refusal(row)) is not None:
                 self.part.differs(f"long_term_memories id {row[0]}", why)
             elif theirs[row[1:]]:
                 theirs[row[1:]] -= 1
                 self.part.present += 1
             else:
-                missing.append([_sql.save_long_term("sqlite", *row[1:])])
+                missing.append([_sql.save_long_term(self._target.backend, *row[1:])])
                 self.part.added += 1
             self._tick(1)
         for job in jobs(missing):
@@ -212,7 +216,7 @@ class LongTermMemories(_TableCopy):
         """Compare how often each memory is there."""
         theirs = self._stored()
         for row in self._source.rows(sql.LONG_TERM):
-            if storable(row, ()) is None:
+            if self._refusal(row) is None:
                 self.part.read.add_row(row[1:])
                 if theirs[row[1:]]:
                     theirs[row[1:]] -= 1
@@ -220,6 +224,9 @@ class LongTermMemories(_TableCopy):
                 else:
                     self.part.differs(f"long_term_memories id {row[0]}", "it was not stored as it is")
             self._tick(1)
+
+    def _refusal(self, row: Row) -> str | None:
+        return self._target.refusal(row, required=(), numbers=(0, 4))
 
     def _stored(self) -> Counter[Row]:
         return Counter(self._target.fetch("long_term_memories", sql.OWN_LONG_TERM))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from walpool.crewai._database import canonical_url
+from walpool.crewai._database import canonical_url, with_tenant
 from walpool.crewai._seams import OLD_SEAMS, SEAMS, InstallWarning, NotReplacedError, Plan, has_long_term
 from walpool.errors import ConfigError
 from walpool.settings import Settings
@@ -113,6 +113,7 @@ def install(
     *,
     components: Iterable[str] = COMPONENTS,
     score: Score | None = None,
+    tenant: str | None = None,
     **settings: Any,
 ) -> Installation:
     """Let CrewAI store in walpool, in this process, from now on; return what became of it.
@@ -122,14 +123,17 @@ def install(
     their first use. `WALPOOL_DISABLE=1` makes it do nothing.
 
     Args:
-        url: the database of memory, flows and kickoffs: a path, or a `walpool://` or `sqlite://` URL. None takes
-            `WALPOOL_URL`, and without that `walpool.db` where CrewAI keeps its own databases.
+        url: the database of memory, flows and kickoffs: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL.
+            None takes `WALPOOL_URL`, and without that `walpool.db` where CrewAI keeps its own databases.
         components: some of `COMPONENTS`, or `long_term`, which CrewAI has up to 1.9.3.
         score: how memory scores; `lance`, as CrewAI's default store does, if nothing is given.
+        tenant: whose rows these are, on a server; see `walpool.get_pool`. Every component keeps to them, and so does
+            whatever else of a server a crew names; a file that it names has no tenants.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: a setting, the URL or a component is wrong, or walpool is installed with others; nothing changed.
+        ConfigError: a setting, the URL or a component is wrong, or walpool is installed with others; or there is a
+            tenant, and the URL is a file's. Nothing changed.
 
     Warns:
         InstallWarning: a component could not be replaced, or something that was built before keeps its old store.
@@ -144,13 +148,15 @@ def install(
         installation = Installation(Plan(""), chosen)
         installation.report = tuple(Surface(name, False, "WALPOOL_DISABLE is set") for name in chosen)
         return installation
+    given = settings if tenant is None else {**settings, "tenant": tenant}
     with _process.lock:
         current = _process.current
         if current is not None:
-            _check_the_same(current, url, chosen, score, settings)
+            _check_the_same(current, url, chosen, score, given)
             current._users += 1
             return current
-        plan = Plan(canonical_url(url), score or "lance", settings)
+        where = canonical_url(url)
+        plan = Plan(where, score or "lance", with_tenant(where, tenant, settings))
         installation = Installation(plan, chosen)
         try:
             installation.report = tuple(_put_in(plan, name) for name in _ALL_SEAMS if name in chosen)

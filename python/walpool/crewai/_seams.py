@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from walpool.crewai._database import canonical_url, is_server, storage_folder
+from walpool.crewai._database import canonical_url, is_server, settings_for, storage_folder
 
 if TYPE_CHECKING:
     from walpool.crewai.memory import Score
@@ -78,7 +78,9 @@ def put_in_memory(plan: Plan) -> str:
     factory = import_module("crewai.memory.storage.factory")
     from walpool.crewai.memory import WalpoolStorage
 
-    storages = _Storages(lambda url: WalpoolStorage(url, score=plan.score, **plan.settings), plan.url)
+    storages = _Storages(
+        lambda url: WalpoolStorage(url, score=plan.score, **settings_for(url, plan.settings)), plan.url
+    )
     storages("lancedb")  # opens nothing, but checks the score
     plan.undo.append(storages.close)
     plan.rebind(factory, "_factory", storages, factory.set_memory_storage_factory)
@@ -157,7 +159,7 @@ def put_in_long_term(plan: Plan) -> str:
     from walpool.crewai.long_term import WalpoolLongTermStorage
 
     default = os.path.join(storage_folder(), "long_term_memory_storage.db")
-    storages = _Storages(lambda url: WalpoolLongTermStorage(url, **plan.settings), plan.url)
+    storages = _Storages(lambda url: WalpoolLongTermStorage(url, **settings_for(url, plan.settings)), plan.url)
     plan.undo.append(storages.close)
 
     def ours(storage: Any) -> WalpoolLongTermStorage:

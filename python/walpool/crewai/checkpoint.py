@@ -17,7 +17,7 @@ from crewai.state.provider.sqlite_provider import SqliteProvider
 from pydantic import PrivateAttr
 
 from walpool.crewai import _sql
-from walpool.crewai._database import Reopening, canonical_url, file_of, is_server, open_checkpoints
+from walpool.crewai._database import Reopening, canonical_url, file_of, is_server, open_checkpoints, settings_for
 
 if TYPE_CHECKING:
     from walpool.pool import Pool
@@ -34,7 +34,7 @@ class CheckpointFiles:
     """The checkpoint files of this process that are open, the ones used last; the others are closed.
 
     Args:
-        **settings: as `walpool.Pool` takes them.
+        **settings: as `walpool.get_pool` takes them, with `tenant` on a server.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -52,7 +52,7 @@ class CheckpointFiles:
         with self._lock:
             handle = self._open.pop(url, None)
             if handle is None:
-                handle = Reopening(file_of(url), partial(open_checkpoints, url, self._settings))
+                handle = Reopening(file_of(url), partial(open_checkpoints, url, settings_for(url, self._settings)))
             self._open[url] = handle
             evicted = self._open.popitem(last=False)[1] if len(self._open) > _MAX_OPEN else None
         if evicted is not None:

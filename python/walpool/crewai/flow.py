@@ -36,7 +36,7 @@ class WalpoolFlowPersistence(FlowPersistence):
     Args:
         url: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without that
             `walpool.db` where CrewAI keeps its own databases. The field does not show a password.
-        settings: as `walpool.Pool` takes them.
+        settings: as `walpool.get_pool` takes them, with `tenant` on a server.
 
     Raises:
         ConfigError: the URL is none of a database.

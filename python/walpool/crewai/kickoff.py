@@ -37,7 +37,7 @@ class WalpoolKickoffStorage:
     Args:
         db_path: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without
             that `walpool.db` where CrewAI keeps its own databases.
-        **settings: as `walpool.Pool` takes them.
+        **settings: as `walpool.get_pool` takes them, with `tenant` on a server.
 
     Raises:
         DatabaseOperationError: the file cannot be opened.

@@ -23,7 +23,7 @@ class WalpoolLongTermStorage:
         db_path: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without
             that `walpool.db` where CrewAI keeps its own databases. Opened at the first call.
         verbose: accepted for CrewAI's sake; nothing is printed.
-        **settings: as `walpool.Pool` takes them.
+        **settings: as `walpool.get_pool` takes them, with `tenant` on a server.
 
     Raises:
         ConfigError: the URL is none of a database.

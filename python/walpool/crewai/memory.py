@@ -12,21 +12,19 @@ from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
 from crewai.memory.types import MemoryRecord, ScopeInfo
 from pydantic_core import SchemaSerializer, core_schema
 
-from walpool.crewai._database import Reopening, canonical_url, file_of, open_pool
+from walpool.crewai._database import Reopening, canonical_url, file_of, open_store
 from walpool.errors import ConfigError, ReadOnlyError
 from walpool.memory import (
     DimsError,
+    MemoryStore,
     Metric,
-    PostgresMemoryStore,
     PythonEquals,
     Query,
     Record,
-    SqliteMemoryStore,
     normalize_scope,
     pack,
     unpack,
 )
-from walpool.pool import Pool
 
 __all__ = ["Score", "WalpoolStorage"]
 
@@ -48,14 +46,14 @@ class WalpoolStorage:
     opens it again, so that a `Memory` that is closed does not take the storage from its neighbours.
 
     Args:
-        url: a path, or a `walpool://` or `sqlite://` URL; None takes `WALPOOL_URL`, and without that `walpool.db` where
-            CrewAI keeps its own databases. The file is opened at the first call.
+        url: a path, or a `walpool://`, `sqlite://` or `postgresql://` URL; None takes `WALPOOL_URL`, and without that
+            `walpool.db` where CrewAI keeps its own databases. The database is opened at the first call.
         score: `lance` scores as CrewAI's default store does, which its thresholds (such as 0.85 for consolidation) are
             met by; `cosine` as its Qdrant store does.
-        **settings: as `walpool.Pool` takes them.
+        **settings: as `walpool.get_pool` takes them, with `tenant` on a server.
 
     Raises:
-        ConfigError: the URL is not one of an SQLite file, or `score` is unknown.
+        ConfigError: the URL is none of a database, or `score` is unknown.
     """
 
     # Whoever dumps a `Memory` that was given this storage (checkpoints do) gets the URL, and `Memory.model_validate`
@@ -75,7 +73,7 @@ class WalpoolStorage:
         """The database, as a `walpool://` URL with an absolute path."""
         self._score: Final[Score] = score
         self._settings: Final = settings
-        self._store = Reopening(file_of(self.url), partial(_open_store, self.url, settings))
+        self._store = Reopening(file_of(self.url), partial(open_store, self.url, settings))
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Insert the records, or replace those whose ids exist: one job, durable when it returns.
@@ -235,7 +233,7 @@ class WalpoolStorage:
         """Give the database back; the next call opens it again. What was saved was durable before."""
         self._store.close()
 
-    def _run(self, work: Callable[[SqliteMemoryStore | PostgresMemoryStore], T]) -> T:
+    def _run(self, work: Callable[[MemoryStore], T]) -> T:
         with _dims_in_the_words_of_crewai():
             return self._store.use(work)
 
@@ -253,15 +251,6 @@ class WalpoolStorage:
 
 
 WalpoolStorage.__module__ = "walpool.crewai"
-
-
-def _open_store(url: str, settings: dict[str, Any]) -> SqliteMemoryStore | PostgresMemoryStore:
-    pool = open_pool(url, settings)
-    try:
-        return SqliteMemoryStore(pool) if isinstance(pool, Pool) else PostgresMemoryStore(pool)
-    except BaseException:
-        pool.close()
-        raise
 
 
 @contextmanager
