@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import walpool.memory
+import walpool.schema
 from walpool import cli
 from walpool.copying import canonical
 from walpool.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ from walpool.memory import Query, Record, pack
 
 FORMATS = ("jsonl", "jsonl.gz", "parquet")
 UTC = timezone.utc
+DAY = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+NUL_TEXTS = [("n\0", "a"), ("text", "a\0"), ("fine", "a")]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -443,3 +446,52 @@ for work in (lambda: export_memory(one, file, progress=mark), lambda: import_mem
     grown = [float(line) for line in done.stdout.splitlines()]  # MiB, from a sixth of the work to its end
     # A few batches, and what allocators keep; all embeddings of the full size are 98 MiB.
     assert max(grown) < 48
+
+
+# PostgreSQL
+
+
+@pytest.mark.postgres
+def test_memories_go_into_a_server_and_come_back_to_the_bit(tmp_path: Path, database: Path, postgres_url: str) -> None:
+    some = [
+        Record(id="1", content="a", embedding=pack([0.1, -0.0, 1e-45]), created_at=DAY, metadata={"k": [1, None]}),
+        Record(id="2", content="b", created_at=DAY),
+    ]
+    fill(database, some)
+    fill(database, some[1:], tenant="ann", collection="notes")
+    export_memory(database, tmp_path / "out.jsonl")
+    report = import_memory(tmp_path / "out.jsonl", postgres_url)
+    assert (report.added, report.is_verified) == (3, True)
+    assert import_memory(tmp_path / "out.jsonl", postgres_url).added == 0
+    export_memory(postgres_url, tmp_path / "back.jsonl")
+    assert sorted((tmp_path / "back.jsonl").read_text().splitlines()[1:-1]) == sorted(
+        (tmp_path / "out.jsonl").read_text().splitlines()[1:-1]
+    )
+
+
+@pytest.mark.postgres
+def test_record_that_postgresql_cannot_hold_is_named_and_the_rest_goes_on(tmp_path: Path, postgres_url: str) -> None:
+    lines = [{"id": name, "content": content, "created_at": DAY.isoformat()} for name, content in NUL_TEXTS]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = import_memory(tmp_path / "in.jsonl", postgres_url)
+    assert [difference.subject for difference in report.parts[0].differences] == [r"record 'n\x00'", "record 'text'"]
+    assert report.added == 1
+
+
+@pytest.mark.postgres
+def test_dry_run_makes_no_table_and_the_command_prints_no_password(
+    tmp_path: Path, database: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(database, [Record(id="1", content="a", created_at=DAY)])
+    export_memory(database, tmp_path / "out.jsonl")
+    url = postgres_url.replace("@", ":geheim@", 1)
+    for place in (url, str(tmp_path / "other.db")):
+        with walpool.get_pool(place) as pool:
+            pool.execute("CREATE TABLE mine (a INTEGER)")
+        assert cli.main(["import", str(tmp_path / "out.jsonl"), place, "--dry-run"]) == 0
+        printed = capsys.readouterr()
+        assert "1 would be added to " in printed.out
+        assert "geheim" not in printed.out + printed.err
+        assert walpool.memory.collections(place) == []
+        with walpool.get_pool(place) as pool:
+            assert walpool.schema.version(pool, "memory") == 0

@@ -85,21 +85,27 @@ def everything(saver: Any) -> list[Any]:
     return found
 
 
-def dump(path: Path) -> list[str]:
-    with walpool.Pool(path) as pool:
-        tables = [name for (name,) in pool.fetch("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+TABLES = {
+    "sqlite": "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name",
+    "postgres": "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename",
+}
+
+
+def dump(place: str) -> list[str]:
+    with walpool.get_pool(place) as pool:
+        tables = [name for (name,) in pool.fetch(TABLES[pool.backend])]
         return [repr((name, sorted(map(repr, pool.fetch(f"SELECT * FROM {name}"))))) for name in tables]
 
 
-def test_import_copies_all_threads_and_graphs_go_on_from_them(source: Path, database: Path) -> None:
+def test_import_copies_all_threads_and_graphs_go_on_from_them(source: Path, place: str) -> None:
     steps: list[tuple[int, int]] = []
-    report = import_sqlite(source, database, progress=lambda done, total: steps.append((done, total)))
+    report = import_sqlite(source, place, progress=lambda done, total: steps.append((done, total)))
     assert report.differences == []
     assert (report.threads, report.items, report.vectors) == (3, 2, 2)
     assert report.added == report.checkpoints + report.writes + report.items
     assert steps[0][0] == 0
     assert steps[-1][0] == steps[-1][1] > 0
-    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(database) as saver:
+    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(place) as saver:
         assert everything(saver) == everything(stock)
         from langgraph.types import Command
 
@@ -107,9 +113,9 @@ def test_import_copies_all_threads_and_graphs_go_on_from_them(source: Path, data
         assert done["notes"][-1] == "yes"
 
 
-def test_import_copies_the_store_with_its_vectors_times_and_ttls(source: Path, database: Path) -> None:
-    import_sqlite(source, database)
-    with SqliteStore.from_conn_string(str(source)) as stock, WalpoolStore(database, index=INDEX) as store:
+def test_import_copies_the_store_with_its_vectors_times_and_ttls(source: Path, place: str) -> None:
+    import_sqlite(source, place)
+    with SqliteStore.from_conn_string(str(source)) as stock, WalpoolStore(place, index=INDEX) as store:
         assert keys(store.search((), query="a")) == ["one", "two"]
         for namespace, key in ((("docs", "a"), "one"), (("docs",), "two")):
             mine, theirs = store.get(namespace, key), stock.get(namespace, key)
@@ -117,48 +123,48 @@ def test_import_copies_the_store_with_its_vectors_times_and_ttls(source: Path, d
             assert theirs is not None
             assert mine.value == theirs.value
             assert mine.updated_at.replace(tzinfo=None) == theirs.updated_at
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         assert pool.fetchval("SELECT ttl FROM langgraph_items WHERE key = 'two'") == 60 * 60 * 1_000_000
 
 
-def test_import_run_again_changes_nothing(source: Path, database: Path) -> None:
-    import_sqlite(source, database)
-    before, of_source = dump(database), source.read_bytes()
-    report = import_sqlite(source, database)
+def test_import_run_again_changes_nothing(source: Path, place: str) -> None:
+    import_sqlite(source, place)
+    before, of_source = dump(place), source.read_bytes()
+    report = import_sqlite(source, place)
     assert (report.added, report.differences) == (0, [])
-    assert dump(database) == before
+    assert dump(place) == before
     assert source.read_bytes() == of_source
 
 
-def test_import_leaves_a_thread_alone_that_has_gone_on_unless_told_to_overwrite(source: Path, database: Path) -> None:
-    import_sqlite(source, database)
-    with WalpoolSaver(database) as saver:
+def test_import_leaves_a_thread_alone_that_has_gone_on_unless_told_to_overwrite(source: Path, place: str) -> None:
+    import_sqlite(source, place)
+    with WalpoolSaver(place) as saver:
         graph_on(saver).update_state(config("ada"), {"notes": ["later"]})
         later = everything(saver)
-    report = import_sqlite(source, database)
+    report = import_sqlite(source, place)
     assert [difference.subject for difference in report.differences] == ["thread 'ada'"]
-    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(database) as saver:
+    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(place) as saver:
         assert everything(saver) == later
-        assert import_sqlite(source, database, overwrite=True).differences == []
+        assert import_sqlite(source, place, overwrite=True).differences == []
         assert everything(saver) == everything(stock)
 
 
-def test_import_tells_what_differs_and_overwrites_it_when_told(source: Path, database: Path) -> None:
-    import_sqlite(source, database)
-    with walpool.Pool(database) as pool:
+def test_import_tells_what_differs_and_overwrites_it_when_told(source: Path, place: str) -> None:
+    import_sqlite(source, place)
+    with walpool.get_pool(place) as pool:
         pool.execute("UPDATE langgraph_checkpoints SET metadata = '{}' WHERE thread_id = 'alan'")
-        pool.execute("UPDATE langgraph_writes SET value = x'00' WHERE thread_id = 'grace'")
+        pool.execute("UPDATE langgraph_writes SET value = ? WHERE thread_id = 'grace'", (b"\0",))
         pool.execute("UPDATE langgraph_items SET value = '{}' WHERE key = 'one'")
-    said = {difference.subject: difference.said for difference in import_sqlite(source, database).differences}
+    said = {difference.subject: difference.said for difference in import_sqlite(source, place).differences}
     assert sorted(said) == ["item docs.a 'one'", "thread 'alan'", "thread 'grace'"]
     assert "metadata" in said["thread 'alan'"]
-    assert import_sqlite(source, database, overwrite=True).differences == []
-    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(database) as saver:
+    assert import_sqlite(source, place, overwrite=True).differences == []
+    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(place) as saver:
         assert everything(saver) == everything(stock)
 
 
 @pytest.mark.crash
-def test_import_that_was_killed_goes_on_when_it_is_run_again(source: Path, database: Path) -> None:
+def test_import_that_was_killed_goes_on_when_it_is_run_again(source: Path, place: str) -> None:
     program = """
 import os, signal, sys
 from walpool.langgraph import _import
@@ -168,14 +174,14 @@ def kill(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 _import.import_sqlite(sys.argv[1], sys.argv[2], progress=kill)
 """
-    killed = subprocess.run([sys.executable, "-c", program, source, database], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program, source, place], check=False, timeout=60)
     assert killed.returncode < 0
-    with walpool.Pool(database) as pool:
+    with walpool.get_pool(place) as pool:
         there = pool.fetchval("SELECT count(*) FROM langgraph_checkpoints")
-    report = import_sqlite(source, database)
+    report = import_sqlite(source, place)
     assert report.differences == []
     assert 0 < there < report.checkpoints
-    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(database) as saver:
+    with SqliteSaver.from_conn_string(str(source)) as stock, WalpoolSaver(place) as saver:
         assert everything(saver) == everything(stock)
 
 
@@ -207,27 +213,27 @@ def test_source_and_target_are_two_files(source: Path) -> None:
         import_sqlite(source, source)
 
 
-def test_checkpoints_of_another_serializer_are_reported_and_the_others_copied(source: Path, database: Path) -> None:
+def test_checkpoints_of_another_serializer_are_reported_and_the_others_copied(source: Path, place: str) -> None:
     connection = sqlite3.connect(source)
     with connection:
         connection.execute("UPDATE checkpoints SET type = 'msgpack+aes' WHERE thread_id = 'ada'")
     connection.close()
-    report = import_sqlite(source, database)
+    report = import_sqlite(source, place)
     assert [difference.subject for difference in report.differences] == ["thread 'ada'"]
-    with WalpoolSaver(database) as saver:
+    with WalpoolSaver(place) as saver:
         assert {at.config["configurable"]["thread_id"] for at in saver.list(None)} == {"grace", "alan"}
 
 
 def test_command_imports_prints_json_and_fails_where_something_differs(
-    source: Path, database: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["import", "langgraph", str(source), str(database), "--json"]) == 0
+    assert cli.main(["import", "langgraph", str(source), place, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["threads"], printed["differences"]) == (3, [])
-    with WalpoolSaver(database) as saver:
+    with WalpoolSaver(place) as saver:
         graph_on(saver).update_state(config("ada"), {"notes": ["later"]})
-    assert cli.main(["import", "langgraph", str(source), str(database)]) == 1
+    assert cli.main(["import", "langgraph", str(source), place]) == 1
     out, err = capsys.readouterr()
     assert "thread 'ada'" in out
     assert "1 of the threads and items" in err
-    assert cli.main(["import", "langgraph", str(source), str(database), "--overwrite"]) == 0
+    assert cli.main(["import", "langgraph", str(source), place, "--overwrite"]) == 0

@@ -14,7 +14,7 @@ from walpool.errors import ConfigError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Read, Selection
 from walpool.interchange._files import Format, format_of, reading
-from walpool.interchange._stores import name_of, open_collection
+from walpool.interchange._stores import has_stores, name_of, open_collection
 from walpool.memory import Collection, MemoryStore
 from walpool.settings import Settings
 
@@ -77,19 +77,21 @@ def import_memory(
         WriteTimeout, BusyError: somebody else was writing the database for too long; run it again.
     """
     format_ = format_of(path, format)
-    database = Settings.load(url, **settings).path
+    loaded = Settings.load(url, **settings)
+    database = loaded.path
     if database is not None and _is_same_file(path, database):
         raise ConfigError(f"the file of an import is another one than its database [{database}]")
-    is_absent = database is not None and database != ":memory:" and not os.path.exists(database)
-    target = database if database is not None else str(Settings.load(url, **settings).url)
+    target = database if database is not None else str(loaded.shown_url)
     report = ImportReport(path=os.fspath(path), target=target, is_dry=dry_run)
+    # Opening a store makes its tables, and a file for them.
+    is_to_open = not dry_run or ((database is None or os.path.exists(database)) and has_stores(url, settings))
     chosen = Selection(None if tenants is None else tuple(tenants), None if collections is None else tuple(collections))
     with reading(path) as file, ExitStack() as stack:
         run = _Run(file, format_, chosen, report, progress)
         run.check()
         for place in run.found:
             store = None
-            if not (dry_run and is_absent):
+            if is_to_open:
                 store = stack.enter_context(open_collection(url, run.described(place), settings))
             run.take(place, store, overwrite=overwrite)
         run.copy()

@@ -6,12 +6,13 @@ import os
 from typing import Any, Final
 
 import walpool.memory
+from walpool import schema
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.memory import Collection, MemoryStore
 from walpool.registry import get_pool
 from walpool.settings import Settings
 
-__all__ = ["is_secured", "name_of", "open_collection", "patient"]
+__all__ = ["has_stores", "is_secured", "name_of", "open_collection", "patient"]
 
 _IS_SECURED: Final = "SELECT coalesce(row_security_active(to_regclass('memory_records')), false)"
 _LONG: Final = 24 * 3600.0  # seconds
@@ -42,6 +43,12 @@ def is_secured(url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> 
         return False
     with get_pool(url, **settings) as pool:
         return bool(pool.fetchval(_IS_SECURED))
+
+
+def has_stores(url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> bool:
+    """Return whether a database has the tables of memories; makes none."""
+    with get_pool(url, **settings) as pool:
+        return schema.version(pool, "memory") > 0
 
 
 def name_of(tenant: str, collection: str) -> str:

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
-from walpool import schema
 from walpool.copying import Difference, jobs
 from walpool.errors import DataError, IntegrityError, NotSupportedError
-from walpool.langgraph import _codec, _sql, _store_schema, _upkeep_sql
+from walpool.langgraph import _codec, _sql
+from walpool.langgraph import _import_own_sql as own_sql
 from walpool.langgraph import _import_sql as sql
-from walpool.langgraph._dialects import SQLITE
+from walpool.langgraph._dialects import Dialect
+from walpool.langgraph._handles import Handles, Tables
 from walpool.langgraph._import_raw import RawSerializer
 from walpool.langgraph._import_source import Source
 from walpool.langgraph._steps import Statement
+from walpool.langgraph._store_dialects import ITEMS, VECTORS
 from walpool.memory.records import EmbeddingError, pack
-from walpool.pool import Pool
 from walpool.registry import get_pool
+
+if TYPE_CHECKING:
+    from walpool.pool import Pool
+    from walpool.postgres import PostgresPool
 
 __all__ = ["Difference", "ImportReport", "import_sqlite"]
 
@@ -41,7 +46,7 @@ class ImportReport:
 
     Attributes:
         source: the path of the database that was read.
-        target: the path of the database that was written.
+        target: the path of the database that was written, or its URL without a password.
         threads, checkpoints, writes, items, vectors: how many there are in the source.
         added: how many checkpoints, writes and items this run stored; the others were there already.
         differences: what is not in the target as it is in the source; empty if all is well.
@@ -62,6 +67,7 @@ def import_sqlite(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str] | None,
     *,
+    tenant: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     **settings: Any,
@@ -75,45 +81,38 @@ def import_sqlite(
 
     Args:
         source: a file that `SqliteSaver`, `AsyncSqliteSaver`, `SqliteStore` or `AsyncSqliteStore` wrote.
-        target: the path or URL of the walpool database, made if it is not there; None takes `WALPOOL_URL`.
+        target: the path or URL of the walpool database; None takes `WALPOOL_URL`. A file is made if it is not there.
+        tenant: whose rows they become, on a server; see `walpool.get_pool`.
         overwrite: replace what differs in the target by what the source has.
         progress: called with how many of the source's rows are done, copying and comparing each counted, and how many
             there are.
         **settings: as `walpool.Pool` takes them.
 
     Raises:
-        ConfigError: source and target are one file, no target was named, or a setting is wrong.
+        ConfigError: source and target are one file, no target was named, a file is to have a tenant, or a setting is
+            wrong.
         StorageError: the source is not there or cannot be read, or the disk refused a write.
         CorruptError: the source is damaged.
         DataError: the source has no table of `langgraph-checkpoint-sqlite`.
+        NotSupportedError: the source has vectors, and the server lacks pgvector; or walpool's tables are newer.
+        OperationalError: the server cannot be reached, or the connection was lost; run it again.
         WriteTimeout, BusyError: somebody else was writing the target for too long; run it again.
     """
     with Source(source) as opened:
         opened.refuse_target(target)
-        return _import_opened(opened, target, overwrite, progress, settings)
-
-
-def _import_opened(
-    opened: Source,
-    target: str | os.PathLike[str] | None,
-    overwrite: bool,
-    progress: Progress | None,
-    settings: dict[str, Any],
-) -> ImportReport:
-    with get_pool(target, **settings) as pool:
-        if not isinstance(pool, Pool):
-            raise NotSupportedError("import into an SQLite file; `walpool migrate` then copies that to PostgreSQL")
-        schema.migrate(pool, _sql.SCHEMA, _sql.MIGRATIONS)
-        if opened.items:
-            schema.migrate(pool, "langgraph_store", _store_schema.MIGRATIONS)
-        return _Import(opened, pool, overwrite, progress).run()
+        with get_pool(target, tenant=tenant, **settings) as pool:
+            savers = Tables(_sql.SCHEMA, {pool.backend: own_sql.of(pool.backend).savers.migrations})
+            tables = [savers, *([ITEMS] if opened.items else []), *([VECTORS] if opened.vectors else [])]
+            return _Import(opened, Handles(pool, tables, {}).pool(), overwrite, progress).run()
 
 
 class _Import:
     """One run of `import_sqlite`."""
 
-    def __init__(self, source: Source, pool: Pool, overwrite: bool, progress: Progress | None) -> None:
+    def __init__(self, source: Source, pool: Pool | PostgresPool, overwrite: bool, progress: Progress | None) -> None:
         source.refuse_target(pool.path)
+        self._own = own_sql.of(pool.backend)
+        self._has_vectors = pool.backend == "sqlite" or bool(pool.fetchval(own_sql.HAS_VECTORS))
         self._source = source
         self._pool = pool
         self._overwrite = overwrite
@@ -157,7 +156,7 @@ class _Import:
                 self._add(thread_id, theirs, [])
             said = None if has_gone_on else self._compare(thread_id)
             if self._overwrite and (has_gone_on or said is not None):
-                self._add(thread_id, set(), _upkeep_sql.delete_threads([thread_id]))
+                self._add(thread_id, set(), self._own.savers.delete_threads([thread_id]))
                 said = self._compare(thread_id)
         except (DataError, IntegrityError) as error:
             said = str(error)
@@ -169,8 +168,8 @@ class _Import:
         mine = {tuple(row[:2]) for row in self._source.checkpoints_of(thread_id)}
         mine |= {tuple(row[:4]) for row in self._source.writes_of(thread_id)}
         with self._pool.read() as snapshot:
-            theirs = set(snapshot.fetch(sql.OWN_CHECKPOINTS, (thread_id,)))
-            theirs |= set(snapshot.fetch(sql.OWN_WRITE_KEYS, (thread_id,)))
+            theirs = set(snapshot.fetch(self._own.checkpoints, (thread_id,)))
+            theirs |= set(snapshot.fetch(self._own.write_keys, (thread_id,)))
         return mine, theirs
 
     def _add(self, thread_id: str, present: set[tuple[Any, ...]], first: list[Statement]) -> None:
@@ -180,32 +179,35 @@ class _Import:
             self._pool.batch(job)
 
     def _missing(self, thread_id: str, present: set[tuple[Any, ...]]) -> Iterator[list[Statement]]:
+        savers = self._own.savers
         stored: set[tuple[str, str, Any]] = set()  # namespace, channel, version: each value once
         for row in self._source.checkpoints_of(thread_id):
             self._advance(1)
             if tuple(row[:2]) not in present:
                 self._report.added += 1
-                yield _checkpoint_statements(thread_id, row, stored)
+                yield _checkpoint_statements(savers, thread_id, row, stored)
         for write in self._source.writes_of(thread_id):
             self._advance(1)
             if tuple(write[:4]) not in present:
                 self._report.added += 1
-                yield [(_sql.PUT_WRITES, (thread_id, *write))]
+                yield [(savers.put_writes, (thread_id, *write[:6], *savers.stored(write[6:])))]
 
     def _compare(self, thread_id: str) -> str | None:
         """Return what differs of a thread between source and target; None if nothing does."""
+        savers = self._own.savers
         rows = self._source.checkpoints_of(thread_id)
         while chunk := list(islice(rows, _CHUNK)):
             with self._pool.read() as snapshot:
                 for row in chunk:
                     self._advance(1)
-                    found = snapshot.fetch(*_sql.get(thread_id, row[0], row[1]))
-                    if (said := _compare_checkpoint(row, found)) is not None:
+                    found = snapshot.fetch(*savers.get(thread_id, row[0], row[1]))
+                    if (said := _compare_checkpoint(savers, row, found)) is not None:
                         return f"checkpoint {row[1]} in namespace {row[0]!r}: {said}"
-        with self._pool.stream(sql.OWN_WRITES, (thread_id,)) as theirs:
+        with self._pool.stream(self._own.writes, (thread_id,)) as theirs:
             for write in self._source.writes_of(thread_id):
                 self._advance(1)
-                if tuple(write) != next(theirs, None):
+                stored = next(theirs, None)
+                if stored is None or tuple(write) != (*stored[:6], *savers.loaded(*stored[6:])):
                     return f"the write of task {write[2]} at checkpoint {write[1]} differs or is missing"
         return None
 
@@ -218,15 +220,14 @@ class _Import:
         changed = [item for place, item in wanted.items() if place in found and not _same_item(item, found[place])]
         if self._overwrite:
             missing += changed
-        for job in jobs(map(sql.put_item, missing)):
-            self._pool.batch(job)
-        self._report.added += len(missing)
+        refused = self._put_items(missing)
         self._advance(len(rows))
         stored = self._own_items(wanted)
         for place, item in wanted.items():
             if place not in stored or not _same_item(item, stored[place]):
                 had = place in found and not self._overwrite
                 said = "the target has it with other content: left alone" if had else "it was not stored as it is"
+                said = refused.get(place, said)
                 self._differs(_item_subject(*place), said)
         self._advance(len(rows))
 
@@ -238,12 +239,28 @@ class _Import:
         except (ValueError, EmbeddingError):
             self._differs(_item_subject(*row[0][:2]), "its value, a time or a vector of it cannot be read")
             return None
+        if (why := self._own.refusal(item)) is not None:
+            self._differs(_item_subject(*item[:2]), why)
+            return None
         return item
+
+    def _put_items(self, items: Sequence[sql.Item]) -> dict[tuple[str, str], str]:
+        """Store these items; return what was refused, and why: only that, whatever stood in a job with it."""
+        try:
+            for job in jobs(map(self._own.put_item, items)):
+                self._pool.batch(job)
+        except (DataError, IntegrityError, NotSupportedError) as error:
+            if len(items) == 1:
+                return {items[0][:2]: str(error)}
+            refused = [self._put_items([item]) for item in items]
+            return {place: why for each in refused for place, why in each.items()}
+        self._report.added += len(items)
+        return {}
 
     def _own_items(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], sql.Item]:
         places = list(wanted)
-        rows = self._pool.fetch(*sql.own_items(places)) if places else []
-        return {item[:2]: item for item in map(sql.own_item, rows)}
+        rows = self._pool.fetch(*self._own.items(places, self._has_vectors)) if places else []
+        return {item[:2]: item for item in map(self._own.item, rows)}
 
     def _differs(self, subject: str, said: str) -> None:
         self._report.differences.append(Difference(subject, said))
@@ -254,7 +271,9 @@ class _Import:
             self._progress(self._done, self._total)
 
 
-def _checkpoint_statements(thread_id: str, row: Any, stored: set[tuple[str, str, Any]]) -> list[Statement]:
+def _checkpoint_statements(
+    savers: Dialect, thread_id: str, row: Any, stored: set[tuple[str, str, Any]]
+) -> list[Statement]:
     """Return the statements that store a checkpoint, with the values that are not in `stored` yet; adds them there."""
     ns, _, parent_id, kind, content, metadata = row
     serializer = RawSerializer(kind)
@@ -265,15 +284,15 @@ def _checkpoint_statements(thread_id: str, row: Any, stored: set[tuple[str, str,
     stored.update((ns, name, version) for name, version in new.items())
     config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": parent_id}}
     loaded = cast("CheckpointMetadata", _load_metadata(metadata))
-    statements, _ = _codec.encode_put(SQLITE, serializer, config, cast("Checkpoint", checkpoint), loaded, new)
+    statements, _ = _codec.encode_put(savers, serializer, config, cast("Checkpoint", checkpoint), loaded, new)
     return statements
 
 
-def _compare_checkpoint(row: Any, found: list[Any]) -> str | None:
+def _compare_checkpoint(savers: Dialect, row: Any, found: list[Any]) -> str | None:
     """Return what differs between a checkpoint of the source and what the savers read of it; None if nothing does."""
     _, _, parent_id, kind, content, metadata = row
     serializer = RawSerializer(kind)
-    read = _codec.decode_tuple(SQLITE, serializer, found)
+    read = _codec.decode_tuple(savers, serializer, found)
     if read is None:
         return "it is missing"
     wanted = _load_checkpoint(serializer, kind, content)

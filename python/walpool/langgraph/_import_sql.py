@@ -1,4 +1,4 @@
-"""The tables of `langgraph-checkpoint-sqlite`, and what an import reads of them and of walpool's own; no I/O."""
+"""The tables of `langgraph-checkpoint-sqlite`, and what an import reads of them; no I/O."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from datetime import datetime, timezone
 from typing import Final, NamedTuple
 
 from walpool.langgraph import _store_sql
-from walpool.langgraph._steps import Statement
-from walpool.types import Row, Value
+from walpool.types import Value
 
 THREADS: Final = """SELECT thread_id FROM checkpoints {or_writes} ORDER BY 1"""
 OR_WRITES: Final = "UNION SELECT thread_id FROM writes"
@@ -19,24 +18,6 @@ WRITES: Final = """SELECT checkpoint_ns, checkpoint_id, task_id, idx, {task_path
     FROM writes WHERE thread_id = ? ORDER BY checkpoint_ns, checkpoint_id, task_id, idx"""
 ITEMS: Final = """SELECT prefix, key, value, created_at, updated_at, {expiry} FROM store ORDER BY prefix, key"""
 VECTORS: Final = "SELECT field_name, embedding FROM store_vectors WHERE prefix = ? AND key = ? ORDER BY field_name"
-
-# Walpool's own.
-
-OWN_CHECKPOINTS: Final = "SELECT checkpoint_ns, checkpoint_id FROM langgraph_checkpoints WHERE thread_id = ?"
-OWN_WRITES: Final = """SELECT checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value
-    FROM langgraph_writes WHERE thread_id = ? ORDER BY checkpoint_ns, checkpoint_id, task_id, idx"""
-OWN_WRITE_KEYS: Final = (
-    """SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM langgraph_writes WHERE thread_id = ?"""
-)
-_OWN_ITEMS: Final = """SELECT i.namespace, i.key, i.created_at, i.updated_at, i.ttl, i.expires_at, i.value,
-        (SELECT json_group_array(json_array(v.path, hex(v.embedding)) ORDER BY v.path) FROM langgraph_vectors AS v
-            WHERE v.id BETWEEN i.id << 16 AND (i.id << 16) + 65535)
-    FROM json_each(?) AS wanted CROSS JOIN langgraph_items AS i
-        ON i.namespace = wanted.value ->> 0 AND i.key = wanted.value ->> 1"""
-_PUT_ITEM: Final = """INSERT INTO langgraph_items (namespace, key, created_at, updated_at, ttl, expires_at, value)
-    VALUES (?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (namespace, key) DO UPDATE SET created_at = excluded.created_at, updated_at = excluded.updated_at,
-        ttl = excluded.ttl, expires_at = excluded.expires_at, value = excluded.value"""
 
 
 class Item(NamedTuple):
@@ -71,21 +52,6 @@ def source_item(row: Sequence[Value], vectors: Sequence[tuple[str, bytes]]) -> I
         value=text,
         vectors=tuple((path, bytes(embedding)) for path, embedding in vectors),
     )
-
-
-def own_items(places: Sequence[tuple[str, str]]) -> Statement:
-    """Return the query of the items at these namespaces and keys."""
-    return _OWN_ITEMS, (json.dumps(places),)
-
-
-def own_item(row: Row) -> Item:
-    """Return an item of `own_items`."""
-    return Item._make((*row[:7], tuple((path, bytes.fromhex(embedding)) for path, embedding in json.loads(row[7]))))
-
-
-def put_item(item: Item) -> list[Statement]:
-    """Return the statements that store an item as it was, or replace it."""
-    return [(_PUT_ITEM, item[:7]), *_store_sql.put_vectors(item.namespace, item.key, item.vectors)]
 
 
 def _micros(text: Value) -> int:

@@ -179,16 +179,29 @@ def put(
     is_indexed: bool,
 ) -> list[Statement]:
     """Return the statements that put an item with its vectors, each with its path; what was there is replaced."""
-    path, version = encode_namespace(namespace), f"{now:014x}{place:05x}{secrets.token_hex(7)}"
+    path, version = encode_namespace(namespace), item_id(now, place)
     expires_at = None if ttl is None else now + ttl
     statements: list[Statement] = [(_PUT, (path, key, version, now, ttl, expires_at, value))]
     if is_indexed:
-        # After the item, whose row makes writers of one key wait for each other.
-        statements.append((_CLEAR_VECTORS, (path, key)))
+        statements += put_vectors(path, key, version, vectors)
+    return statements
+
+
+def put_vectors(path: str, key: str, version: str, vectors: Sequence[tuple[str, bytes]]) -> list[Statement]:
+    """Return the statements that replace the vectors of an item, whose namespace is an encoded one.
+
+    They come after the one of the item, whose row makes writers of one key wait for each other.
+    """
+    statements: list[Statement] = [(_CLEAR_VECTORS, (path, key))]
     for number, (of, embedding) in enumerate(vectors):
         row = (path, key, number, version, of, len(embedding) // 4, _vector(embedding))
         statements.append((_PUT_VECTOR, row))
     return statements
+
+
+def item_id(now: int, place: int) -> str:
+    """Return an id, or a version, that no other item gets, and that sorts by the time and the place in a batch."""
+    return f"{now:014x}{place:05x}{secrets.token_hex(7)}"
 
 
 def delete(namespace: Sequence[str], key: str) -> Statement:
