@@ -42,12 +42,6 @@ def storage_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "crewai"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def place(request: pytest.FixtureRequest, database: Path) -> str:
-    """Return where things are kept: a path, then the URL of an empty database."""
-    return str(database) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
 def installation(database: Path) -> Iterator[Installation]:
     """Install walpool on `database` for one test."""

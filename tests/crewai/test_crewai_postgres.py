@@ -98,6 +98,7 @@ def test_crew_stores_its_latest_run_and_replays_from_it(installed: Installation)
     assert [row["was_replayed"] for row in again][-1] == 1
 
 
+@pytest.mark.bounced
 def test_sixteen_threads_that_save_one_flow_lose_no_state_and_the_last_one_counts(postgres_url: str) -> None:
     persistence = WalpoolFlowPersistence(postgres_url)
     run_together(16, lambda n: [persistence.save_state("f", "m", {"by": n, "step": step}) for step in range(10)])
@@ -237,6 +238,7 @@ def flows_of(url: str, tenant: str | None) -> closing[WalpoolFlowPersistence]:
 TABLES = ("memory_records", "flow_states", "latest_kickoff_task_outputs", "crewai_checkpoints")
 
 
+@pytest.mark.bounced
 def test_installation_for_a_tenant_keeps_every_component_to_the_rows_of_that_tenant(postgres_url: str) -> None:
     for tenant in ("acme", "other"):
         with install(postgres_url, tenant=tenant) as installation:

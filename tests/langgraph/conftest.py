@@ -15,12 +15,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def place(request: pytest.FixtureRequest, database: Path) -> str:
-    """Return where things are kept: a path, then the URL of an empty database."""
-    return str(database) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
 def face(kind: str, place: str, database: Path) -> Iterator[Any]:
     """Yield a saver behind a `savers.Face`; once it is closed, nothing of it may be left."""

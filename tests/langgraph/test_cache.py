@@ -55,6 +55,7 @@ def test_cache_keeps_values_after_it_was_closed(kind: str, place: str) -> None:
         assert cache.get([]) == {}
 
 
+@pytest.mark.bounced
 def test_set_replaces_value_and_ttl(cache: Any, place: str) -> None:
     cache.set({KEY: ("old", 1)})
     cache.set({KEY: ("new", None)})

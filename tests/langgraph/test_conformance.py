@@ -49,6 +49,7 @@ def test_saver_passes_every_test_of_the_conformance_kit(
     assert_conforms(kind, lambda opened: nullcontext(tmp_path / f"{opened}.db"))
 
 
+@pytest.mark.bounced
 @pytest.mark.postgres
 @pytest.mark.parametrize("kind", [WalpoolSaver, AsyncWalpoolSaver])
 def test_saver_passes_every_test_of_the_conformance_kit_on_postgres(

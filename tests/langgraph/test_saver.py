@@ -32,6 +32,7 @@ VALUES = {
 }
 
 
+@pytest.mark.bounced
 def test_values_come_back_as_langgraphs_own_saver_gives_them(face: Face) -> None:
     versions = dict.fromkeys(VALUES, face.get_next_version(None, None))
     stored = {**checkpoint(0, **VALUES), "channel_versions": versions, "versions_seen": {"node": versions}}
@@ -95,6 +96,7 @@ def test_metadata_takes_what_the_config_says(face: Face) -> None:
     }
 
 
+@pytest.mark.bounced
 def test_stored_twice_a_write_stays_and_a_special_one_is_replaced(face: Face) -> None:
     config = face.put(thread(), checkpoint(), {}, {})
     face.put_writes(config, [("a", 1), (ERROR, "first"), ("b", 2)], "task")
@@ -176,6 +178,7 @@ def test_channel_that_a_step_consumed_has_no_value_any_more(face: Face) -> None:
     assert first.checkpoint["channel_values"] == {"state": ["a"], "trigger": "go" * 100}
 
 
+@pytest.mark.bounced
 def test_branches_from_one_checkpoint_do_not_see_each_others_values(face: Face) -> None:
     trunk = Run(face)
     root = trunk.put(state=["root"])
@@ -187,6 +190,7 @@ def test_branches_from_one_checkpoint_do_not_see_each_others_values(face: Face) 
     }
 
 
+@pytest.mark.bounced
 def test_list_pages_through_a_long_history_in_order_and_without_gaps(face: Face) -> None:
     ids = []
     for ns in ("", "child:1"):
@@ -260,6 +264,7 @@ def test_list_may_be_iterated_while_other_tasks_and_the_same_one_go_on(database:
     asyncio.run(work())
 
 
+@pytest.mark.bounced
 def test_list_that_is_left_half_way_holds_nothing(face: Face) -> None:
     run = Run(face)
     for step in range(100):

@@ -51,12 +51,14 @@ def assert_whole(face: Any, writers: list[Any], steps: int) -> None:
         assert all(len(one.pending_writes or ()) == 2 for one in branch)
 
 
+@pytest.mark.bounced
 def test_sixteen_threads_that_write_one_thread_lose_nothing(postgres_url: str) -> None:
     with opened_saver("sync", postgres_url) as face:
         run_together(16, lambda writer: grow(face, writer, 6))
         assert_whole(face, list(range(16)), 6)
 
 
+@pytest.mark.bounced
 def test_sixteen_tasks_that_put_the_same_writes_leave_each_once(postgres_url: str) -> None:
     async def main() -> None:
         async with AsyncWalpoolSaver(postgres_url) as saver:

@@ -75,6 +75,7 @@ def vectors(place: str) -> int:
 # Items
 
 
+@pytest.mark.bounced
 def test_store_keeps_items_after_it_was_closed(kind: str, place: str) -> None:
     value = {"text": "Zoë 🦉", "nested": {"list": [1, 2.5, None, True]}, "nan": math.inf}
     with opened_store(kind, place) as store:
@@ -95,6 +96,7 @@ def test_put_of_a_key_that_exists_keeps_when_it_was_created(store: Any) -> None:
     assert second.updated_at > first.updated_at
 
 
+@pytest.mark.bounced
 def test_search_without_a_query_gives_the_items_put_last_first(store: Any) -> None:
     for key in "abc":
         store.put(("n",), key, {})
@@ -150,6 +152,7 @@ def test_namespace_of_operations_handed_to_batch_is_validated_too(store: Any) ->
             store.batch([op])
 
 
+@pytest.mark.bounced
 def test_reads_of_a_batch_see_the_store_before_it_and_its_last_put_counts(store: Any) -> None:
     store.put(("n",), "k", {"v": 0})
     answers = store.batch(
@@ -221,6 +224,7 @@ def test_search_with_a_query_ranks_by_the_best_vector_then_gives_what_has_none(i
     assert [item.score for item in found] == [pytest.approx(1.0), pytest.approx(0.5**0.5), 0.0, None]
 
 
+@pytest.mark.bounced
 def test_pages_of_a_ranked_search_follow_each_other_without_gap_or_repeat(indexed: Any) -> None:
     for number in range(7):
         indexed.put(("n",), f"scored{number}", {"text": "a" * (7 - number) + "b" * number})
@@ -232,6 +236,7 @@ def test_pages_of_a_ranked_search_follow_each_other_without_gap_or_repeat(indexe
     assert len(whole) == 12
 
 
+@pytest.mark.bounced
 def test_value_that_is_put_again_loses_the_vectors_of_the_old_one(indexed: Any, place: str) -> None:
     indexed.put(("n",), "k", {"text": ["a", "b", "c"]}, index=["text[*]"])
     assert vectors(place) == 3
@@ -397,6 +402,7 @@ def test_put_sweeps_on_its_way_when_the_interval_has_passed(kind: str, place: st
         assert sorted(keys(store.search(()))) == ["second", "third"]
 
 
+@pytest.mark.bounced
 def test_sweep_deletes_more_than_one_job_may(store: Any, place: str) -> None:
     store.batch([PutOp(("n",), str(i), {}, ttl=0) for i in range(2500)])
     assert store.sweep_ttl() == 2500
@@ -468,6 +474,7 @@ def test_setting_that_is_wrong_is_refused_when_the_store_is_made(kind: str, data
     assert not database.exists()
 
 
+@pytest.mark.bounced
 def test_threads_that_put_into_one_store_lose_nothing(place: str, threads: Any) -> None:
     with WalpoolStore(place) as store:
         threads(8, lambda number: [store.put((f"t{number}",), str(i), {"i": i}) for i in range(20)])

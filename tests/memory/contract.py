@@ -54,6 +54,7 @@ def in_each_scope() -> list[Record]:
 class StoreContract:
     """The promises of `MemoryStore`, each a test."""
 
+    @pytest.mark.bounced
     def test_record_comes_back_as_it_was_put(self, store: MemoryStore) -> None:
         given_record = Record(
             id="o'brien \U0001f600\n",
@@ -81,6 +82,7 @@ class StoreContract:
         )
         assert [store.get(name).created_at for name in ("naive", "east")] == [NOON, NOON]  # type: ignore[union-attr]
 
+    @pytest.mark.bounced
     def test_putting_an_id_again_replaces_its_record(self, store: MemoryStore) -> None:
         store.save([record("a", [1.0, 0.0], scope="/x", categories=("old", "kept")), record("b", [1.0, 0.0])])
         changed = record("a", [0.0, 1.0], scope="/y", categories=("kept", "new"), metadata={"v": 2})
@@ -151,6 +153,7 @@ class StoreContract:
         assert [hit.score for hit in hits] == pytest.approx(scores)
         assert ids(hits) == list(vectors)  # ties in the order in which they were put
 
+    @pytest.mark.bounced
     def test_conditions_come_before_the_ranking(self, store: MemoryStore) -> None:
         # The one that is asked for is farther away than all the others.
         store.save([record(f"near{i}", [1.0, 0.0], scope="/a", categories=("common",)) for i in range(200)])
@@ -283,6 +286,7 @@ class StoreContract:
         assert store.delete(query) == 0
         assert store.count() == 2
 
+    @pytest.mark.bounced
     def test_delete_takes_what_meets_every_condition(self, store: MemoryStore) -> None:
         keep = {
             "scope": record("scope", scope="/b", categories=("x",), metadata={"k": 1}, created_at=NOON),
@@ -335,6 +339,7 @@ class StoreContract:
         assert list(store.scopes("/a")) == list(store.scopes("a/")) == ["/a/b"]
         assert list(store.scopes("/a/b/c")) == []
 
+    @pytest.mark.bounced
     def test_summary_counts_what_lies_below(self, store: MemoryStore) -> None:
         store.save(
             [
@@ -358,6 +363,7 @@ class StoreContract:
 
     # Sharing
 
+    @pytest.mark.bounced
     def test_threads_that_put_at_once_lose_nothing(
         self, store: MemoryStore, threads: Callable[[int, Callable[[int], None]], list[None]]
     ) -> None:
@@ -374,6 +380,7 @@ class StoreContract:
         assert store.count() == 160
         assert store.categories() == {f"c{i}": 20 for i in range(8)}
 
+    @pytest.mark.bounced
     def test_threads_that_put_one_id_leave_one_whole_record(
         self, store: MemoryStore, threads: Callable[[int, Callable[[int], None]], list[None]]
     ) -> None:
@@ -389,6 +396,7 @@ class StoreContract:
         assert survivor.embedding == pack([float(index)])
         assert store.count() == 1
 
+    @pytest.mark.bounced
     def test_of_two_first_embeddings_with_different_lengths_one_wins(
         self, store: MemoryStore, threads: Callable[[int, Callable[[int], bool]], list[bool]]
     ) -> None:

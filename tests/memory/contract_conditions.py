@@ -217,12 +217,14 @@ class ConditionsContract:
             assert filled.count(Query(metadata={name: Exists()})) == 0
             assert filled.count(Query(metadata={name: Exists(False)})) == len(VALUES) + 1
 
+    @pytest.mark.bounced
     def test_all_conditions_are_met(self, store: MemoryStore) -> None:
         store.save([record(f"{n}{text}", metadata={"n": n, "text": text}) for n in range(3) for text in "xy"])
         assert set(ids(store.list(Query(metadata={"n": Range(at_least=1), "text": "x"})))) == {"1x", "2x"}
         assert store.count(Query(metadata={"n": 1, "text": PythonEquals("y")})) == 1
         assert store.count(Query(metadata={"n": 1, "text": Exists(False)})) == 0
 
+    @pytest.mark.bounced
     def test_index_of_metadata_follows_every_change(self, store: MemoryStore) -> None:
         store.save([record("a", metadata={"k": [1, 2], "l": "x"})])
         store.save([record("a", metadata={"k": [2, 3]})])

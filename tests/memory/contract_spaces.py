@@ -90,6 +90,7 @@ class SpacesContract:
         assert store.get("a") == before
         assert store.check() == []
 
+    @pytest.mark.bounced
     def test_updates_of_two_fields_at_once_lose_neither(
         self, store: MemoryStore, threads: Callable[[int, Callable[[int], None]], list[None]]
     ) -> None:
@@ -148,6 +149,7 @@ class SpacesContract:
                 after = page.next
             assert pages == whole
 
+    @pytest.mark.bounced
     def test_pages_stay_stable_while_others_write(self, store: MemoryStore) -> None:
         store.save([record(f"r{n}", [1.0, n / 10], created_at=NOON + n * DAY) for n in range(10)])
         first = store.list(limit=4)
@@ -193,6 +195,7 @@ class SpacesContract:
         assert store.scopes("/a", deep=True) == {"/a/b": 2, "/a/b/c": 2}
         assert store.scopes("/a/b/c", deep=True) == {}
 
+    @pytest.mark.bounced
     def test_counts_are_exact_whatever_moved(self, store: MemoryStore) -> None:
         store.save([record(str(n), scope=f"/{n % 2}", categories=("x", f"c{n}", "x")) for n in range(6)])
         store.save([record("0", scope="/1", categories=("y",))])
@@ -248,6 +251,7 @@ class SpacesContract:
             store.expire(**conditions)
         assert store.count() == 1
 
+    @pytest.mark.bounced
     def test_iterating_is_oldest_first_in_one_snapshot(self, store: MemoryStore) -> None:
         every = [record(f"r{n}", [1.0], created_at=NOON + n * DAY) for n in range(10)]
         store.save(reversed(every))
@@ -263,6 +267,7 @@ class SpacesContract:
 
     # What is derived
 
+    @pytest.mark.bounced
     def test_rebuild_and_compact_change_no_answer(self, store: MemoryStore) -> None:
         store.save(
             [
@@ -319,6 +324,7 @@ class SpacesContract:
         as_it_is.save([record("c")])
         assert ids(as_it_is.search(text='"out b"')) == ["b"], "parts of words are found"
 
+    @pytest.mark.bounced
     def test_stores_of_others_see_nothing_of_each_other(self, store: MemoryStore, opener: Opener) -> None:
         others = [opener(tenant="t"), opener(collection="c"), opener(tenant="t", collection="c")]
         for n, other in enumerate([store, *others], 1):

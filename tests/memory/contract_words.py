@@ -108,6 +108,7 @@ class WordsContract:
         with pytest.raises(DataError):
             store.search(text="a \ud800")
 
+    @pytest.mark.bounced
     def test_words_are_ranked_by_rarity_repetition_and_length(self, store: MemoryStore) -> None:
         store.save(
             [
@@ -126,6 +127,7 @@ class WordsContract:
         store.save([note("c", "the same words")])
         assert ids(store.search(text="same")) == ["d", "c", "b", "a"]
 
+    @pytest.mark.bounced
     def test_index_follows_every_change(self, store: MemoryStore) -> None:
         store.save(fruit())
         store.save([note("apple", "a plum")])
@@ -193,6 +195,7 @@ class WordsContract:
 
     # Both
 
+    @pytest.mark.bounced
     def test_hybrid_score_is_what_its_explanation_says(self, store: MemoryStore) -> None:
         now = datetime.now(timezone.utc)
         day = timedelta(days=1)

@@ -123,6 +123,7 @@ def test_embeddings_that_no_index_holds_are_searched_exactly(postgres_url: str) 
         assert (ids(store.search(pack(vector(4_001)))), indexes(postgres_url)) == (["a"], [])
 
 
+@pytest.mark.bounced
 @on_asyncio
 async def test_async_store_has_the_index_too(postgres_url: str) -> None:
     async with walpool.memory.open_async(postgres_url, index="hnsw") as store:

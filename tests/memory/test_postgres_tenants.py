@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
+from helpers import run_together
 from looping import on_asyncio
 
 import walpool
@@ -152,3 +154,22 @@ async def test_async_store_holds_to_it_too(own_postgres_server: PostgresServer) 
     with pytest.raises(ConfigError, match="pg-init"):
         await store.count()
     await store.close()
+
+
+def test_tenants_keep_apart_behind_pgbouncer_where_their_transactions_share_connections(
+    pgbouncer_url: str, own_postgres_server: PostgresServer
+) -> None:
+    roles = {**ROLES, "app": "walpool"}  # whom the pooler lets in
+    own_postgres_server.execute(init_sql(**roles), database=urlsplit(pgbouncer_url).path[1:])
+    with opened(pgbouncer_url, "a") as ours, opened(pgbouncer_url, "b") as theirs:
+
+        def work(number: int) -> None:
+            mine = (ours, theirs)[number % 2]
+            for n in range(10):
+                mine.save([record(f"{number}/{n}", [1.0])])
+                assert {each.id.partition("/")[0] for each in mine.list()} <= set("0246" if mine is ours else "1357")
+
+        run_together(8, work)
+        assert (ours.count(), theirs.count()) == (40, 40)
+    with walpool.get_pool(pgbouncer_url) as pool:
+        assert pool.fetchval("SELECT count(*) FROM memory_records") == 0  # whoever names no tenant sees none

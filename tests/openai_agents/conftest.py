@@ -30,9 +30,3 @@ def nothing_is_left(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield
     assert open_descriptors(database) == []
     assert threads_left_since(before) == {}
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def place(request: pytest.FixtureRequest, database: Path) -> str:
-    """Return where sessions are kept: a path, then the URL of an empty database."""
-    return str(database) if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))

@@ -50,6 +50,7 @@ def test_session_is_what_the_sdk_calls_a_session(place: str) -> None:
     on(place, work)
 
 
+@pytest.mark.bounced
 def test_session_keeps_the_order_of_items_within_and_between_adds(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         await session.add_items(said("1", "2"))
@@ -134,6 +135,7 @@ def test_pop_takes_rows_that_are_no_json_out_on_its_way(database: Path, value: s
         assert conn.execute("SELECT count(*) FROM agent_messages").fetchone() == (0,)
 
 
+@pytest.mark.bounced
 def test_clear_forgets_one_session_and_leaves_the_others(place: str) -> None:
     async def work(session: WalpoolSession) -> list[Any]:
         async with WalpoolSession("b", place) as other:
@@ -229,6 +231,7 @@ async def many(count: int, place: str) -> AsyncIterator[list[WalpoolSession]]:
         await session.close()
 
 
+@pytest.mark.bounced
 def test_two_hundred_sessions_that_add_at_once_lose_nothing_and_keep_their_orders(place: str) -> None:
     async def talk(session: WalpoolSession) -> None:
         for number in range(10):
@@ -254,6 +257,7 @@ def test_adds_to_one_session_do_not_mix(place: str) -> None:
     on(place, work)
 
 
+@pytest.mark.bounced
 def test_each_of_many_pops_at_once_gets_another_item(
     place: str, threads: Callable[[int, Callable[[int], list[Any]]], list[list[Any]]]
 ) -> None:
@@ -270,6 +274,7 @@ def test_each_of_many_pops_at_once_gets_another_item(
     assert popped.count(None) == 20
 
 
+@pytest.mark.bounced
 def test_cancelled_adds_are_whole_or_not_there(place: str) -> None:
     rng = random.Random(7)
 

@@ -58,6 +58,7 @@ async def contents_of(session: WalpoolSession) -> list[str]:
     return [str(item["content"]) for item in await session.get_items()]
 
 
+@pytest.mark.bounced
 def test_sixteen_threads_that_add_to_one_session_lose_nothing_and_do_not_mix(postgres_url: str) -> None:
     def write(writer: int) -> None:
         async def work(session: WalpoolSession) -> None:
@@ -91,6 +92,7 @@ def waits_for_a_lock(url: str) -> bool:
         return bool(pool.fetchval(waiting))
 
 
+@pytest.mark.bounced
 def test_pop_that_waits_for_another_gets_the_item_before(postgres_url: str) -> None:
     on(postgres_url, lambda session: session.add_items(said("1", "2", "3")))
     job, decode = _sql.pop_item("postgres", "a")
@@ -146,6 +148,7 @@ def test_pool_that_was_given_stays_open_and_one_for_threads_is_refused(postgres_
         WalpoolSession("a", pool)  # type: ignore[arg-type]
 
 
+@pytest.mark.bounced
 def test_each_tenant_has_a_conversation_of_its_own_under_the_same_id(postgres_url: str) -> None:
     from walpool.postgres import AsyncPostgresPool
 

@@ -53,6 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.postgres)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that asks for `place` each backend, and one that bears `bounced` PgBouncer besides."""
+    is_bounced = metafunc.definition.get_closest_marker("bounced") is not None
+    servers = [pytest.param(name, marks=pytest.mark.postgres) for name in ("postgres", "pgbouncer")[: 1 + is_bounced]]
+    if "place" in metafunc.fixturenames:
+        metafunc.parametrize("place", ["sqlite", *servers], indirect=True)
+    elif is_bounced and "postgres_url" in metafunc.fixturenames:
+        metafunc.parametrize("postgres_url", servers, indirect=True)
+
+
 @pytest.fixture(scope="session")
 def own_postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     """Yield a server of this run's own, which a test may restart; it does not wait for the disk."""
@@ -86,10 +96,21 @@ def postgres_server(request: pytest.FixtureRequest) -> Databases:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Databases) -> Iterator[str]:
+def postgres_url(request: pytest.FixtureRequest, postgres_server: Databases) -> Iterator[str]:
     """Yield the URL of a new, empty database whose owner it logs in as; dropped afterwards, whoever is connected."""
+    if getattr(request, "param", None) == "pgbouncer":
+        yield request.getfixturevalue("pgbouncer_url")
+        return
     with new_database(postgres_server) as url:
         yield url
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, database: Path) -> str:
+    """Return where things are kept: a path, then the URL of an empty database, then one behind PgBouncer."""
+    if request.param == "sqlite":
+        return str(database)
+    return str(request.getfixturevalue("postgres_url" if request.param == "postgres" else "pgbouncer_url"))
 
 
 @pytest.fixture
