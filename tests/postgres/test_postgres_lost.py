@@ -171,27 +171,6 @@ def test_every_connection_ended_again_and_again_under_load_loses_nothing(
     assert_unharmed(pg)
 
 
-@pytest.mark.torture
-@pytest.mark.crash
-@pytest.mark.timeout(1800)
-def test_server_that_restarts_under_load_loses_nothing_and_is_found_again(
-    own_postgres_server: PostgresServer, own_postgres_url: str, torture: Torture
-) -> None:
-    rounds = torture.size(2, 100)
-    with PostgresPool(own_postgres_url, readers=2, write_timeout=10) as pool:
-        pool.script(TABLE)
-        load = Load(pool)
-        for n in range(rounds):
-            before = len(load.told)
-            eventually(lambda: sum(told == "acknowledged" for told in list(load.told.values())) > before + 20)  # noqa: B023
-            own_postgres_server.restart("immediate" if n % 2 else "fast")
-        acknowledged, wrong = load.stop(pool)
-        torture.tell("a PostgreSQL server restarted under load", tried=rounds, unit="restarts", lost=len(wrong))
-        assert wrong == []
-        assert acknowledged > 20 * rounds
-        assert_unharmed(pool)
-
-
 def says_commit(data: bytes) -> bool:
     return b"COMMIT\0" in data and b"BEGIN" not in data
 
