@@ -10,10 +10,6 @@ raises it, in the place of the result
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dis
-import gc
-import itertools
 import os
 import random
 import sys
@@ -24,27 +20,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from helpers import COUNT_TO, WITHIN, Caller, eventually, locked_by_another_process, queue_up, run_together, writer_held
 
 import walpool
+from tests.stopping import Load, Stop, stop, stopped_at_each_step
 from tests.torture import Torture
 from walpool import errors
 
 INSERT = "INSERT INTO t VALUES (?)"
 UNHARMED = {"readers_out": 0, "jobs_waiting": 0, "bytes_waiting": 0}
-
-
-class Stop(BaseException):
-    """What another thread sets."""
-
-
-def stop(thread: threading.Thread) -> None:
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stop))
 
 
 @pytest.fixture
@@ -185,42 +172,6 @@ def test_exception_set_during_a_statement_comes_at_its_end_and_leaves_nothing_he
 # Between two steps
 
 
-class AtStep:
-    """Raise Stop at the n-th place in walpool's own Python, and in contextlib, where CPython looks for exceptions.
-
-    It looks where a function or a generator is entered, and when a call has returned.
-    """
-
-    FILES = ("pool.py", "contextlib.py")
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-        self._last: dict[FrameType, str] = {}
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> AtStep | None:
-        if not frame.f_code.co_filename.endswith(self.FILES):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            last = self._last.get(frame, "")
-            self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if last.startswith(("CALL", "RESUME")):
-                self.left -= 1
-                if self.left == 0:
-                    self._last.clear()
-                    raise Stop
-        return self
-
-
-@pytest.fixture
-def young_heap() -> Iterator[None]:
-    """Keep what is there already out of the collector's way: it is called after every step."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 BLOCKS: dict[str, Callable[[walpool.Pool], object]] = {
     "transaction": insert_in_a_transaction,
     "run": lambda pool: pool.run(lambda tx: tx.execute(INSERT, ("of the worker",))),
@@ -232,24 +183,14 @@ BLOCKS: dict[str, Callable[[walpool.Pool], object]] = {
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_exception_at_any_step_of_a_block_leaves_nothing_held_and_nothing_refused(
-    table: walpool.Pool, young_heap: None, block: str
+    table: walpool.Pool, block: str
 ) -> None:
-    for step in itertools.count(1):
-        tracer = AtStep(step)
-        before = sys.gettrace()
-        sys.settrace(tracer)
-        try:
-            BLOCKS[block](table)
-        except Stop:
-            pass
-        finally:
-            sys.settrace(before)
-        gc.collect()  # contextlib keeps an exception in a cycle with its own frame
+    steps = 0
+    for _ in stopped_at_each_step(partial(BLOCKS[block], table), "walpool/pool.py"):
+        steps += 1
         # On this very thread: it must not be taken to be inside the block still.
         assert_unharmed(table)
-        if tracer.left > 0:
-            break
-    assert step > (2 if block == "execute" else 10)
+    assert steps > (2 if block == "execute" else 10)
     assert set(kept(table)) <= {"of the worker"}
 
 
@@ -262,69 +203,27 @@ def insert_twice(tx: walpool.Transaction, value: str) -> None:
     tx.execute(INSERT, (value,))
 
 
-class Load:
-    """Writes, each of two rows, and reads on one pool, until it is over; it remembers what was acknowledged."""
-
-    def __init__(self, pool: walpool.Pool) -> None:
-        self.tried: set[str] = set()
-        self.acknowledged: set[str] = set()
-        self.heard = 0
-        self.is_over = threading.Event()
-        self.writes: list[Callable[[str], object]] = [
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_exceptions_set_at_any_moment_lose_nothing_and_leave_nothing_held(database: Path, torture: Torture) -> None:
+    rounds = torture.size(200, 20_000)
+    with walpool.Pool(database, readers=2, synchronous="normal", slow_threshold=60) as pool:
+        pool.script("CREATE TABLE t (a)")
+        writes: list[Callable[[str], object]] = [
             lambda value: pool.execute("INSERT INTO t VALUES (?), (?)", (value, value)),
             lambda value: pool.executemany(INSERT, [(value,), (value,)]),
             lambda value: pool.batch([(INSERT, (value,)), (INSERT, (value,))]),
             lambda value: pool.run(lambda tx: insert_twice(tx, value)),
         ]
-        self.reads: list[Callable[[], object]] = [
+        reads: list[Callable[[], object]] = [
             partial(pool.fetchval, COUNT_TO, (5000,)),
             partial(read_a_snapshot, pool),
             partial(read_a_stream, pool),
         ]
-
-    def work(self, name: str) -> None:
-        for n in itertools.count():
-            value = f"{name}/{n}"
-            self.tried.add(value)
-            self.writes[n % len(self.writes)](value)
-            self.acknowledged.add(value)
-            self.reads[n % len(self.reads)]()
-            if self.is_over.is_set():
-                return
-
-    def live_on(self, name: str) -> None:
-        for life in itertools.count():
-            try:
-                self.work(f"{name}.{life}")
-            except Stop:
-                self.heard += 1
-            else:
-                break
-
-
-@pytest.mark.torture
-@pytest.mark.timeout(1800)
-def test_exceptions_set_at_any_moment_lose_nothing_and_leave_nothing_held(database: Path, torture: Torture) -> None:
-    rounds = torture.size(200, 20_000)
-    drawn = random.Random(7)
-    with walpool.Pool(database, readers=2, synchronous="normal", slow_threshold=60) as pool:
-        pool.script("CREATE TABLE t (a)")
-        load = Load(pool)
-        workers = [Caller(partial(load.live_on, str(index))) for index in range(6)]
-        for _ in range(rounds):
-            stop(drawn.choice(workers).thread)
-            load.is_over.wait(drawn.random() / 200)
-        load.is_over.set()
-        for worker in workers:  # one may have come after the last round's end
-            assert worker.outcome() is None or isinstance(worker.outcome(), Stop)
+        load = Load(writes, reads)
+        load.run(rounds, pause=1 / 200)
         assert_unharmed(pool)
-        found = Counter(kept(pool))
-    lost = len(load.acknowledged - found.keys())
-    torture.tell("exceptions set at any moment", tried=load.heard, unit="exceptions", lost=lost)
-    assert load.heard > rounds / 4
-    assert lost == 0
-    assert set(found.values()) == {2}
-    assert found.keys() <= load.tried
+        load.assert_nothing_lost(Counter(kept(pool)), rounds, torture, "exceptions set at any moment")
 
 
 # Timeouts too short for anything

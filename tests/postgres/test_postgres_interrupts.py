@@ -9,73 +9,23 @@ leaves the lead              lead the next
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dis
 import gc
-import itertools
-import random
 import signal
-import sys
-import threading
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from inspect import isgeneratorfunction
-from types import FrameType
 from typing import Any
 
 import psycopg
 import pytest
-from helpers import WITHIN, Caller, eventually, start_python
+from helpers import WITHIN, eventually, start_python
 
 from tests.postgres.pools import INSERT, assert_unharmed, groups_held, kept, plain, queue_up, running
+from tests.stopping import Load, Stop, stop, stopped_at_each_step
 from tests.torture import Torture
 from walpool import errors
 from walpool.postgres import PostgresPool, Transaction, _writer
-
-
-class Stop(BaseException):
-    """What another thread sets."""
-
-
-def stop(thread: threading.Thread) -> None:
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stop))
-
-
-class AtStep:
-    """Raise Stop at the n-th place in the pool's own Python, and in contextlib, where CPython looks for exceptions.
-
-    It looks where a function or a generator is entered, and when a call has returned.
-    """
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-        self._last: dict[FrameType, str] = {}
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> AtStep | None:
-        name = frame.f_code.co_filename
-        if "walpool/postgres/" not in name and not name.endswith("contextlib.py"):
-            return None
-        if event == "call" and is_finalizer(frame):  # what is raised there goes nowhere
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and self.left > 0:  # afterwards it would keep the frames, and what they hold
-            last = self._last.get(frame, "")
-            self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if last.startswith(("CALL", "RESUME")):
-                self.left -= 1
-                if self.left == 0:
-                    self._last.clear()
-                    raise Stop
-        return self
-
-
-def is_finalizer(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_name != "__del__":
-        frame = frame.f_back
-    return frame is not None
 
 
 def write_in_a_transaction(pool: PostgresPool) -> None:
@@ -110,47 +60,26 @@ CALLS: dict[str, Callable[[PostgresPool], object]] = {
 }
 
 
-@pytest.fixture
-def young_heap() -> Iterator[None]:
-    """Keep what is there already out of the collector's way: it is called after every step."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.torture
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # psycopg's, of what was being opened
 @pytest.mark.timeout(600)
 def test_exception_at_any_step_leaves_nothing_held_and_the_line_led(
-    pg: PostgresPool, young_heap: None, call: str, torture: Torture
+    pg: PostgresPool, call: str, torture: Torture
 ) -> None:
     stride = torture.size(5, 1)
     CALLS[call](pg)
     pg.execute("DELETE FROM t")
-    for step in itertools.count(1, stride):
-        tracer = AtStep(step)
-        before = sys.gettrace()
-        sys.settrace(tracer)
-        place = ""
-        try:
-            CALLS[call](pg)
-        except (Stop, errors.Error) as error:
-            sys.settrace(before)
-            place = traceback.format_exc(-4)
-            del error
-        finally:
-            sys.settrace(before)
-        gc.collect()  # contextlib keeps an exception in a cycle with its own frame
+    steps = 0
+    called = partial(CALLS[call], pg)
+    for place in stopped_at_each_step(called, "walpool/postgres/", stride=stride, may_fail=(errors.Error,)):
+        steps += stride
         line = pg._engine.writer.line
         stats = pg.stats()
         left = (stats["leases_out"], stats["readers_out"], pg._engine._groups.out, stats["jobs_waiting"])
         assert (left, line._leaders, line._unanswered, line._bytes) == ((0, 0, 0, 0), set(), set(), 0), place
         assert pg.execute("DELETE FROM t", timeout=WITHIN).rowcount in (0, 1), place
-        if tracer.left > 0:
-            break
-    assert step > 20
+    assert steps > 20
     assert_unharmed(pg)
 
 
@@ -265,48 +194,6 @@ def test_interrupt_stops_what_runs_on_the_server_and_leaves_the_pool_to_go_on(
         eventually(lambda: running(other, "pg_sleep(60)") == [])
 
 
-class Load:
-    """Writes, each of two rows, and reads on one pool, until it is over; it remembers what was acknowledged."""
-
-    def __init__(self, pool: PostgresPool) -> None:
-        self.tried: set[str] = set()
-        self.acknowledged: set[str] = set()
-        self.heard = 0
-        self.is_over = threading.Event()
-        insert = "INSERT INTO d (a) VALUES (?)"
-        self.writes: list[Callable[[str], object]] = [
-            lambda value: pool.execute("INSERT INTO d VALUES (?1), (?1)", (value,)),
-            lambda value: pool.executemany(insert, [(value,), (value,)]),
-            lambda value: pool.batch([(insert, (value,)), (insert, (value,))]),
-            lambda value: pool.run(lambda tx: _twice(tx, value)),
-        ]
-        self.reads: list[Callable[[], object]] = [
-            partial(pool.fetchval, "SELECT count(*) FROM d"),
-            partial(read_a_snapshot, pool),
-            partial(read_a_stream, pool),
-        ]
-
-    def work(self, name: str) -> None:
-        for n in itertools.count():
-            value = f"{name}/{n}"
-            self.tried.add(value)
-            with contextlib.suppress(errors.DatabaseError):  # its leader was stopped
-                self.writes[n % len(self.writes)](value)
-                self.acknowledged.add(value)
-            self.reads[n % len(self.reads)]()
-            if self.is_over.is_set():
-                return
-
-    def live_on(self, name: str) -> None:
-        for life in itertools.count():
-            try:
-                self.work(f"{name}.{life}")
-            except Stop:
-                self.heard += 1
-            else:
-                break
-
-
 def _twice(tx: Transaction, value: str) -> None:
     tx.execute("INSERT INTO d VALUES (?)", (value,))
     tx.execute("INSERT INTO d VALUES (?)", (value,))
@@ -317,29 +204,27 @@ def _twice(tx: Transaction, value: str) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # psycopg's, of what was being opened
 def test_exceptions_set_at_any_moment_lose_nothing_and_leave_nothing_held(pg: PostgresPool, torture: Torture) -> None:
     rounds = torture.size(150, 10_000)
-    drawn = random.Random(7)
     pg.script("CREATE TABLE d (a text)")
-    load = Load(pg)
-    workers = [Caller(partial(load.live_on, str(index))) for index in range(6)]
-    for _ in range(rounds):
-        stop(drawn.choice(workers).thread)
-        load.is_over.wait(drawn.random() / 100)
-    load.is_over.set()
-    for worker in workers:  # one may have come after the last round's end
-        assert worker.outcome() is None or isinstance(worker.outcome(), Stop)
-    del worker
-    workers.clear()
+    insert = "INSERT INTO d (a) VALUES (?)"
+    writes: list[Callable[[str], object]] = [
+        lambda value: pg.execute("INSERT INTO d VALUES (?1), (?1)", (value,)),
+        lambda value: pg.executemany(insert, [(value,), (value,)]),
+        lambda value: pg.batch([(insert, (value,)), (insert, (value,))]),
+        lambda value: pg.run(lambda tx: _twice(tx, value)),
+    ]
+    reads: list[Callable[[], object]] = [
+        partial(pg.fetchval, "SELECT count(*) FROM d"),
+        partial(read_a_snapshot, pg),
+        partial(read_a_stream, pg),
+    ]
+    load = Load(writes, reads, may_fail=(errors.DatabaseError,))  # whose leader was stopped
+    load.run(rounds, pause=1 / 100)
     gc.collect()
     assert_unharmed(pg)
     line = pg._engine.writer.line
     assert (line._leaders, line._unanswered) == (set(), set())
     found = Counter(a for (a,) in pg.fetch("SELECT a FROM d"))
-    lost = len(load.acknowledged - found.keys())
-    torture.tell("exceptions set at any moment, on PostgreSQL", tried=load.heard, unit="exceptions", lost=lost)
-    assert load.heard > rounds / 4
-    assert lost == 0
-    assert set(found.values()) == {2}
-    assert found.keys() <= load.tried
+    load.assert_nothing_lost(found, rounds, torture, "exceptions set at any moment, on PostgreSQL")
 
 
 def test_process_that_dies_leaves_nothing_on_the_server(pg: PostgresPool, postgres_url: str) -> None:
