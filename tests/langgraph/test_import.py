@@ -167,8 +167,9 @@ def test_import_tells_what_differs_and_overwrites_it_when_told(source: Path, pla
 def test_import_that_was_killed_goes_on_when_it_is_run_again(source: Path, place: str) -> None:
     program = """
 import os, signal, sys
+import walpool.copying._report as report
 from walpool.langgraph import _import
-_import._JOB_BYTES = 1  # a job for each row
+report._JOB_BYTES = 1  # a job for each row
 def kill(done, total):
     if done * 4 > total:
         os.kill(os.getpid(), signal.SIGKILL)
