@@ -30,8 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # CrewAI's own, of its own fields.
             item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning:crewai"))
             item.add_marker(pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"))
-            # CrewAI's event bus keeps the crews of the tests before.
-            item.add_marker(pytest.mark.filterwarnings("ignore:.* crews were built before install:UserWarning"))
+            # CrewAI keeps crews and flows of the tests before: its event bus, and cycles that nobody has collected.
+            item.add_marker(
+                pytest.mark.filterwarnings("ignore:.* (crews|memories) were built before install:UserWarning")
+            )
 
 
 @pytest.fixture(autouse=True)
