@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from walpool import errors
-from walpool.postgres import PostgresPool
+from walpool.postgres import PostgresPool, _jobs
 from walpool.postgres._translate import translate
 
 NUMBERED = """
@@ -72,6 +74,10 @@ def test_rows_of_parameters_and_constants_are_folded(sql: str, three: str) -> No
         "INSERT INTO t (a) SELECT * FROM (VALUES (?)) AS v",
         "INSERT INTO t DEFAULT VALUES",
         "WITH x AS (SELECT 1) INSERT INTO t (a) VALUES (?)",
+        "INSERT INTO t (a) SELECT ? UNION VALUES (?)",
+        "INSERT INTO t (a) TABLE s UNION ALL VALUES (?)",
+        "INSERT INTO t (a) WITH x AS (SELECT 1) VALUES (?)",
+        "INSERT INTO t (a[?]) VALUES (?)",
         "UPDATE t SET a = ?",
         "VALUES (?)",
     ],
@@ -89,6 +95,33 @@ def test_rows_go_in_pieces_of_a_power_of_two_within_the_protocols_limit() -> Non
     assert wide is not None
     assert [size for _, _, size in narrow.folded([[1]] * 203)] == [64, 64, 64, 8, 2, 1]
     assert [size for _, _, size in wide.folded([[1] * 5_000] * 21)] == [8, 8, 4, 1]
+
+
+def test_arms_of_a_query_and_numbered_elements_are_stored_as_by_single_statements(pg: PostgresPool) -> None:
+    pg.script("CREATE TABLE arms (n bigint); CREATE TABLE elements (n bigint[])")
+    pg.executemany("INSERT INTO arms (n) SELECT ?::bigint UNION VALUES (?::bigint)", [(1, 2), (3, 4)])
+    assert pg.fetch("SELECT n FROM arms ORDER BY n") == [(1,), (2,), (3,), (4,)]
+    pg.executemany("INSERT INTO elements (n[?]) VALUES (?)", [(1, 2), (3, 4)])
+    assert pg.fetch("SELECT n::text FROM elements ORDER BY 1") == [("[3:3]={4}",), ("{2}",)]
+
+
+def test_statement_that_is_refused_beside_folded_rows_is_named_at_once(numbered: PostgresPool) -> None:
+    numbered.script("CREATE SEQUENCE tries")  # what it gives is not taken back when a transaction is rolled back
+    with pytest.raises(errors.DataError, match="in statement 4 of the batch"):
+        numbered.batch([(INSERT, ("a", 1)), (INSERT, ("b", 2)), "SELECT nextval('tries')", "SELECT 1 / 0"])
+    assert numbered.fetchval("SELECT last_value FROM tries") == 1
+
+
+def test_rows_of_a_very_large_job_go_one_by_one() -> None:
+    class Asked(list[int]):
+        def ask(self, sql: bytes, rows: list[object]) -> None:
+            self.append(len(rows))
+
+    job = _jobs.many("INSERT INTO t VALUES (?)", [(n,) for n in range(4)])
+    small, large = Asked(), Asked()
+    assert job.ask(small, folded=True) == [4]  # type: ignore[arg-type]
+    assert dataclasses.replace(job, size=2**28).ask(large, folded=True) == [1] * 4  # type: ignore[arg-type]
+    assert (small, large) == ([1], [4])
 
 
 def test_batch_and_executemany_answer_as_if_each_row_had_gone_by_itself(numbered: PostgresPool) -> None:

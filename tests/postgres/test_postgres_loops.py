@@ -22,7 +22,7 @@ from helpers import WITHIN, Caller, eventually
 from looping import on_asyncio, on_every_loop, run, until
 
 from tests.postgres.pools import INSERT, assert_unharmed, kept, plain, running
-from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _results
+from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
 from walpool.postgres._wire import Connection
 
 SLOW = "INSERT INTO t (a) SELECT 'slow' FROM pg_sleep(0.4)"
@@ -65,7 +65,7 @@ async def test_loop_sends_groups_and_reads_without_a_thread(
     def refuse(*_: object) -> None:
         raise AssertionError("a thread was asked")
 
-    for threads in (engine.hands.reads, engine.hands.groups):
+    for threads in (engine.hands.steps, engine.hands.alone):
         monkeypatch.setattr(threads, "submit", refuse)
 
     async def work(n: int) -> None:
@@ -112,11 +112,15 @@ async def test_rows_of_a_large_result_are_converted_on_a_thread(
         return rows(self, result)
 
     monkeypatch.setattr(Connection, "rows", watched)
-    few, many = _results.AT_ONCE, _results.AT_ONCE + 1
+    few, many = _wire.AT_ONCE, _wire.AT_ONCE + 1
     for count in (few, many):
         assert len(await apg.fetch("SELECT generate_series(1, ?)", (count,))) == count
         assert len((await apg.execute("SELECT generate_series(1, CAST(? AS bigint))", (count,))).rows) == count
     assert converted == [(few, True), (few, True), (many, False), (many, False)]
+    converted.clear()
+    for call in (apg.fetch, apg.execute):
+        await call("SELECT repeat('x', 4000000) FROM generate_series(1, 8)")
+    assert converted == [(8, False), (8, False)]
 
 
 @on_asyncio

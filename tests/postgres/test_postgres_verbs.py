@@ -140,6 +140,7 @@ def test_copy_through_the_client_is_refused_and_costs_nobody_else_anything(
     with pytest.raises(errors.NotSupportedError, match="executemany") as refused:
         getattr(pg, verb)(sql)
     assert refused.value.outcome == "not_applied"
+    assert pg.stats()["connections_lost"] == 0
     assert pg.execute(INSERT, ("after",)).rowcount == 1
 
 

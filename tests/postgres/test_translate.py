@@ -79,6 +79,8 @@ def test_mixed_parameters_are_refused() -> None:
 
 @pytest.mark.parametrize("number", ["0", "00", "32767", "9" * 5_000])
 def test_number_out_of_range_is_refused_in_the_words_of_sqlite(number: str) -> None:
+    with pytest.raises(ProgrammingError, match="32766 are the most"):
+        translate(f"SELECT {', '.join(f':p{n}' for n in range(32_767))}")
     with pytest.raises(ProgrammingError, match=r"^variable number must be between \?1 and \?32766$"):
         translate(f"SELECT ?{number}")
 

@@ -19,6 +19,9 @@ _MOST_ROWS: Final = 64
 _MOST_PARAMETERS: Final = 65_535  # the protocol's own limit for a statement
 _PLAIN: Final = frozenset({"native", "word", "string", "escaped", "dollars", "number"})
 _SIGNS: Final = frozenset({",", "-", "+", "::"})
+_OF_A_QUERY: Final = frozenset({"SELECT", "TABLE", "WITH", "$1", "["})
+"""What stands before VALUES where it is an arm of a query (UNION VALUES ...), or where an element is named by a
+parameter: `(a[$1])`."""
 
 
 class Fold:
@@ -84,6 +87,8 @@ def _opening(tokens: Sequence[Token]) -> int | None:
     if shapes[-1] != ")" or "VALUES" not in shapes:
         return None
     opening = shapes.index("VALUES") + 1
+    if not _OF_A_QUERY.isdisjoint(shapes[:opening]):
+        return None
     is_one = shapes[opening] == "(" and not {"(", ")"} & set(shapes[opening + 1 : -1])
     return opening if is_one else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from walpool.errors import Error, ProgrammingError
 from walpool.postgres._results import Result
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from walpool.types import Params
 
 __all__ = ["Job", "Statement", "Uneven", "batch", "labelled", "many", "script", "single"]
+
+
+MOST_FOLDED: Final = 2**27
+"""Bytes of a job whose rows are folded at most: a message to the server ends at 1 GiB, and large rows gain nothing."""
 
 
 class Statement(NamedTuple):
@@ -52,6 +56,13 @@ class Job:
         """How many results the server gives for it."""
         return sum(len(statement.rows) for statement in self.statements)
 
+    @property
+    def may_fold(self) -> bool:
+        """Whether rows of its may go as one statement."""
+        return self.size <= MOST_FOLDED and any(
+            statement.fold is not None and len(statement.rows) > 1 for statement in self.statements
+        )
+
     def ask(self, exchange: Exchange, *, folded: bool = False) -> list[int]:
         """Add its statements to an exchange; return for each answer how many of its runs that is of.
 
@@ -60,6 +71,7 @@ class Job:
             folded: whether rows of one INSERT may go as one statement.
         """
         runs = []
+        folded = folded and self.size <= MOST_FOLDED
         for statement in self.statements:
             if folded and statement.fold is not None and len(statement.rows) > 1:
                 for sql, parameters, size in statement.fold.folded(statement.rows):

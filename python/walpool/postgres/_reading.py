@@ -12,7 +12,7 @@ import psycopg
 
 from walpool.errors import ProgrammingError
 from walpool.postgres._errors import is_broken
-from walpool.postgres._results import AT_ONCE, Rows
+from walpool.postgres._results import Rows
 from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
@@ -53,8 +53,14 @@ class Running:
 
     @contextmanager
     def on(self, connection: Connection) -> Iterator[None]:
-        """Say on which connection it runs."""
+        """Say on which connection it runs.
+
+        Raises:
+            psycopg.Error: it was stopped before.
+        """
         with self._lock:
+            if self.is_cancelled:
+                raise psycopg.errors.QueryCanceled
             self._connection = connection
         try:
             yield
@@ -99,7 +105,7 @@ def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[
                 yield Blocking(partial(connection.execute, "ROLLBACK"))
         raise failure.error from None
     convert = partial(Rows.of, connection, answer)
-    if answer.ntuples > AT_ONCE:
+    if exchange.is_large((answer,)):
         rows: Rows = yield Blocking(convert)
         return rows
     return convert()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -11,10 +11,7 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.types import Row, RowFactory
 
-__all__ = ["AT_ONCE", "Result", "Rows", "made"]
-
-AT_ONCE: Final = 500
-"""Rows that an event loop's own thread converts at once: about a millisecond of its time; for more a thread does."""
+__all__ = ["Result", "Rows", "made"]
 
 
 class Rows(NamedTuple):

@@ -12,7 +12,7 @@ import psycopg
 
 from walpool.postgres._errors import is_broken, is_conflict, is_lock_timeout
 from walpool.postgres._jobs import Uneven
-from walpool.postgres._results import AT_ONCE, Result
+from walpool.postgres._results import Result
 from walpool.postgres._steps import Blocking
 from walpool.postgres._wire import Exchange, Failed, committing
 
@@ -81,15 +81,12 @@ def running(
 def _run_statements(
     connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]
 ) -> Steps[list[list[Result]]]:
-    """Run the jobs' statements, with rows of one INSERT in one; if that fails once more without, to know which row."""
-    if any(statement.fold for job in jobs for statement in job.statements):
+    """Run the jobs' statements, with rows of one INSERT in one; if these fail once more without, to know which row."""
+    if any(job.may_fold for job in jobs):
         try:
             return (yield from _run_once(connection, jobs, settings, folded=True))
         except Uneven:
             pass
-        except Refused as refusal:
-            if is_lock_timeout(refusal.error) or is_conflict(refusal.error):
-                raise
     return (yield from _run_once(connection, jobs, settings, folded=False))
 
 
@@ -110,7 +107,7 @@ def _run_once(
         raise _refused(failure, jobs, runs) from None
     convert = partial(_results, connection, jobs, answers, runs)
     try:
-        if sum(answer.ntuples for answer in answers) > AT_ONCE:
+        if exchange.is_large(answers):
             results: list[list[Result]] = yield Blocking(convert)
         else:
             results = convert()
@@ -164,11 +161,13 @@ def _before(jobs: Sequence[Job]) -> list[Sequence[tuple[str, str]]]:
     return [[(name, dict(job.local).get(name, "")) for name in names] for job in jobs]
 
 
-def _refused(failure: Failed, jobs: Sequence[Job], runs: Sequence[Sequence[int]]) -> Refused:
-    """Say in which job the first statement stands that was not answered."""
+def _refused(failure: Failed, jobs: Sequence[Job], runs: Sequence[Sequence[int]]) -> Refused | Uneven:
+    """Say in which job the first statement stands that was not answered; not where it is of several rows."""
     answered = failure.answered
     for number, (job, each) in enumerate(zip(jobs, runs, strict=True)):
         if answered < len(each):
+            if each[answered] > 1 and not is_lock_timeout(failure.error) and not is_conflict(failure.error):
+                return Uneven()
             run = sum(each[:answered])
             return Refused(failure.error, number, job.place(run), job.sql(run))
         answered -= len(each)

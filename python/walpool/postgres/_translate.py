@@ -135,6 +135,9 @@ def parse(sql: str) -> Translated:
     wanted = numbers[-1] if numbers else len(names)
     text = _rewritten(sql, places) if places else sql
     count = len(numbers) or len(names)
+    if count > _LARGEST:
+        msg = f"the statement names {count} parameters; {_LARGEST} are the most"
+        raise ProgrammingError(msg)
     return Translated(
         sql=text,
         encoded=_encoded(text),

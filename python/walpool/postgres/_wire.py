@@ -7,6 +7,7 @@ what was refused is known by its place among the answers. Measured in benches/RE
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,10 @@ __all__ = ["Connection", "Exchange", "Failed", "committed", "committing", "durat
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
+AT_ONCE: Final = 500
+"""Rows that an event loop's own thread converts at once: about a millisecond of its time; for more a thread does."""
+PIECES_AT_ONCE: Final = 16
+"""Pieces in which such rows come at most, of 8 KiB or more where the server has them ready."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -37,6 +42,15 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """psycopg's connection, with the one converter that all of its exchanges use."""
 
     _converter: Converter | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Close it; not the parent's in a child process, since the server would hear of it."""
+        if self._process == os.getpid():
+            super().close()
 
     @property
     def converter(self) -> Converter:
@@ -89,6 +103,7 @@ class Exchange:
         self._parsed: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}  # a statement's name, and its parameters' types
         self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
         self._names: list[bytes] = []
+        self._pieces = 0  # in which the answers came
         self._pgconn.enter_pipeline_mode()
 
     def say(self, sql: bytes) -> None:
@@ -149,6 +164,10 @@ class Exchange:
                 yield from self._sent(names)
             raise
 
+    def is_large(self, answers: Sequence[PGresult]) -> bool:
+        """Return whether to convert their rows takes longer than an event loop can wait for."""
+        return self._pieces > PIECES_AT_ONCE or sum(answer.ntuples for answer in answers) > AT_ONCE
+
     def _named(self, sql: bytes, types: tuple[int, ...]) -> bytes:
         name = b"walpool_%d" % len(self._names)
         self._names.append(name)
@@ -182,6 +201,7 @@ class Exchange:
             while pgconn.is_busy():
                 yield Wait.R
                 self._consume()
+                self._pieces += 1
             result = pgconn.get_result()
             if result is not None:  # None stands between two statements
                 answers.append(result)
