@@ -19,9 +19,10 @@ import psycopg
 import pytest
 from helpers import WITHIN, Caller, eventually
 
-from tests.postgres.pools import INSERT, TABLE, Proxy, assert_unharmed, kept, plain, terminate
+from tests.postgres.pools import INSERT, TABLE, Proxy, assert_unharmed, groups_held, kept, plain, queue_up, terminate
 from walpool import errors
 from walpool.postgres import PostgresPool, Transaction
+from walpool.postgres._connections import Loan
 
 if TYPE_CHECKING:
     from benches.postgres_server import PostgresServer
@@ -50,6 +51,32 @@ def test_connections_that_died_idle_cost_nobody_an_error(pg: PostgresPool, postg
             call()
     assert kept(pg) == ["1", "2", "3", "4", "5"]
     assert_unharmed(pg)
+
+
+def test_job_that_ends_its_own_connection_takes_no_neighbour_with_it(pg: PostgresPool, postgres_url: str) -> None:
+    jobs = [(INSERT, ("a",)), ("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(9)", ()), (INSERT, ("b",))]
+    with groups_held(postgres_url, pg):
+        callers = queue_up(pg, [partial(pg.execute, sql, values) for sql, values in jobs])
+    assert callers[0].outcome().rowcount == callers[2].outcome().rowcount == 1
+    assert callers[1].error(errors.OperationalError).outcome == "not_applied"
+    assert kept(pg) == ["a", "b"]
+
+
+def test_connection_that_is_opened_too_late_for_its_loan_is_not_lost(pg: PostgresPool) -> None:
+    readers = pg._engine._readers
+    readers.clear()
+    steps = readers.lending(5, pg._engine._no_reader)
+    opening = next(steps)
+    take = Loan.take
+
+    def take_late(self: Loan, connection: object) -> None:
+        steps.close()  # whoever waited for it is stopped just now
+        take(self, connection)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loan, "take", take_late)
+        opening.wait()
+    assert (readers.out, len(readers._idle)) == (0, 1)
 
 
 def _snapshot(pool: PostgresPool) -> None:

@@ -168,11 +168,9 @@ class Connections:
         return loan
 
     def _open(self, loan: Loan, deadline: float) -> None:
-        connection = self.opened(deadline)
+        loan.take(self.opened(deadline))
         if loan.turn is None:  # it has ended meanwhile
-            connection.close()
-        else:
-            loan.take(connection)
+            loan.end()
 
     def opened(self, deadline: float) -> Connection:
         """Return a new connection, for a loan that has a permit."""
@@ -196,6 +194,8 @@ class Connections:
             connection.close()  # the server rolls back
             loan._connection = None
         self._leave(loan)
+        if loan._connection is not None:  # a thread has opened it meanwhile
+            self.take_back(loan)
 
     def clear(self) -> None:
         """Close what lies idle: after one of them proved dead the others are suspect too."""

@@ -8,9 +8,11 @@ them (`_steps`).
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -18,7 +20,7 @@ from psycopg.waiting import Ready, Wait
 
 from walpool.errors import ClosedError
 from walpool.postgres._connections import SLICE
-from walpool.postgres._hands import ended
+from walpool.postgres._hands import ended, running_loop
 from walpool.postgres._steps import Answers, Blocking, finish
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ __all__ = ["WATCHES_SOCKETS", "Drive", "Driver"]
 T = TypeVar("T")
 
 WATCHES_SOCKETS: Final = sys.platform != "win32"
-"""Whether loops can watch sockets that are not theirs: Windows' usual one cannot."""
+"""Whether loops can watch sockets that are not theirs. Windows' usual one cannot: there a thread waits for answers."""
 
 
 class Driver:
@@ -42,16 +44,23 @@ class Driver:
 
     Attributes:
         mailbox: by which other threads reach the loop.
+        threads: they do what may block.
     """
 
     def __init__(self, mailbox: Mailbox, threads: ThreadPoolExecutor) -> None:
         self.mailbox = mailbox
-        self._threads = threads
+        self.threads = threads
+        self._process = os.getpid()
         self._drives: set[Drive[Any]] = set()  # those that are to be finished whatever becomes of the loop
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a child process: the sockets, and what the loop watches them with, are its parent's too."""
+        return self._process != os.getpid()
 
     def begin(self, steps: Steps[None]) -> None:
         """Take steps that nobody on this loop waits for; what they raise is told as asyncio tells such things."""
-        drive = Drive(steps, self.mailbox, self._threads, lambda _, error: self._over(drive, error))
+        drive = Drive(self, steps, lambda _, error: self._over(drive, error), outlives=True)
         self._drives.add(drive)
         drive.begin()
 
@@ -69,7 +78,7 @@ class Driver:
             stop: makes the server end what it does; called on a thread.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        drive = Drive(steps, self.mailbox, self._threads, partial(_settle, future))
+        drive = Drive(self, steps, partial(_settle, future))
         try:
             drive.begin()
             return await future
@@ -89,13 +98,13 @@ class Drive(Generic[T]):
     """Steps on their way, on a loop's thread."""
 
     __slots__ = (
+        "_driver",
         "_ended",
         "_loop",
-        "_mailbox",
         "_number",
+        "_outlives",
         "_request",
         "_steps",
-        "_threads",
         "_timer",
         "_watched",
         "_watching",
@@ -105,16 +114,24 @@ class Drive(Generic[T]):
 
     def __init__(
         self,
+        driver: Driver,
         steps: Steps[T],
-        mailbox: Mailbox,
-        threads: ThreadPoolExecutor,
         ended: Callable[[T | None, BaseException | None], object],
+        *,
+        outlives: bool = False,
     ) -> None:
-        """Make one; `ended` is called with the result, or with the error, unless the steps are left or abandoned."""
+        """Make one.
+
+        Args:
+            driver: whose.
+            steps: what is to be done.
+            ended: called with the result, or with the error, unless the steps are left or abandoned.
+            outlives: whether a thread goes on with the steps if the loop is closed.
+        """
+        self._driver = driver
         self._steps = steps
-        self._mailbox = mailbox
-        self._threads = threads
         self._ended = ended
+        self._outlives = outlives
         self._loop = asyncio.get_running_loop()
         self._request: Request | None = None  # what the steps wait for
         self._watched: psycopg.Connection[Any] | None = None  # whose socket the loop watches
@@ -132,9 +149,12 @@ class Drive(Generic[T]):
         """Have a thread take the steps that are left."""
         if self.is_over:
             return
+        request = self._request
         self._quit()
+        if self._driver.is_inherited:
+            return
         try:
-            self._threads.submit(finish, self._steps, self._request)
+            self._driver.threads.submit(finish, self._steps, request)
         except ClosedError:  # no thread is there any more
             self._steps.close()
 
@@ -144,9 +164,23 @@ class Drive(Generic[T]):
             self._quit()
             self._steps.close()
 
+    def lost(self) -> None:
+        """Leave or abandon the steps: the loop was closed, and has dropped what it was to call.
+
+        It may be half gone, and is not touched: uvloop's would crash. One that runs has dropped it because the socket
+        broke, as uvloop's does.
+        """
+        self._watched = None
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self.advance, Ready.R)
+        elif self._outlives:
+            self.leave()
+        else:
+            self.abandon()
+
     async def stopped(self, stop: Callable[[], object]) -> None:
         """Return once the steps have ended; they are made to, and the server too."""
-        if self.is_over:
+        if self.is_over or self._driver.is_inherited:
             return
         over: asyncio.Future[None] = self._loop.create_future()
         self._ended = lambda *_: over.set_result(None)
@@ -172,11 +206,11 @@ class Drive(Generic[T]):
     def _wait(self, request: Request) -> tuple[Callable[[Any], Request], object] | None:
         """See that the loop goes on when a request is fulfilled; return the next step if it is already."""
         try:
-            if isinstance(request, Answers):
+            if isinstance(request, Answers) and WATCHES_SOCKETS:
                 self._watch_answers(request, next(request.generator))
             else:
                 self._unwatch()  # else a socket that has something to read would call at each turn of the loop
-                if isinstance(request, Blocking):
+                if isinstance(request, (Answers, Blocking)):
                     self._have_done(request)
                 else:
                     self._await_turn(request)
@@ -195,20 +229,27 @@ class Drive(Generic[T]):
             self._watched, self._number = request.connection, request.connection.pgconn.socket
             watch = _Watch(self)
             self._watching = weakref.ref(watch)
-            self._loop.add_reader(self._number, watch.tell, Ready.R)
-        writes = wait is not Wait.R
-        if writes != self._writes:
-            self._writes = writes
-            if writes:
-                self._loop.add_writer(self._number, self.advance, Ready.W)
-            else:
-                self._loop.remove_writer(self._number)
+            try:
+                self._loop.add_reader(self._number, watch.tell, Ready.R)
+            except RuntimeError:  # uvloop's keeps a useless rest of what watched a socket that broke
+                self._loop.remove_reader(self._number)
+                self._loop.add_reader(self._number, watch.tell, Ready.R)
+        if wait is not Wait.R:
+            self._writes = True
+            self._loop.add_writer(self._number, self.advance, Ready.W)
+
+    def _watch_no_writes(self) -> None:
+        if self._writes:
+            self._writes = False
+            self._loop.remove_writer(self._number)
 
     def advance(self, ready: Ready) -> None:
         """Take in what the socket has, and go on if it is all."""
         request = self._request
-        if self.is_over or not isinstance(request, Answers):
+        if not isinstance(request, Answers) or self._driver.is_inherited:
             return
+        # The socket is open yet. Once libpq has closed it, to stop half of the watch fails, on uvloop for ever after.
+        self._watch_no_writes()
         try:
             self._watch_answers(request, request.generator.send(ready))
         except StopIteration as end:
@@ -218,28 +259,28 @@ class Drive(Generic[T]):
             self._go(self._steps.throw, error)
 
     def _unwatch(self) -> None:
-        if self._watched is None:
+        if self._watched is None or self._driver.is_inherited:
             return
         self._watched = None
         watch = self._watching()
         if watch is not None:
             watch.drive = None
+        self._watch_no_writes()
         self._loop.remove_reader(self._number)
-        if self._writes:
-            self._writes = False
-            self._loop.remove_writer(self._number)
 
     # What blocks.
 
-    def _have_done(self, request: Blocking) -> None:
-        work = self._threads.submit(request.do)
+    def _have_done(self, request: Answers | Blocking) -> None:
+        work = self._driver.threads.submit(request.wait)
         self._request = Blocking(work.result)  # for a thread that takes the steps that are left
         work.add_done_callback(lambda work: self._tell(partial(self._done, work)))
 
     def _tell(self, call: Callable[[], object]) -> None:
-        """Have the loop call it, from any thread; a loop that was closed does not take the steps that are left."""
-        if not self._mailbox.put(call):
-            self.leave()
+        """Have the loop call it, from any thread."""
+        watch = _Watch(self)
+        soon = self._loop.call_soon if running_loop() is self._loop else self._loop.call_soon_threadsafe
+        with suppress(RuntimeError):  # it was closed: the watch goes, and says so
+            soon(watch.call, call)
 
     def _done(self, work: Future[Any]) -> None:
         if self.is_over:
@@ -274,32 +315,37 @@ class Drive(Generic[T]):
 
     def _quit(self) -> None:
         self.is_over = True
+        self._request = None  # it may refer to this, as `_ended` does: no work for the collector
         self._unwatch()
 
     def _end(self, result: T | None, error: BaseException | None) -> None:
         self._quit()
         self._steps.close()
         ended, self._ended = self._ended, _nothing
-        self._request = None  # as `ended`, it may refer to this: no work for the collector
         ended(result, error)
 
 
 class _Watch:
-    """What a loop calls when a socket has something to read. It alone keeps this, and drops it when it is closed."""
+    """What a loop is to call for a drive. It alone keeps this, and drops it when it is closed: then the drive hears."""
 
     __slots__ = ("__weakref__", "drive")
 
     def __init__(self, drive: Drive[Any]) -> None:
-        self.drive: Drive[Any] | None = drive  # None once the socket is watched no more
+        self.drive: Drive[Any] | None = drive  # None once there is nothing to call any more
 
     def tell(self, ready: Ready) -> None:
-        """Pass it on."""
+        """Say that the socket has something to read."""
         if self.drive is not None:
             self.drive.advance(ready)
 
+    def call(self, call: Callable[[], object]) -> None:
+        """Call it; this is all that the loop was to do."""
+        self.drive = None
+        call()
+
     def __del__(self) -> None:
         if self.drive is not None:
-            self.drive.leave()
+            self.drive.lost()
 
 
 def _nothing(*_: object) -> None:

@@ -21,10 +21,10 @@ import psycopg
 from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
-from walpool.postgres._driving import WATCHES_SOCKETS, Driver
+from walpool.postgres._driving import Driver
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, Mailbox, ended, finished
+from walpool.postgres._hands import Hands, Mailbox, ended
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, reading_once
 from walpool.postgres._sessions import Begin, Session
@@ -107,12 +107,9 @@ class Engine:
         return finish(self._reading(asked, timeout, local, Running()))
 
     async def aread(self, asked: Query, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Rows:
-        """Run a query on a reader, for a task: from the loop's own thread where loops can watch sockets."""
+        """Run a query on a reader, for a task."""
         running = Running()
-        steps = self._reading(asked, timeout, local, running)
-        if WATCHES_SOCKETS:
-            return await self.driver().result(steps, running.cancel)
-        return await finished(self.hands.reads, partial(finish, steps), running.cancel)
+        return await self.driver().result(self._reading(asked, timeout, local, running), running.cancel)
 
     def snapshot(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
         """Hold a reader for several reads of one snapshot."""
@@ -131,7 +128,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
         if driver is None:
-            driver = self._drivers[loop] = Driver(Mailbox(loop), self.hands.groups)
+            driver = self._drivers[loop] = Driver(Mailbox(loop), self.hands.steps)
         return driver
 
     async def held(

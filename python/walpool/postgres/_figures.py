@@ -55,7 +55,7 @@ class Figures:
     def __init__(self, name: str, slow_threshold: float) -> None:
         self._name = name  # of the database
         self._slow_threshold = slow_threshold
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a group in the midst of what it guards
         self._counts: Counter[str] = Counter()
         self._samples: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in SAMPLED}
 

@@ -1,9 +1,9 @@
 """`Hands`: the threads that work for callers on event loops, and `Mailbox`, by which a loop hears of it. Knows no SQL.
 
-    reads    one read each, and the wait for its reader, where loops cannot watch sockets
     begins   the wait for a connection that will be held; those who hold one never stand behind these
     held     one statement of a transaction or a snapshot each
-    groups   what a loop itself cannot do of its reads and groups: opening a connection, a large group, a job alone
+    steps    what a loop itself cannot do of its reads and groups: opening a connection, a large group
+    alone    jobs that run alone; they may wait for long, and no read or group stands behind these
 
 Threads are begun as they are needed, and end with the engine.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from walpool.errors import ClosedError
 
-__all__ = ["Hands", "Mailbox", "ended", "finished"]
+__all__ = ["Hands", "Mailbox", "ended", "finished", "running_loop"]
 
 T = TypeVar("T")
 
@@ -31,14 +31,14 @@ class Hands:
     """Threads, so many of each kind at most."""
 
     def __init__(self, *, readers: int, writers: int, leaders: int) -> None:
-        self.reads = _threads("reads", readers)
         self.begins = _threads("begins", readers + writers)
         self.held = _threads("held", readers + writers)
-        self.groups = _threads("groups", leaders + writers)
+        self.steps = _threads("steps", readers + leaders)
+        self.alone = _threads("alone", writers)
 
     def close(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for threads in (self.reads, self.begins, self.held, self.groups):
+        for threads in (self.begins, self.held, self.steps, self.alone):
             threads.shutdown(wait=False)
 
 
@@ -51,20 +51,25 @@ class Mailbox:
         self._is_rung = False
         self._watches = False
 
-    def put(self, call: Callable[[], object]) -> bool:
-        """Have the loop call it soon; return False if the loop was closed meanwhile, and calls nothing any more."""
+    def put(self, call: Callable[[], object]) -> None:
+        """Have the loop call it soon; a loop that was closed calls nothing any more."""
         self._calls.append(call)  # before the look: whoever empties the box looks after it
+        if self._is_rung:
+            return
         loop = self._loop()
-        if loop is None or loop.is_closed():
-            return False
-        if not self._is_rung:
+        try:
             self._is_rung = True
-            try:
-                soon = loop.call_soon if _running() is loop else loop.call_soon_threadsafe
+            if loop is not None:
+                soon = loop.call_soon if running_loop() is loop else loop.call_soon_threadsafe
                 soon(self._empty)
-            except RuntimeError:
-                return False
-        return True
+                return
+        except RuntimeError:  # it was closed
+            pass
+        except BaseException:  # from outside (Ctrl-C): whoever comes next rings
+            self._is_rung = False
+            raise
+        self._is_rung = False
+        self._calls.clear()
 
     def watch(self, look: Callable[[], bool]) -> None:
         """Have the loop look now and then, from its own thread, until `look` returns that there is nothing to see."""
@@ -73,9 +78,9 @@ class Mailbox:
             self._watch(look)
 
     def _watch(self, look: Callable[[], bool]) -> None:
-        loop = self._loop()
-        self._watches = loop is not None and look()
-        if self._watches and loop is not None:
+        loop, self._watches = self._loop(), False  # so it stays if `look` raises, as on Ctrl-C
+        if loop is not None and look():
+            self._watches = True
             loop.call_later(WATCH_S, self._watch, look)
 
     def _empty(self) -> None:
@@ -88,7 +93,8 @@ class Mailbox:
                 self.put(self._calls.popleft())
 
 
-def _running() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs on this thread, if one does."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -47,7 +47,20 @@ class State(Enum):
 class Ticket:
     """A job in line, and how whoever waits for it hears of it."""
 
-    __slots__ = ("_bell", "_wake", "error", "is_driven", "is_given_up", "job", "joined", "loop", "results", "state")
+    __slots__ = (
+        "_bell",
+        "_wake",
+        "error",
+        "is_a_threads",
+        "is_driven",
+        "is_given_up",
+        "job",
+        "joined",
+        "led",
+        "loop",
+        "results",
+        "state",
+    )
 
     def __init__(self, job: Job, wake: Callable[[Ticket], None] | None = None, loop: object = None) -> None:
         """Make one; `wake` is called with it, and no lock held, in place of waking a thread that sleeps on it.
@@ -63,15 +76,12 @@ class Ticket:
         self.results: list[Result] = []
         self.error: BaseException | None = None
         self.joined = time.monotonic()
+        self.led = 0.0  # when it was told to lead
         self.is_given_up = False  # nobody waits for it any more: it neither joins the line nor runs alone
         self.is_driven = False  # it leads, and its loop takes the steps
+        self.is_a_threads = wake is None  # a thread sleeps on it
         self._wake = wake
         self._bell = threading.Event() if wake is None else None
-
-    @property
-    def is_a_threads(self) -> bool:
-        """Whether a thread sleeps on it."""
-        return self._bell is not None
 
     def tell(self, state: State) -> None:
         """Set the state, and wake whoever waits."""
@@ -163,7 +173,8 @@ class Line:
             ticket.state = State.ANSWERED
             stood = ticket in self._tickets
             if stood:
-                self._gone(ticket)
+                self._bytes -= ticket.job.size
+                self._of_threads -= ticket.is_a_threads
                 self._tickets.remove(ticket)
         self.answered([ticket])
         self.pass_on(ticket)
@@ -183,7 +194,8 @@ class Line:
                 return
             group.append(leader)
             leader.state = State.TAKEN
-            self._gone(leader)
+            self._bytes -= leader.job.size
+            self._of_threads -= leader.is_a_threads
             self._tickets.remove(leader)
             size = leader.job.size
             most = self._share(leader)
@@ -196,7 +208,8 @@ class Line:
                     break
                 group.append(following)
                 following.state = State.TAKEN
-                self._gone(following)
+                self._bytes -= following.job.size
+                self._of_threads -= following.is_a_threads
                 self._tickets.popleft()
             self._led_at = time.monotonic()
             self._lock.notify_all()
@@ -264,9 +277,12 @@ class Line:
     def close(self, timeout: float) -> None:
         """Refuse new tickets, and wait until those in line are answered."""
         deadline = time.monotonic() + timeout
-        with self._lock:
-            self._is_closed = True
-            while self._unanswered and time.monotonic() < deadline:
+        self._is_closed = True
+        while time.monotonic() < deadline:
+            self.help()  # whose loop runs no more would wait for ever
+            with self._lock:
+                if not self._unanswered:
+                    return
                 self._lock.wait(SLICE)
 
     def late(self) -> WriteTimeout:
@@ -281,16 +297,14 @@ class Line:
     def _has_room(self, ticket: Ticket) -> bool:
         return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
 
-    def _gone(self, ticket: Ticket) -> None:
-        self._bytes -= ticket.job.size
-        self._of_threads -= ticket.is_a_threads
-
     def _appointed(self) -> Ticket | None:
         """Make the first a leader that waits and may be one; the caller rings.
 
         A loop leads by itself, two groups at once at most; and threads have groups of their own, since a loop whose
         thread is busy with something else may not come to lead for long. Of its tasks' jobs a thread takes care then.
         """
+        if (leader := self._forsaken()) is not None:
+            return leader
         waiting = (ticket for ticket in self._tickets if ticket.state is State.WAITING)
         leader = next(waiting, None)
         if leader is None or len(self._leaders) >= LEADERS:
@@ -310,8 +324,17 @@ class Line:
         if leader is not None:
             leader.state = State.LEADS
             self._leaders.add(leader)
-            self._led_at = time.monotonic()
+            self._led_at = leader.led = time.monotonic()
         return leader
+
+    def _forsaken(self) -> Ticket | None:
+        """Return a leader whose loop does not come to lead for long, if it runs at all; a thread leads in its place."""
+        late = time.monotonic() - STUCK_AFTER
+        for leader in self._leaders:
+            if leader.loop is not None and leader.led < late and leader.state is State.LEADS and not leader.is_driven:
+                leader.loop = None
+                return leader
+        return None
 
     def _abreast(self, leader: Ticket) -> int:
         """Return how many groups are led at once, where this one leads one of them."""

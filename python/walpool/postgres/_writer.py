@@ -155,6 +155,9 @@ class Writer:
                     self._doubt(group, failure)
                     return
                 except Lost as failure:
+                    if loan.is_renewed and len(group) > 1:  # one of them may be what breaks it
+                        self._set_aside(group)
+                        return
                     is_renewed: bool = yield Blocking(partial(self._renew, loan, failure, group))
                     if not is_renewed:
                         return
@@ -173,12 +176,16 @@ class Writer:
             self._fail(group, self._error(refusal))  # it has no neighbours whose doing this could be
             return group
         aside = list(group) if is_last or refusal.job is None else [group[refusal.job]]
-        self._figures.add("jobs_alone", len(aside))
-        for ticket in aside:
+        self._set_aside(aside)
+        return aside
+
+    def _set_aside(self, tickets: Sequence[Ticket]) -> None:
+        """Have each job run alone by whoever waits for it."""
+        self._figures.add("jobs_alone", len(tickets))
+        for ticket in tickets:
             ticket.tell(State.ALONE)
             if ticket.is_given_up and self.line.claim(ticket):
                 self._fail([ticket], self.line.late)
-        return aside
 
     def _give_up(self, tickets: Sequence[Ticket], error: BaseException) -> None:
         """Answer what an exception in the leader has left: nobody waits for one who is gone."""

@@ -33,6 +33,7 @@ from walpool.postgres.pool import ATTEMPTS
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
     from walpool.postgres._results import Result, Rows
@@ -376,7 +377,7 @@ class _Answer:
     def _told(self, ticket: Ticket) -> None:
         """Do what the ticket says, from any thread: have a group led or the job run, or wake the task."""
         if ticket.state is State.ALONE:
-            self._have_done(self._engine.writer.run_alone)
+            self._have_done(self._engine.hands.alone, self._engine.writer.run_alone)
         elif ticket.state is State.LEADS and ticket.loop is None:
             self._have_led()
         elif ticket.state is State.LEADS:
@@ -386,6 +387,8 @@ class _Answer:
             self._driver.mailbox.put(self._done)
 
     def _lead(self) -> None:
+        if self._ticket.loop is None:
+            return  # a thread leads in its place: the loop was busy for long
         if self._engine.writer.line.is_for_its_loop(self._ticket):
             self._driver.begin(self._engine.writer.leading(self._ticket))
         else:
@@ -393,11 +396,11 @@ class _Answer:
 
     def _have_led(self) -> None:
         writer = self._engine.writer
-        self._have_done(lambda ticket: finish(writer.leading(ticket)))
+        self._have_done(self._engine.hands.steps, lambda ticket: finish(writer.leading(ticket)))
 
-    def _have_done(self, do: Callable[[Ticket], object]) -> None:
+    def _have_done(self, threads: ThreadPoolExecutor, do: Callable[[Ticket], object]) -> None:
         try:
-            self._engine.hands.groups.submit(do, self._ticket)
+            threads.submit(do, self._ticket)
         except ClosedError:  # or the interpreter is going away, and the loop with it: nobody hears of it
             self._engine.writer.abandon(self._ticket)
 

@@ -1,0 +1,67 @@
+"""`Mailbox`: an event loop hears of what other threads put in, also after an exception from outside (Ctrl-C)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from walpool.postgres._hands import Mailbox
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop on which Ctrl-C comes once, while it is woken."""
+
+    is_pressed = True
+
+    def call_soon_threadsafe(self, *args: object, **kwargs: object) -> asyncio.Handle:
+        if self.is_pressed:
+            self.is_pressed = False
+            raise KeyboardInterrupt
+        return super().call_soon_threadsafe(*args, **kwargs)  # type: ignore[arg-type]
+
+
+def test_mailbox_rings_again_after_ctrl_c_came_while_it_rang() -> None:
+    loop = Loop()
+    try:
+        mailbox = Mailbox(loop)
+        heard: list[int] = []
+        puts: list[Callable[[], object]] = [lambda: heard.append(1), lambda: heard.append(2)]
+        with pytest.raises(KeyboardInterrupt):
+            mailbox.put(puts[0])
+        mailbox.put(puts[1])
+        loop.run_until_complete(asyncio.sleep(0))
+        assert heard == [1, 2]
+    finally:
+        loop.close()
+
+
+def test_loop_goes_on_looking_after_a_look_was_stopped() -> None:
+    async def main() -> int:
+        mailbox = Mailbox(asyncio.get_running_loop())
+        looks: list[int] = []
+
+        def look() -> bool:
+            looks.append(1)
+            return False
+
+        def stopped() -> bool:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            mailbox.watch(stopped)
+        mailbox.watch(look)
+        return len(looks)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_nothing_is_kept_for_a_loop_that_was_closed() -> None:
+    loop = Loop()
+    loop.is_pressed = False
+    mailbox = Mailbox(loop)
+    loop.close()
+    for _ in range(3):
+        mailbox.put(bool)
+    assert not mailbox._calls
