@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -174,6 +175,128 @@ def test_what_is_stored_is_what_single_statements_store(numbered: PostgresPool, 
     numbered.batch([(INSERT, row) for row in folded])
     stored = [n for (n,) in numbered.fetch("SELECT n FROM numbered ORDER BY a")]
     assert stored[: len(rows)] == stored[len(rows) :]
+
+
+ALIKE: dict[str, tuple[str, str, list[tuple[object, ...]]]] = {
+    "partitions": (
+        (
+            "CREATE TABLE x (a int, b text) PARTITION BY LIST (a); CREATE TABLE x1 PARTITION OF x FOR VALUES IN (1);"
+            "CREATE TABLE x2 PARTITION OF x DEFAULT"
+        ),
+        "INSERT INTO x VALUES (?, ?)",
+        [(1, "one"), (2, 7), (None, None)],
+    ),
+    "INSTEAD OF": (
+        (
+            "CREATE TABLE base (a int); CREATE VIEW x AS SELECT a FROM base; CREATE FUNCTION put() RETURNS trigger LANGUAGE"
+            " plpgsql AS 'BEGIN IF NEW.a > 1 THEN RETURN NULL; END IF; INSERT INTO base VALUES (NEW.a); RETURN NEW; END';"
+            "CREATE TRIGGER put INSTEAD OF INSERT ON x FOR EACH ROW EXECUTE FUNCTION put()"
+        ),
+        "INSERT INTO x (a) VALUES (?)",
+        [(1,), (2,), (0,), (3,)],
+    ),
+    "view": (
+        (
+            "CREATE TABLE base (a int, b int DEFAULT 5); CREATE VIEW x AS SELECT a, b FROM base WHERE a > 0"
+            " WITH CHECK OPTION; ALTER VIEW x ALTER b SET DEFAULT 6"
+        ),
+        "INSERT INTO x VALUES (?, DEFAULT)",
+        [(1,), (2,)],
+    ),
+    "rule also": (
+        (
+            "CREATE TABLE x (a int, b int DEFAULT 9); CREATE TABLE seen (a int);"
+            "CREATE RULE r AS ON INSERT TO x DO ALSO INSERT INTO seen VALUES (NEW.a + NEW.b)"
+        ),
+        "INSERT INTO x (a, b) VALUES (?, DEFAULT)",
+        [(1,), (2,), (3,)],
+    ),
+    "rule instead": (
+        (
+            "CREATE TABLE x (a int); CREATE TABLE seen (a int);"
+            "CREATE RULE r AS ON INSERT TO x WHERE NEW.a > 1 DO INSTEAD INSERT INTO seen VALUES (NEW.a)"
+        ),
+        "INSERT INTO x (a) VALUES (?)",
+        [(1,), (2,), (3,)],
+    ),
+    "rule nothing": (
+        "CREATE TABLE x (a int); CREATE RULE r AS ON INSERT TO x DO INSTEAD NOTHING",
+        "INSERT INTO x (a) VALUES (?)",
+        [(1,), (2,)],
+    ),
+    "identity": (
+        "CREATE TABLE x (a int GENERATED ALWAYS AS IDENTITY, b int, c int GENERATED ALWAYS AS (b * 2) STORED)",
+        "INSERT INTO x (a, b, c) VALUES (DEFAULT, ?, DEFAULT)",
+        [(1,), (2,), (3,)],
+    ),
+    "overriding": (
+        "CREATE TABLE x (a int GENERATED ALWAYS AS IDENTITY, b int)",
+        "INSERT INTO x AS y (a, b) OVERRIDING SYSTEM VALUE VALUES (?, ?)",
+        [(5, 1), (6, 2)],
+    ),
+    "domains and arrays": (
+        "CREATE DOMAIN small AS int CHECK (VALUE < 9); CREATE TABLE x (a small, b bigint[], c small[])",
+        "INSERT INTO x VALUES (?, ?::bigint[], ?)",
+        [(1, "{1,2}", "{3}"), (None, None, None), (8, "{}", "{8,NULL}")],
+    ),
+    "an element": ("CREATE TABLE x (a int[])", "INSERT INTO x (a[1], a[3]) VALUES (?, ?)", [(1, 2), (3, 4)]),
+    "fields": (
+        "CREATE TYPE pair AS (u int, v text); CREATE TABLE x (p pair, q pair)",
+        "INSERT INTO x (p.u, p.v, q) VALUES (?, ?, ?::pair)",
+        [(1, "a", "(2,b)"), (None, "c", None), ("3", None, "(,)")],
+    ),
+    "types": (
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE x (a mood, b jsonb, c numeric, d bytea, e timestamptz)",
+        "INSERT INTO x VALUES (?, ?::jsonb, ?, ?, ?)",
+        [
+            ("sad", "[1]", 1, b"x", "2026-01-01"),
+            (None, None, 1.5, None, None),
+            ("glad", "{}", "7.25", b"", "2026-02-03"),
+        ],
+    ),
+    "mixed": (
+        "CREATE TABLE x (a text, b double precision, c boolean)",
+        "INSERT INTO x VALUES (?, ?, ?)",
+        [(1, 1, True), ("x", 1.5, False), (None, None, None), (2.5, "3", "yes"), (True, -1, 0)],
+    ),
+    "names and comments": (
+        'CREATE TABLE x ("values (?)" text, größe text, c text)',
+        "INSERT /* /* $1 */ ? */ INTO x (\"values (?)\", größe, c) -- VALUES (?)\n VALUES (?, E'it\\'s $1 ?', $$(?)$$)",
+        [("a",), ("b",), ("c",)],
+    ),
+    "refused": ("CREATE TABLE x (a int CHECK (a < 3))", "INSERT INTO x VALUES (?)", [(1,), (2,), (3,), (4,)]),
+    "not a number": ("CREATE TABLE x (a int)", "INSERT INTO x VALUES (?)", [(1,), ("x",)]),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_folded_rows_do_what_single_statements_do(pg: PostgresPool, case: str) -> None:
+    schema, sql, rows = ALIKE[case]
+    assert translate(sql).fold is not None or "[" in sql
+
+    def one_by_one() -> list[int]:
+        with pg.transaction() as tx:
+            return [tx.execute(sql, row).rowcount for row in rows]
+
+    def came_to(call: Callable[[], list[int]]) -> tuple[list[int] | str, list[list[object]]]:
+        pg.script(f"DROP SCHEMA public CASCADE; CREATE SCHEMA public; {schema}")
+        counts: list[int] | str
+        try:
+            counts = call()
+        except errors.Error as error:
+            counts = type(error).__name__
+        tables = [
+            name
+            for (name,) in pg.fetch(
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+            )
+        ]
+        return counts, [pg.fetch(f"SELECT x::text FROM {name} AS x ORDER BY 1") for name in tables]
+
+    counts, stored = came_to(one_by_one)
+    assert came_to(lambda: [each.rowcount for each in pg.batch([(sql, row) for row in rows])]) == (counts, stored)
+    total = counts if isinstance(counts, str) else [sum(counts)]
+    assert came_to(lambda: [pg.executemany(sql, rows).rowcount]) == (total, stored)
 
 
 def test_unknown_column_beside_a_parameter_is_not_told_to_be_one(pg: PostgresPool) -> None:
