@@ -188,8 +188,9 @@ ALIKE: dict[str, tuple[str, str, list[tuple[object, ...]]]] = {
     ),
     "INSTEAD OF": (
         (
-            "CREATE TABLE base (a int); CREATE VIEW x AS SELECT a FROM base; CREATE FUNCTION put() RETURNS trigger LANGUAGE"
-            " plpgsql AS 'BEGIN IF NEW.a > 1 THEN RETURN NULL; END IF; INSERT INTO base VALUES (NEW.a); RETURN NEW; END';"
+            "CREATE TABLE base (a int); CREATE VIEW x AS SELECT a FROM base; CREATE FUNCTION put() RETURNS trigger"
+            " LANGUAGE plpgsql AS 'BEGIN IF NEW.a > 1 THEN RETURN NULL; END IF;"
+            " INSERT INTO base VALUES (NEW.a); RETURN NEW; END';"
             "CREATE TRIGGER put INSTEAD OF INSERT ON x FOR EACH ROW EXECUTE FUNCTION put()"
         ),
         "INSERT INTO x (a) VALUES (?)",

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import threading
 import time
 import warnings
@@ -66,6 +67,23 @@ async def test_connection_that_breaks_while_a_large_group_is_sent_costs_one_more
         await until(lambda: running(other, "by halves") != [])
         assert terminate(other, "query LIKE '%by halves%' AND state = 'active'") == 1
         assert (await job)[1].rows == [(900_000,)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
+@on_every_loop
+async def test_read_that_the_server_resets_before_it_took_it_in_is_tried_again(
+    apg: AsyncPostgresPool, other: psycopg.Connection[Any]
+) -> None:
+    for size in (10, 900_000, 10):  # at once in the socket's buffer, and by halves
+        pid = await apg.fetchval("SELECT pg_backend_pid()")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            read = asyncio.create_task(apg.fetchval("SELECT length(?)", ("x" * size,)))
+            await asyncio.sleep(0.05)  # it is sent, as far as it goes
+            assert terminate(other, f"pid = {pid}") == 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert await asyncio.wait_for(read, WITHIN) == size
 
 
 @on_asyncio
