@@ -1,13 +1,16 @@
-"""`Mailbox`: an event loop hears of what other threads put in, also after an exception from outside (Ctrl-C)."""
+"""`Mailbox` and `Hands`: how a loop and threads reach each other where Ctrl-C or the collector comes in between."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future, thread
+from functools import partial
 
 import pytest
+from helpers import WITHIN, Caller
 
-from walpool.postgres._hands import Mailbox
+from walpool.postgres._hands import Hands, Mailbox
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -65,3 +68,21 @@ def test_nothing_is_kept_for_a_loop_that_was_closed() -> None:
     for _ in range(3):
         mailbox.put(bool)
     assert not mailbox._calls
+
+
+def test_what_the_collector_hands_over_in_the_midst_of_a_hand_over_waits_for_no_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hands = Hands(readers=1, writers=1, leaders=1)
+    inner: list[Future[int]] = []
+    made = thread._WorkItem
+
+    def make(*args: object) -> object:  # called with the locks held; the collector may come here
+        if not inner:
+            inner.append(hands.held.submit(int, "7"))
+        return made(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(thread, "_WorkItem", make)
+    outer = Caller(partial(hands.steps.submit, int, "3")).outcome()
+    assert (outer.result(WITHIN), inner[0].result(WITHIN)) == (3, 7)
+    hands.close()

@@ -141,7 +141,7 @@ class Engine:
         work = self.hands.begins.submit(begin, timeout, local)
         try:
             return await asyncio.wrap_future(work)
-        except asyncio.CancelledError:
+        except BaseException:  # also where the loop is going away with its tasks
             work.add_done_callback(_end_late)
             raise
 

@@ -10,11 +10,14 @@ Threads are begun as they are needed, and end with the engine.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from walpool.errors import ClosedError
@@ -103,11 +106,34 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 class _Threads(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        if getattr(_submits, "is_so", False):  # the collector ends something in the midst of it, and its locks are held
+            return _run_apart(partial(fn, *args, **kwargs))
+        _submits.is_so = True
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:  # the pool was closed since it was looked at; or the interpreter is going away
             msg = "the pool was closed meanwhile"
             raise ClosedError(msg) from None
+        finally:
+            _submits.is_so = False
+
+
+_submits: Final = threading.local()
+
+
+def _run_apart(do: Callable[[], T]) -> Future[T]:
+    """Have it done by a thread of its own; to begin one takes no lock."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(do())
+        except BaseException as error:  # noqa: BLE001  (whoever waits hears of it)
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()
+    _thread.start_new_thread(run, ())
+    return future
 
 
 def _threads(name: str, count: int) -> ThreadPoolExecutor:
