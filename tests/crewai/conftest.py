@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,14 @@ def storage_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path / "crewai"))
     monkeypatch.delenv("WALPOOL_URL", raising=False)
     return tmp_path / "crewai"
+
+
+@pytest.fixture(autouse=True)
+def crews_of_other_tests_are_gone() -> None:
+    """Have the event bus forget them: else a checkpoint is of all of them, and fails where one cannot be stored."""
+    bus = sys.modules.get("crewai.events.event_bus")
+    if bus is not None:
+        bus.crewai_event_bus.reset_runtime_state()
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ def no_pool_is_shared_any_more() -> Any:
 
 
 def cost() -> tuple[int, int]:
-    """Return how many threads and descriptors this process has."""
+    """Return how many of walpool's threads this process has, and how many descriptors."""
     process = psutil.Process()
-    return process.num_threads(), process.num_fds() if os.name == "posix" else process.num_handles()
+    return len(engine_threads()), process.num_fds() if os.name == "posix" else process.num_handles()
 
 
 async def check_out_at_once(pool: walpool.AsyncPool, readers: int) -> None:

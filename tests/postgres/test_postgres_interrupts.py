@@ -26,6 +26,7 @@ from tests.stopping import Load, Stop, stop, stopped_at_each_step
 from tests.torture import Torture
 from walpool import errors
 from walpool.postgres import PostgresPool, Transaction, _writer
+from walpool.postgres._steps import Answers
 
 
 def write_in_a_transaction(pool: PostgresPool) -> None:
@@ -175,6 +176,23 @@ INTERRUPTED = """
             tx.execute("INSERT INTO t (a) VALUES ('after too')")
         print(pool.fetchval("SELECT count(*) FROM t"), flush=True)
 """
+
+
+def test_interrupt_between_the_send_and_the_wait_stops_what_runs_on_the_server(
+    pg: PostgresPool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with plain(postgres_url) as other:
+
+        def interrupted(self: Answers) -> object:
+            eventually(lambda: len(running(other, "pg_sleep(60)")) == 1)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Answers, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pg.execute("SELECT pg_sleep(60)")
+        monkeypatch.undo()
+        eventually(lambda: running(other, "pg_sleep(60)") == [])
+    assert_unharmed(pg)
 
 
 @pytest.mark.parametrize("call", ["execute", "fetch", "script", "transaction"])

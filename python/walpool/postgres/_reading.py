@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
@@ -16,7 +16,7 @@ from walpool.postgres._results import Rows
 from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import Exchange, Failed
+from walpool.postgres._wire import CANCEL_S, Exchange, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from walpool.postgres._wire import Connection
     from walpool.types import Params
 
-__all__ = ["CANCEL_S", "Query", "Rows", "Running", "query", "reading_once"]
-
-CANCEL_S: Final = 5.0
-"""Seconds that a request to stop a statement may take; then the statement runs on."""
+__all__ = ["Query", "Rows", "Running", "query", "reading_once"]
 
 
 class Query(NamedTuple):

@@ -15,9 +15,9 @@ import psycopg
 from walpool.errors import ClosedError, Error, InterfaceError, TransactionTimeout
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
-from walpool.postgres._reading import CANCEL_S, Query
+from walpool.postgres._reading import Query
 from walpool.postgres._results import Result, Rows
-from walpool.postgres._wire import Exchange, Failed, committed, durations
+from walpool.postgres._wire import CANCEL_S, Exchange, Failed, committed, durations
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import capabilities, errors
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.pq import DiagnosticField, ExecStatus, Format
+from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.waiting import Ready, Wait
 
 from walpool.postgres._steps import Answers, finish
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from walpool.postgres._steps import Steps
     from walpool.types import Row
 
-__all__ = ["Connection", "Exchange", "Failed", "committed", "committing", "durations"]
+__all__ = ["CANCEL_S", "Connection", "Exchange", "Failed", "committed", "committing", "durations"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
@@ -35,6 +36,8 @@ AT_ONCE: Final = 500
 """Rows that an event loop's own thread converts at once: about a millisecond of its time; for more a thread does."""
 PIECES_AT_ONCE: Final = 16
 """Pieces in which such rows come at most, of 8 KiB or more where the server has them ready."""
+CANCEL_S: Final = 5.0
+"""Seconds that a request to stop a statement may take; then the statement runs on."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
@@ -184,7 +187,10 @@ class Exchange:
             self._pgconn.pipeline_sync()
             results: list[PGresult] = yield Answers(self._connection, self._answers(len(self._wanted) + len(names) + 1))
             self._pgconn.exit_pipeline_mode()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._pgconn.transaction_status == TransactionStatus.ACTIVE:
+                with suppress(psycopg.Error):  # the signal came before the wait, which would have done it
+                    self._connection.cancel_safe(timeout=CANCEL_S)
             self._connection.close()  # what is half read is of no use to anybody
             raise
         return results
