@@ -129,6 +129,15 @@ def test_a_value_equal_to_the_default_is_explicit_all_the_same() -> None:
     assert load(max_group=SPECS["max_group"].default).explicit == {"max_group"}
 
 
+def test_a_server_has_four_readers_at_least_unless_told_otherwise() -> None:
+    url, cores = "postgresql://db.example/agents", SPECS["readers"].resolve(None)
+    assert Settings.load(url).readers == max(4, cores)
+    assert "readers" not in Settings.load(url).explicit
+    assert Settings.load(f"{url}?readers=1").readers == 1
+    assert Settings.load(url, readers=2).readers == 2
+    assert Settings.load("agents.db").readers == cores
+
+
 def test_a_wrong_variable_does_no_harm_where_a_keyword_wins() -> None:
     assert load(env={"WALPOOL_READERS": "many"}, readers=4).readers == 4
 

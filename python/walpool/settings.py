@@ -24,6 +24,8 @@ from walpool.errors import ConfigError
 __all__ = ["ConfigWarning", "Explained", "Explanation", "Settings"]
 
 _PREFIX = "WALPOOL_"
+SERVER_READERS = 4
+"""Readers of a server by default, at least: they wait for the network, and the cores here are not the measure."""
 
 
 class ConfigWarning(UserWarning):
@@ -102,6 +104,8 @@ class Settings:
         path, query = _from_target(names, target) if target else (None, {})
         given = {**environment, **query, **keywords}
         values: dict[str, Any] = {spec.name: spec.resolve(given.get(spec.name)) for spec in table}
+        if target and path is None and "readers" not in given:
+            values["readers"] = max(values["readers"], SERVER_READERS)
         origins = {name: given[name].origin if name in given else "default" for name in names}
         return cls(path=path, _origins=origins, **values)
 
