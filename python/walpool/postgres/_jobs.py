@@ -179,7 +179,7 @@ def labelled(job: Job, key: str | None, local: tuple[tuple[str, str], ...]) -> J
     if key is not None and not isinstance(key, str):
         msg = f"key must be a str, not {type(key).__name__}"  # type: ignore[unreachable]  # the caller may not be typed
         raise ProgrammingError(msg)
-    return replace(job, key=key, local=local)
+    return replace(job, key=key, local=local) if local or key is not None else job
 
 
 def _only(sql: str) -> Translated:
