@@ -9,6 +9,10 @@ pub const MOST_WORK: Duration = Duration::from_millis(5);
 /// The most, however slow the disk was once.
 const MOST_WORK_ON_A_SLOW_DISK: Duration = Duration::from_millis(25);
 
+/// A COMMIT that takes less waits for no disk. Then a group of event loops' jobs is half of what waits: the loop, whose thread
+/// cannot queue while it is answered, queues the one half while the writer works on the other.
+const CHEAP_COMMIT: Duration = Duration::from_micros(100);
+
 /// After a job of several statements has failed, as many of its kind stand behind a savepoint: those who often fail then cost
 /// their neighbours nothing. As many as the largest group of the default has, so that running one again is made good.
 const CAREFUL: u32 = 512;
@@ -50,6 +54,11 @@ impl Past {
     /// What COMMIT took.
     pub fn committed(&mut self, took: Duration) {
         self.commit = took;
+    }
+
+    /// How many jobs the next group may have where `waiting` jobs of event loops stand in line.
+    pub fn most_of_loops(self, waiting: usize) -> usize {
+        if self.commit < CHEAP_COMMIT { waiting.div_ceil(2) } else { usize::MAX }
     }
 
     /// Time that the next group may spend on its jobs.
@@ -117,6 +126,16 @@ mod tests {
             past.committed(Duration::from_millis(commit));
             assert_eq!(past.most_work(), Duration::from_millis(work));
         }
+    }
+
+    #[test]
+    fn a_group_of_loops_is_half_of_what_waits_where_commit_waits_for_no_disk() {
+        let mut past = Past::default();
+        for (commit, most) in [(0, 8), (99, 8), (100, usize::MAX), (30, 8)] {
+            past.committed(Duration::from_micros(commit));
+            assert_eq!(past.most_of_loops(16), most);
+        }
+        assert_eq!(past.most_of_loops(1), 1);
     }
 
     #[test]

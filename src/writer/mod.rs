@@ -483,7 +483,8 @@ impl Writer {
     fn lead(&self, conn: &Connection) -> Result<()> {
         let started = Instant::now();
         let past = *self.past.lock();
-        let bounds = Bounds { work: past.most_work(), ..self.rules.bounds };
+        let most = self.queue.lock().absent().map_or(usize::MAX, |waiting| past.most_of_loops(waiting));
+        let bounds = Bounds { jobs: most.min(self.rules.bounds.jobs), work: past.most_work(), ..self.rules.bounds };
         let mut group = Group::new(conn, self.rules.busy_timeout, past);
         let mut taken = Taken::default();
         let mut load = Load::default();

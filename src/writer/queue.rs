@@ -400,6 +400,11 @@ impl Queue {
         Some(conn)
     }
 
+    /// How many tickets stand in line, if the first one's caller is absent: one on an event loop.
+    pub fn absent(&self) -> Option<usize> {
+        self.line.front().filter(|ticket| ticket.is_absent).map(|_| self.line.len())
+    }
+
     /// The next job for a group, if it still has room.
     pub fn next_job(&mut self, load: Load, bounds: Bounds) -> Option<Arc<Ticket>> {
         let front = self.line.front()?;
