@@ -230,7 +230,7 @@ def test_memory_makes_no_tables_and_no_collection(words: list[str], notes: Path,
 
 def test_memory_needs_a_database_that_is_named(capsys: Capture) -> None:
     assert "WALPOOL_URL" in refused(capsys, "memory")
-    assert "SQLite files" in refused(capsys, "memory", "postgresql://ann@db/agents")
+    assert "SQLite files" in refused(capsys, "check", "postgresql://ann@db/agents")
 
 
 @pytest.mark.parametrize(

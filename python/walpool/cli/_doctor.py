@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from walpool.cli._command import Command, Failed, add_database
 from walpool.cli._screen import harmless, print_json
-from walpool.cli._stores import existing
+from walpool.cli._stores import existing_file
 from walpool.doctor import Finding, check, examine
 from walpool.errors import CorruptError
 
@@ -28,7 +28,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    _print(check(existing(arguments.path_or_url).target, repair=arguments.repair), arguments.json)
+    _print(check(existing_file(arguments.path_or_url), repair=arguments.repair), arguments.json)
 
 
 def _print(found: Iterable[Finding], as_json: bool) -> None:

@@ -142,7 +142,8 @@ def _stats_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    path = existing(arguments.path_or_url).path
+    database = existing(arguments.path_or_url)
+    size = None if database.path is None else os.path.getsize(database.path)
     rows: list[dict[str, Any]] = []
     for each, store in opened_each(arguments):
         summary = store.summary()
@@ -160,9 +161,9 @@ def _stats(arguments: argparse.Namespace) -> None:
             }
         )
     if arguments.json:
-        print_json({"path": path, "bytes": os.path.getsize(path), "collections": rows})
+        print_json({"path": database.path or database.name, "bytes": size, "collections": rows})
         return
-    print(f"{harmless(path)}, {os.path.getsize(path) / 2**20:.1f} MiB")
+    print(database.name if size is None else f"{database.name}, {size / 2**20:.1f} MiB")
     print_table(list(rows[0]), [[_plain(value) for value in row.values()] for row in rows])
 
 

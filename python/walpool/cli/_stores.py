@@ -18,18 +18,21 @@ from walpool.settings import Settings
 if TYPE_CHECKING:  # at run time where it is needed: it takes as long to import as all of walpool
     from walpool.memory import Collection, MemoryStore
 
-__all__ = ["Database", "add_store", "existing", "label", "opened", "opened_each"]
+__all__ = ["Database", "add_store", "existing", "existing_file", "label", "opened", "opened_each"]
 
 _TENANT = ""
 _COLLECTION = "memory"
 
 
 class Database(NamedTuple):
-    """An SQLite file that exists."""
+    """A file that exists, or a server's database."""
 
     target: str
     """The path or URL by which it was named."""
-    path: str
+    path: str | None
+    """Of the file; None for a server's."""
+    name: str
+    """What a message may call it: the path, or the URL without its password."""
 
 
 def add_store(parser: argparse.ArgumentParser, *, each: bool = False) -> None:
@@ -51,17 +54,27 @@ def existing(path_or_url: str | None) -> Database:
     """Return the database that was named, or WALPOOL_URL's.
 
     Raises:
-        ConfigError: none was named, it is no SQLite file, or it is not there.
+        ConfigError: none was named, or it is a file that is not there.
     """
     settings = Settings.load(path_or_url)
     target = settings.url if path_or_url is None else path_or_url
     if target is None:
         raise ConfigError("no database was named: give DB, a path or a URL, or set WALPOOL_URL")
-    if settings.path is None:
-        raise ConfigError("memory stores lie in SQLite files: give DB as a path, walpool://... or sqlite://...")
-    if not os.path.exists(settings.path):
+    if settings.path is not None and not os.path.exists(settings.path):
         raise ConfigError(f"there is no file {harmless(settings.path)}: give another DB, or set WALPOOL_URL")
-    return Database(target, settings.path)
+    return Database(target, settings.path, harmless(settings.path or str(settings.shown_url)))
+
+
+def existing_file(path_or_url: str | None) -> str:
+    """Return what names the file, as `existing` does.
+
+    Raises:
+        ConfigError: also where it is a server's database.
+    """
+    database = existing(path_or_url)
+    if database.path is None:
+        raise ConfigError("this looks at SQLite files: give DB as a path, walpool://... or sqlite://...")
+    return database.target
 
 
 @contextmanager
@@ -108,23 +121,24 @@ def label(each: Collection) -> str:
 
 
 def _open(database: Database, each: Collection) -> MemoryStore:
-    from walpool import memory
+    from walpool.interchange.stores import open_collection
 
-    return memory.open(database.target, tenant=each.tenant, collection=each.collection)
+    return open_collection(database.target, each, {})
 
 
 def _collections(database: Database, arguments: argparse.Namespace) -> list[Collection]:
     from walpool import memory
 
     try:
-        return memory.collections(database.target, upgrade=arguments.upgrade)
+        return memory.collections(database.target, upgrade=arguments.upgrade, tenant=arguments.tenant or None)
     except NotSupportedError as error:
         raise ConfigError(str(error)) from error
 
 
 def _lacking(database: Database, there: list[Collection]) -> ConfigError:
     if not there:
-        return ConfigError(f"there is no memory store in {harmless(database.path)}: give another DB")
+        secured = "" if database.path else ", or --tenant where row-level security is on"
+        return ConfigError(f"there is no memory store in {database.name}: give another DB{secured}")
     names = ", ".join(f"--tenant {each.tenant!r} --collection {each.collection!r}" for each in there[:5])
     more = f", and {len(there) - 5} more" if len(there) > 5 else ""
-    return ConfigError(f"there is no such collection in {harmless(database.path)}, but {names}{more}")
+    return ConfigError(f"there is no such collection in {database.name}, but {names}{more}")

@@ -14,7 +14,7 @@ from walpool.errors import ConfigError, IntegrityError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Head, Read, Selection
 from walpool.interchange._files import STANDARD, Format, format_of, reading, writing
-from walpool.interchange._stores import is_secured, name_of, open_collection, patient
+from walpool.interchange.stores import is_secured, name_of, open_collection, patient
 from walpool.memory import Collection
 from walpool.settings import Settings
 

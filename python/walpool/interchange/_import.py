@@ -14,7 +14,7 @@ from walpool.errors import ConfigError
 from walpool.interchange import _jsonl, _parquet
 from walpool.interchange._entries import Entry, Read, Selection
 from walpool.interchange._files import Format, format_of, reading
-from walpool.interchange._stores import has_stores, name_of, open_collection
+from walpool.interchange.stores import has_stores, name_of, open_collection
 from walpool.memory import Collection, MemoryStore
 from walpool.settings import Settings
 
