@@ -230,6 +230,10 @@ class Heartbeat:
         await asyncio.wait([self._task])
         self._note()
 
+    def assert_free(self) -> None:
+        """Fail if the loop stood still. A machine may too: what says so is tried again (pyproject.toml)."""
+        assert self.longest < STILL, f"the loop stood still for {self.longest:.2f} s"
+
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT)

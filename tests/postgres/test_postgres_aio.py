@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 from helpers import WITHIN, eventually
-from looping import STILL, Heartbeat, cancel, held, on_asyncio, on_every_loop, outcome, run, stat, until, until_waiting
+from looping import Heartbeat, cancel, held, on_asyncio, on_every_loop, outcome, run, stat, until, until_waiting
 
 from tests.postgres.pools import INSERT, Proxy, assert_unharmed, groups_held, kept, plain, running, terminate
 from walpool import errors
@@ -117,7 +117,7 @@ async def test_slow_server_does_not_block_the_loop(apg: AsyncPostgresPool) -> No
             *(apg.execute("SELECT pg_sleep(0.1)") for _ in range(8)),
             *(in_transaction() for _ in range(30)),  # and sixteen connections for these
         )
-    assert heart.longest < STILL
+    heart.assert_free()
     assert heart.beats > 20
 
 
@@ -137,7 +137,7 @@ async def test_connection_that_takes_long_to_open_does_not_block_the_loop(postgr
             let_go.set()
             await outcome(opening)
             await pool.close()
-        assert heart.longest < STILL
+        heart.assert_free()
 
 
 # Cancelled tasks
@@ -186,7 +186,7 @@ async def test_job_that_is_held_back_and_cancelled_never_runs_and_ends_at_once(p
                 await until(lambda: heart.beats > 30)
                 await cancel(held_back[0], within=5)
                 assert not held_back[1].done()
-            assert heart.longest < STILL
+            heart.assert_free()
         await outcome(first)
         await outcome(held_back[1])
         assert sorted(a[0] for a in kept(plain_pool)) == ["1", "3"]
