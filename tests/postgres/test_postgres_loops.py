@@ -118,6 +118,7 @@ async def test_rows_of_a_large_result_are_converted_on_a_thread(
         assert len((await apg.execute("SELECT generate_series(1, CAST(? AS bigint))", (count,))).rows) == count
     assert converted == [(few, True), (few, True), (many, False), (many, False)]
     converted.clear()
+    monkeypatch.setattr(_wire, "PIECES_AT_ONCE", 0)  # a busy loop takes in few pieces, large ones
     for call in (apg.fetch, apg.execute):
         await call("SELECT repeat('x', 4000000) FROM generate_series(1, 8)")
     assert converted == [(8, False), (8, False)]

@@ -57,6 +57,8 @@ def descriptors() -> int:
 
 @pytest.mark.torture
 def test_nothing_grows_however_often_it_is_opened_and_closed(postgres_url: str, torture: Torture) -> None:
+    before = {*ENGINES._engines}  # of pools that other tests left
+
     def cycle(n: int) -> None:
         with PostgresPool(postgres_url, readers=2) as pool:
             pool.execute("SELECT 1")
@@ -82,7 +84,7 @@ def test_nothing_grows_however_often_it_is_opened_and_closed(postgres_url: str, 
     eventually(lambda: threading.active_count() == threads)
     assert descriptors() == opened
     assert psutil.Process().memory_info().rss - memory < 30_000_000
-    assert ENGINES._engines == {}
+    assert {*ENGINES._engines} <= before
     with plain(postgres_url) as other:
         eventually(lambda: others(other) == [])
 
@@ -144,13 +146,14 @@ def test_setting_that_is_refused_takes_no_handle(pg: PostgresPool, postgres_url:
 
 
 def test_pool_that_could_not_be_opened_takes_no_engine() -> None:
+    before = {*ENGINES._engines}
     for _ in range(3):
         with pytest.raises(errors.OperationalError):
             PostgresPool("postgresql://ann@127.0.0.1:1/x")
     pool = AsyncPostgresPool("postgresql://ann@127.0.0.1:1/x")
     with pytest.raises(errors.OperationalError):
         run(pool.open())
-    assert ENGINES._engines == {}
+    assert {*ENGINES._engines} <= before
 
 
 def test_copies_and_pickles_are_handles_of_their_own(pg: PostgresPool, postgres_url: str) -> None:
