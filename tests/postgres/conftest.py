@@ -1,15 +1,18 @@
-"""A pool on a PostgreSQL database of its own, with a table; nothing of it may be left when it is closed."""
+"""Pools on a PostgreSQL database of their own, with a table; nothing of it may be left when they are closed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 from helpers import eventually
+from looping import run
 
-from tests.postgres.pools import TABLE, others, plain
-from walpool.postgres import PostgresPool
+from tests.postgres.pools import TABLE, assert_unharmed, others, plain
+from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 
 def pool_threads() -> list[str]:
@@ -25,3 +28,19 @@ def pg(postgres_url: str) -> Iterator[PostgresPool]:
     with plain(postgres_url) as connection:
         eventually(lambda: others(connection) == [])  # the server's process ends a moment after the client's end
     eventually(lambda: pool_threads() == [])
+
+
+@pytest.fixture
+def apg(pg: PostgresPool, postgres_url: str) -> Iterator[AsyncPostgresPool]:
+    """Yield an asynchronous pool beside `pg`, whose connections it shares."""
+    pool = AsyncPostgresPool(postgres_url)
+    yield pool
+    run(pool.close())
+    assert_unharmed(pg)
+
+
+@pytest.fixture
+def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield somebody else's connection."""
+    with plain(postgres_url) as connection:
+        yield connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -14,7 +15,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 from helpers import WITHIN, Caller, eventually
 
-from walpool.postgres import PostgresPool
+from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 UNHARMED = {"jobs_waiting": 0, "bytes_waiting": 0, "readers_out": 0, "reads_waiting": 0, "leases_out": 0}
 TABLE = "CREATE TABLE t (a text PRIMARY KEY, n bigint NOT NULL DEFAULT 0)"
@@ -204,3 +205,9 @@ class Proxy:
 def _shut(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
+
+
+async def warm(pool: AsyncPostgresPool) -> None:
+    """Have the connections opened that two groups and two reads need."""
+    await asyncio.gather(*(pool.execute("SELECT pg_sleep(0.05)") for _ in range(8)))
+    await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(4)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -24,22 +24,6 @@ from looping import Heartbeat, cancel, held, on_asyncio, on_every_loop, outcome,
 from tests.postgres.pools import INSERT, Proxy, assert_unharmed, groups_held, kept, plain, running, terminate
 from walpool import errors
 from walpool.postgres import AsyncPostgresPool, AsyncTransaction, PostgresPool
-
-
-@pytest.fixture
-def apg(pg: PostgresPool, postgres_url: str) -> Iterator[AsyncPostgresPool]:
-    """Yield an asynchronous pool beside `pg`, whose connections it shares."""
-    pool = AsyncPostgresPool(postgres_url)
-    yield pool
-    run(pool.close())
-    assert_unharmed(pg)
-
-
-@pytest.fixture
-def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield somebody else's connection."""
-    with plain(postgres_url) as connection:
-        yield connection
 
 
 @on_every_loop

@@ -26,34 +26,22 @@ import pytest
 from helpers import WITHIN, Caller, eventually
 from looping import on_asyncio, on_every_loop, run, until
 
-from tests.postgres.pools import INSERT, Proxy, assert_unharmed, kept, others, plain, row_locked, running, terminate
+from tests.postgres.pools import (
+    INSERT,
+    Proxy,
+    kept,
+    others,
+    plain,
+    row_locked,
+    running,
+    terminate,
+    warm,
+)
 from walpool import errors
 from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 if TYPE_CHECKING:
     from tests.torture import Torture
-
-
-@pytest.fixture
-def apg(pg: PostgresPool, postgres_url: str) -> Iterator[AsyncPostgresPool]:
-    """Yield an asynchronous pool beside `pg`, whose connections it shares."""
-    pool = AsyncPostgresPool(postgres_url)
-    yield pool
-    run(pool.close())
-    assert_unharmed(pg)
-
-
-@pytest.fixture
-def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield somebody else's connection."""
-    with plain(postgres_url) as connection:
-        yield connection
-
-
-async def warm(pool: AsyncPostgresPool) -> None:
-    """Have the connections opened that two groups and two reads need."""
-    await asyncio.gather(*(pool.execute("SELECT pg_sleep(0.05)") for _ in range(8)))
-    await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(4)))
 
 
 @on_every_loop

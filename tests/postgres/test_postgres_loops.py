@@ -12,7 +12,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,38 +21,16 @@ import pytest
 from helpers import WITHIN, Caller, eventually
 from looping import on_asyncio, on_every_loop, run, until
 
-from tests.postgres.pools import INSERT, assert_unharmed, kept, plain, running
+from tests.postgres.pools import INSERT, kept, running, warm
 from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
 from walpool.postgres._wire import Connection
 
 SLOW = "INSERT INTO t (a) SELECT 'slow' FROM pg_sleep(0.4)"
 
 
-@pytest.fixture
-def apg(pg: PostgresPool, postgres_url: str) -> Iterator[AsyncPostgresPool]:
-    """Yield an asynchronous pool beside `pg`, whose connections it shares."""
-    pool = AsyncPostgresPool(postgres_url)
-    yield pool
-    run(pool.close())
-    assert_unharmed(pg)
-
-
-@pytest.fixture
-def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield somebody else's connection."""
-    with plain(postgres_url) as connection:
-        yield connection
-
-
 def threading_out(call: Callable[[], Any]) -> Any:
     """Return what a call returns on another thread, and block this one meanwhile."""
     return Caller(call).outcome()
-
-
-async def warm(pool: AsyncPostgresPool) -> None:
-    """Have the connections opened that two groups and two reads need."""
-    await asyncio.gather(*(pool.execute("SELECT pg_sleep(0.05)") for _ in range(8)))
-    await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(4)))
 
 
 @on_every_loop
