@@ -14,7 +14,7 @@ from walpool import _core
 if TYPE_CHECKING:
     from walpool._core import _Begun
 
-__all__ = ["DONE", "Desk", "prepare", "settled", "taken"]
+__all__ = ["DONE", "Desk", "prepare", "running_loop", "settled", "taken"]
 
 DONE = -1  # a read that took no longer than a moment: its value is at hand
 LINGER = 0.05  # seconds between two looks whether a closed pool's last calls on this loop are answered
@@ -97,6 +97,7 @@ class Desk:
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs on this thread, if one does."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from psycopg.waiting import Ready, Wait
 
+from walpool.desk import running_loop
 from walpool.errors import ClosedError
 from walpool.postgres._connections import SLICE
-from walpool.postgres._hands import ended, running_loop
+from walpool.postgres._hands import ended
 from walpool.postgres._steps import Answers, Blocking, finish
 
 if TYPE_CHECKING:

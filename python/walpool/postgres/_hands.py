@@ -20,9 +20,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from walpool.desk import running_loop
 from walpool.errors import ClosedError
 
-__all__ = ["Hands", "Mailbox", "ended", "finished", "running_loop"]
+__all__ = ["Hands", "Mailbox", "ended", "finished"]
 
 T = TypeVar("T")
 
@@ -94,14 +95,6 @@ class Mailbox:
         finally:
             if self._calls:  # one raised, as on Ctrl-C; the others are called all the same
                 self.put(self._calls.popleft())
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs on this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class _Threads(ThreadPoolExecutor):
