@@ -17,8 +17,9 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 
 from walpool.errors import ConfigError, NotSupportedError
 from walpool.postgres import _errors
+from walpool.postgres._kept import Kept
 from walpool.postgres._values import adapters
-from walpool.postgres._wire import Connection
+from walpool.postgres._wire import NAMES, Connection
 from walpool.settings import Settings
 
 __all__ = ["Address", "is_usable"]
@@ -44,6 +45,8 @@ class Address:
 
     parameters: dict[str, Any] = field(repr=False)
     """libpq's, by name; a password stands there."""
+    most_kept: int
+    """Statements that a session of ours keeps prepared, at most."""
 
     @classmethod
     def of(cls, settings: Settings) -> Address:
@@ -64,7 +67,7 @@ class Address:
         if _is_remote(known) and "sslmode" not in known and "PGSSLMODE" not in os.environ:
             # libpq's own default falls back to plain text in silence.
             parameters["sslmode"] = "require"
-        return cls(_name(known), parameters)
+        return cls(_name(known), parameters, settings.statement_cache)
 
     def connect(self, timeout: float) -> Connection:
         """Open one connection.
@@ -78,36 +81,39 @@ class Address:
         """
         limits = {"connect_timeout": max(1, math.ceil(min(timeout, 2**30))), "application_name": "walpool", **_ALIVE}
         try:
-            # No prepared statements, and transactions that are begun by name: a pooler gives each transaction
-            # another server, https://www.pgbouncer.org/features.html
+            # No statements that psycopg prepares, and transactions that are begun by name: a pooler gives each
+            # transaction another session, https://www.pgbouncer.org/features.html
             connection = Connection.connect(
                 **{**limits, **self.parameters},
                 autocommit=True,
                 prepare_threshold=None,
                 context=adapters(),
             )
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         except psycopg.ProgrammingError:  # a bad value, before anything was sent; the message may quote it
             raise ConfigError(f"libpq does not accept a parameter in the query of {self.name}") from None
         except psycopg.Error as error:
             failure = _errors.mapped(error, f"connecting to {self.name}")
         else:
-            return self._fit(connection)
+            return connection
         raise failure
 
-    def _fit(self, connection: Connection) -> Connection:
-        try:
-            self._refuse_unfit(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _refuse_unfit(self, connection: Connection) -> None:
+    def _prepare(self, connection: Connection) -> None:
+        """Refuse a server that is too old, and see what its session may keep."""
         if connection.info.server_version < OLDEST:
             version = connection.info.server_version // 10_000
             raise NotSupportedError(f"PostgreSQL {version} is too old: walpool needs 14 or newer [{self.name}]")
         if connection.info.encoding != "utf-8":
             connection.execute("SET client_encoding TO 'UTF8'")  # what a pooler follows too
+        # A pooler greets with a number of its own: no process of the server's can be told to stop through it otherwise.
+        serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
+        connection.is_pooled = serving != connection.pgconn.backend_pid
+        if NAMES and not connection.is_pooled:
+            connection.kept = Kept(self.most_kept)
 
 
 def is_usable(connection: Connection) -> bool:

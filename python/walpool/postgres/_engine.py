@@ -83,8 +83,7 @@ class Engine:
     def is_pooled(self) -> bool:
         """Return whether a pooler stands between: then another process serves us than the one that greeted us."""
         with self._first() as connection:
-            serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
-            return bool(serving != connection.pgconn.backend_pid)
+            return connection.is_pooled
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job; see `Writer.submit`."""
