@@ -145,6 +145,16 @@ def test_tables_of_version_1_get_halves_and_lose_nothing(
         assert store.check() == []
 
 
+def test_what_is_saved_together_lies_by_scope(postgres_url: str) -> None:
+    chance = random.Random(3)
+    with store_on(postgres_url) as store:
+        store.save([record(f"r{n}", vector(chance, 1536), scope=f"/{n % 10}") for n in range(120)])
+        pages = """SELECT count(DISTINCT (CAST(CAST(ctid AS TEXT) AS POINT))[0]) FROM memory_vectors
+            GROUP BY scope ORDER BY 1 DESC LIMIT 1"""
+        assert store.pool.fetchval(pages) <= 12 // 2 + 1  # two lie on a page
+        assert [found.id for found in store.list(limit=3)] == ["r119", "r118", "r117"]
+
+
 def test_owner_brings_tables_under_forced_policies_up_to_date(
     own_postgres_server: PostgresServer, first_version: pytest.MonkeyPatch
 ) -> None:
