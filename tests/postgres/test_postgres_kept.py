@@ -191,3 +191,16 @@ def outcome(pool: PostgresPool, statements: list[tuple[str, Any]]) -> Any:
     except errors.Error as error:
         came = [type(error), str(error).partition(" [")[0]]
     return came, sorted(pool.fetch("SELECT * FROM t"), key=repr)
+
+
+def test_reader_of_its_own_refuses_writes_by_itself(one: PostgresPool, postgres_url: str) -> None:
+    """No BEGIN goes before a plain read there, which is what kept it from writing."""
+    for sql in ("INSERT INTO t (a) VALUES ('x') RETURNING a", "SELECT * FROM t FOR UPDATE", "CREATE TABLE u (a int)"):
+        for _ in range(3):
+            with pytest.raises(errors.ProgrammingError, match="read-only transaction"):
+                one.fetch(sql)
+    assert one.fetchval("SHOW transaction_read_only") == "on"
+    assert one.fetchval("SHOW transaction_read_only", timeout=5) == "on"
+    assert one.execute("SHOW transaction_read_only").rows == [("off",)]
+    with one.transaction() as tx:
+        assert tx.fetchval("SHOW transaction_read_only") == "off"

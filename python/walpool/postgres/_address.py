@@ -36,6 +36,10 @@ _ALIVE: Final = {
 }
 
 
+_IS_OURS: Final = """SELECT pg_backend_pid() = %s,
+    CASE WHEN pg_backend_pid() = %s AND %s THEN set_config('default_transaction_read_only', 'on', false) END"""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A PostgreSQL database as a URL names it, less walpool's own settings in its query."""
@@ -69,11 +73,12 @@ class Address:
             parameters["sslmode"] = "require"
         return cls(_name(known), parameters, settings.statement_cache)
 
-    def connect(self, timeout: float) -> Connection:
+    def connect(self, timeout: float, *, reads_only: bool = False) -> Connection:
         """Open one connection.
 
         Args:
             timeout: seconds.
+            reads_only: whether its session refuses writes, if it has one of its own.
 
         Raises:
             OperationalError: the server cannot be reached, or refuses.
@@ -90,7 +95,7 @@ class Address:
                 context=adapters(),
             )
             try:
-                self._prepare(connection)
+                self._prepare(connection, reads_only)
             except BaseException:
                 connection.close()
                 raise
@@ -102,17 +107,18 @@ class Address:
             return connection
         raise failure
 
-    def _prepare(self, connection: Connection) -> None:
-        """Refuse a server that is too old, and see what its session may keep."""
+    def _prepare(self, connection: Connection, reads_only: bool) -> None:
+        """Refuse a server that is too old; see whether the session is ours, and what it may keep then."""
         if connection.info.server_version < OLDEST:
             version = connection.info.server_version // 10_000
             raise NotSupportedError(f"PostgreSQL {version} is too old: walpool needs 14 or newer [{self.name}]")
         if connection.info.encoding != "utf-8":
             connection.execute("SET client_encoding TO 'UTF8'")  # what a pooler follows too
         # A pooler greets with a number of its own: no process of the server's can be told to stop through it otherwise.
-        serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
-        connection.is_pooled = serving != connection.pgconn.backend_pid
-        if NAMES and not connection.is_pooled:
+        is_ours, _ = connection.execute(_IS_OURS, (*[connection.pgconn.backend_pid] * 2, reads_only)).fetchall()[0]
+        connection.is_pooled = not is_ours
+        connection.reads_only = reads_only and is_ours
+        if NAMES and is_ours:
             connection.kept = Kept(self.most_kept)
 
 

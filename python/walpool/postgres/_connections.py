@@ -126,8 +126,9 @@ class Connections:
     out again.
     """
 
-    def __init__(self, address: Address, limit: int, figures: Figures, role: str) -> None:
+    def __init__(self, address: Address, limit: int, figures: Figures, role: str, *, reads_only: bool = False) -> None:
         self._address = address
+        self._reads_only = reads_only
         self._limit = limit
         self._figures = figures
         self._role = role  # the name that the figures begin with
@@ -174,7 +175,7 @@ class Connections:
 
     def opened(self, deadline: float) -> Connection:
         """Return a new connection, for a loan that has a permit."""
-        connection = self._address.connect(deadline - time.monotonic())
+        connection = self._address.connect(deadline - time.monotonic(), reads_only=self._reads_only)
         self._figures.add("connections_opened")
         return connection
 

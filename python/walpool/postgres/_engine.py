@@ -62,7 +62,7 @@ class Engine:
         self.process = os.getpid()
         self.figures = Figures(address.name, settings.slow_threshold)
         self.handles = 0
-        self._readers = Connections(address, settings.readers, self.figures, "readers")
+        self._readers = Connections(address, settings.readers, self.figures, "readers", reads_only=True)
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, transactions(settings.readers), self.figures, "writers")
         self._durable: tuple[tuple[str, str], ...] = ()

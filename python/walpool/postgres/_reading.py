@@ -102,14 +102,17 @@ def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[
 
 def _reading(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], *, keeps: bool) -> Steps[Rows]:
     exchange = Exchange(connection, keeps=keeps)
-    exchange.say(b"BEGIN READ ONLY")
-    exchange.set_local(settings)
+    is_alone = connection.reads_only and not settings  # a transaction by itself, and nothing to set in it
+    if not is_alone:
+        exchange.say(b"BEGIN READ ONLY")
+        exchange.set_local(settings)
     asked.through(exchange)
-    exchange.say(b"COMMIT")
+    if not is_alone:
+        exchange.say(b"COMMIT")
     try:
         (answer,) = yield from exchange.running()
     except Failed as failure:
-        if not is_broken(connection, failure.error):
+        if not is_alone and not is_broken(connection, failure.error):
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
                 yield Blocking(partial(connection.execute, "ROLLBACK"))
         raise

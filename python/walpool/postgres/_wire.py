@@ -51,6 +51,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     _converter: Converter | None = None
     is_pooled = True
     """Whether a pooler may stand between, so that the next transaction may have another session."""
+    reads_only = False
+    """Whether its session refuses writes by itself."""
     kept: Kept | None = None
     """The statements that its session keeps, if it has one of its own."""
 
