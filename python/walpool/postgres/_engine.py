@@ -65,6 +65,8 @@ class Engine:
         self._readers = Connections(address, settings.readers, self.figures, "readers")
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, transactions(settings.readers), self.figures, "writers")
+        for each in (purposes := (self._readers, self._groups, self._writers)):
+            each.acquaint(*(other for other in purposes if other is not each))
         self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late

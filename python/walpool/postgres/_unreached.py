@@ -10,10 +10,10 @@ from typing import Final
 
 import psycopg
 
-from walpool.errors import ConfigError, Error
+from walpool.errors import ConfigError, Error, OperationalError
 from walpool.postgres._errors import mapped
 
-__all__ = ["has_no_room", "unreached"]
+__all__ = ["has_no_room", "no_room", "unreached"]
 
 _NO_ROOM: Final = re.compile(
     "too many (?:clients|connections)|connection slots are reserved|no more connections allowed"
@@ -58,6 +58,13 @@ def unreached(error: psycopg.Error, name: str) -> Error:
 def has_no_room(error: Error) -> bool:
     """Return whether a connection failed because the server has as many as it takes."""
     return error.retryable and _NO_ROOM.search(str(error)) is not None
+
+
+def no_room(said: str) -> OperationalError:
+    """Return such an error once more, for one who waited in vain for another's connection."""
+    error = OperationalError(said)
+    error.retryable = True
+    return error
 
 
 def _lasting(said: str) -> str | None:
