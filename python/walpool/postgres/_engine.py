@@ -221,7 +221,7 @@ class Engine:
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
             return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name, sql=sql)
+        return mapped(error, self.address.name, sql=sql, is_read=True)
 
     def _begin(
         self,

@@ -39,6 +39,7 @@ _CLASSES: Final = {
     "XX": errors.CorruptError,
 }
 _STATES: Final = {
+    "25006": errors.ReadOnlyError,
     "25P03": errors.TransactionTimeout,  # idle in a transaction
     "25P04": errors.TransactionTimeout,
     "42501": errors.ProgrammingError,  # insufficient privilege, row-level security
@@ -50,8 +51,20 @@ _STATES: Final = {
 _MAY_QUOTE: Final = frozenset({"21", "22", "2F", "38", "39", "3F", "42", "58", "HV", "XX"})
 """Classes whose messages may quote values; the others quote names of the schema."""
 _RETRYABLE: Final = frozenset({"40001", "40P01", "55P03", "53300"})
-_HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42P01", "42P02", "42P18"})
+_HINTED: Final = frozenset({"42601", "42883", "42703", "42704", "42804", "42P01", "42P02", "42P18"})
+_ADVICE: Final = {
+    "25001": "a job is a transaction: run it by psql, or on a connection of your own",
+    "2201W": "to have no limit leave LIMIT out",
+}
+_READ_ONLY: Final = "25006"
+_WRITES: Final = "the statement writes, and this is a read: use execute(), batch() or transaction()"
+_TAKES_NO_WRITES: Final = "the server is a standby, or default_transaction_read_only is on for the role or the database"
+_UNTRANSLATABLE: Final = "the database does not hold every text: make it with ENCODING 'UTF8'"
 NO_SUCH_PARAMETER: Final = "42P02"
+_UNKNOWN_TYPE: Final = "42P18"  # of a parameter, which has no place either
+_NAME_THINGS: Final = frozenset({"ExecWithCheckOptions", "CreateExtensionInternal", "execute_extension_script"})
+"""Functions of the server's whose messages quote names of the schema alone: of tables and policies, of extensions."""
+_BYTES: Final = re.compile(r"0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*")
 _NUMBERED: Final = re.compile(r"\$[0-9]+")
 _BY_CLASS: Final = (
     (psycopg.IntegrityError, errors.IntegrityError),
@@ -69,7 +82,13 @@ _PASSWORD: Final = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)|(://[^:
 
 
 def mapped(
-    error: psycopg.Error, what: str, *, place: str = "", sql: bytes = b"", outcome: Outcome = "not_applied"
+    error: psycopg.Error,
+    what: str,
+    *,
+    place: str = "",
+    sql: bytes = b"",
+    outcome: Outcome = "not_applied",
+    is_read: bool = False,
 ) -> errors.Error:
     """Return the error of walpool that says what psycopg's says, but for what a person may not see.
 
@@ -79,9 +98,11 @@ def mapped(
         place: where in the job.
         sql: the statement, for a word on what to write instead.
         outcome: whether the write was applied.
+        is_read: whether it was tried in a read.
     """
-    kind = _kind(error)
-    found = kind(f"{_message(error)}{_portable(error, sql)}{place} [{what}]", outcome=outcome)
+    kind = errors.ProgrammingError if is_read and error.sqlstate == _READ_ONLY else _kind(error)
+    said = f"{_message(error)}{_portable(error, sql) or _advice(error, is_read=is_read)}"
+    found = kind(f"{said}{place} [{what}]", outcome=outcome)
     if outcome == "not_applied":
         found.retryable = kind.retryable or error.sqlstate in _RETRYABLE or _lost(error)
     else:
@@ -140,6 +161,7 @@ def _message(error: psycopg.Error) -> str:
     is_about_the_sql = state.startswith("42") and _is_about_the_sql(error)
     if not is_about_the_sql and state[:2] in _MAY_QUOTE:
         primary = _QUOTED.sub('"..."', primary)
+    primary = _BYTES.sub("0x...", primary)  # of a text that an encoding lacks
     hint = error.diag.message_hint if is_about_the_sql else None
     return f"{primary}{f' ({hint})' if hint else ''} ({state})"
 
@@ -149,7 +171,9 @@ def _is_about_the_sql(error: psycopg.Error) -> bool:
     primary = error.diag.message_primary or ""
     return bool(
         error.diag.statement_position  # found by the parser; what a value is refused for has no place in the text
+        or error.diag.source_function in _NAME_THINGS
         or error.sqlstate in _DUPLICATES
+        or error.sqlstate == _UNKNOWN_TYPE
         or primary.startswith(_OF_A_SCHEMA)  # DDL, which takes no parameters
     )
 
@@ -162,6 +186,16 @@ def _portable(error: psycopg.Error, sql: bytes) -> str:
     if error.sqlstate != NO_SUCH_PARAMETER:  # else `$1` is what the caller wrote, not what became of `?`
         text = _NUMBERED.sub("?", text)
     found = hint(text, error.diag.message_primary or "")
+    return f": {found}" if found else ""
+
+
+def _advice(error: psycopg.Error, *, is_read: bool) -> str:
+    """Return what to do about a thing that is not in the SQL."""
+    if error.sqlstate == _READ_ONLY:
+        return f": {_WRITES if is_read else _TAKES_NO_WRITES}"
+    if error.diag.source_function == "report_untranslatable_char":
+        return f": {_UNTRANSLATABLE}"
+    found = _ADVICE.get(error.sqlstate or "")
     return f": {found}" if found else ""
 
 
