@@ -216,11 +216,13 @@ class Engine:
         The connection had died while it lay idle; or a request to stop the read before it came late.
         """
         is_early = deadline is None or time.monotonic() < deadline
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
+        is_servers = "statement timeout" in (error.diag.message_primary or "")  # of the role or the database
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early and not is_servers)
 
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
-            return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
+            whose = "its timeout, or the server's statement_timeout,"
+            return StatementTimeout(f"the read ran past {whose} and was stopped [{self.address.name}]")
         return mapped(error, self.address.name, sql=sql, is_read=True)
 
     def _begin(
