@@ -56,7 +56,15 @@ EXPORTS = {
         "install",
     },
     "walpool.errors": ERRORS,
-    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory", "move_memory"},
+    "walpool.interchange": {
+        "ExportReport",
+        "Format",
+        "ImportReport",
+        "MemoryMover",
+        "export_memory",
+        "import_memory",
+        "move_memory",
+    },
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
         "AsyncWalpoolStore",

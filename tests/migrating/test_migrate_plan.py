@@ -175,6 +175,17 @@ def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_ur
     assert not moved.is_same
 
 
+def test_what_the_program_s_own_sql_has_to_follow_is_told(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, done BOOLEAN); CREATE INDEX open_ones ON t (id) WHERE done = 0"
+    fill(tmp_path / "a.db", script, ("INSERT INTO t VALUES (?, ?)", [(1, True), (2, None)]))
+    told = "done: becomes boolean: write TRUE and FALSE for 1 and 0 in SQL, and give a bool as the parameter"
+    assert told in migrated(tmp_path / "a.db", postgres_url).plan.tables[0].notes
+    (back,) = migrated(postgres_url, tmp_path / "b.db").plan.tables
+    assert [note for note in back.notes if note.startswith("the index open_ones is on a part or expressions")]
+
+
 def test_target_that_is_not_empty_is_refused(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:
     fill(tmp_path / "a.db", "CREATE TABLE t (a INTEGER PRIMARY KEY)", ("INSERT INTO t VALUES (?)", [(1,)]))
     with walpool.get_pool(postgres_url) as pool:

@@ -62,3 +62,32 @@ def test_applied_twice_it_lets_the_app_see_its_own_tenant_alone(
 def test_a_file_is_refused(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pg-init", f"{tmp_path}/a.db"]) == 2
     assert "postgresql://" in capsys.readouterr().err
+
+
+def test_printed_sql_for_a_database_is_what_it_lacks(
+    own_postgres_server: PostgresServer, roles: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"pg_init_{secrets.token_hex(4)}"
+    own_postgres_server.create_database(name)
+    url = own_postgres_server.url(database=name)
+    try:
+        for is_first in (True, False):
+            assert main(["pg-init", url, "--print-sql", *options(roles)]) == 0
+            printed = capsys.readouterr().out
+            assert ("CREATE TABLE memory_records" in printed) == is_first
+            own_postgres_server.execute(printed, database=name)  # as a DBA does it, twice
+        with walpool.memory.open(
+            own_postgres_server.url(database=name, user=roles["app"]), tenant="a", tenancy="rls"
+        ) as store:
+            store.save([Record(id="1", content="x")])
+    finally:
+        own_postgres_server.drop_database(name)
+
+
+def test_role_that_may_not_is_told_who_may(
+    postgres_url: str, roles: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pg-init", postgres_url, *options(roles)]) == 1
+    said = capsys.readouterr().err
+    assert "nothing was changed; --print-sql prints what a superuser may run" in said
+    assert said.count("\n") == 1

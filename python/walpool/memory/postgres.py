@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import ConfigError, IntegrityError, ProgrammingError
+from walpool.errors import ConfigError, Error, IntegrityError, NotSupportedError, ProgrammingError
 from walpool.memory import _postgres_hnsw as hnsw
 from walpool.memory import _postgres_sql as reads
 from walpool.memory import _postgres_upkeep as upkeep
 from walpool.memory import _postgres_writes as writes
 from walpool.memory._operations import Result, Statement, Steps
+from walpool.memory._postgres_needs import hidden, missing
 from walpool.memory._postgres_roles import init_sql, trusted
 from walpool.memory._postgres_schema import MIGRATIONS
 from walpool.memory._postgres_search import PostgresFinder
@@ -24,7 +25,7 @@ from walpool.memory._store import AsyncStore, Backend, Store, drive, drive_async
 if TYPE_CHECKING:
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-__all__ = ["AsyncPostgresMemoryStore", "PostgresMemoryStore", "init_sql"]
+__all__ = ["AsyncPostgresMemoryStore", "PostgresMemoryStore", "init_sql", "lacking"]
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class PostgresMemoryStore(Store):
 
     Raises:
         ConfigError: the collection was begun with another word index; `tenancy` or `index` is no such thing, or the
-            connection's role stands above row-level security.
+            connection's role stands above row-level security, or under it without `tenancy`.
         NotSupportedError: the memory tables come from a newer walpool; the server lacks pgvector.
     """
 
@@ -102,7 +103,12 @@ class PostgresMemoryStore(Store):
 
     def _prepare(self) -> None:
         if not self._is_secured:
-            super()._prepare()
+            try:
+                super()._prepare()
+            except (NotSupportedError, ProgrammingError):
+                _refuse(_unsupported(self._read(missing()), self.pool.path))
+                raise
+            _refuse(self._read(hidden(self.tenant, self.pool.path)))
             return
         _refuse(_version_error(schema.version(self.pool, "memory"), self.pool.path))
         _refuse(self._read(trusted(self.pool.path)))
@@ -169,7 +175,12 @@ class AsyncPostgresMemoryStore(AsyncStore):
 
     async def _prepare(self) -> None:
         if not self._is_secured:
-            await super()._prepare()
+            try:
+                await super()._prepare()
+            except (NotSupportedError, ProgrammingError):
+                _refuse(_unsupported(await self._read(missing()), self.pool.path))
+                raise
+            _refuse(await self._read(hidden(self.tenant, self.pool.path)))
             await self._index()
             return
         _refuse(_version_error(await schema.version_async(self.pool, "memory"), self.pool.path))
@@ -190,6 +201,14 @@ class AsyncPostgresMemoryStore(AsyncStore):
 
     async def _batch(self, statements: Sequence[Statement]) -> Sequence[Result]:
         return await self.pool.batch(statements, key=_key(self))
+
+
+def lacking(pool: PostgresPool) -> str | None:
+    """Return what a server lacks for the memory tables, in words; None where they are there, or can be made."""
+    if schema.version(pool, "memory") == len(MIGRATIONS):
+        return None
+    read = missing()
+    return read.decode(pool.fetch(read.sql, read.params))
 
 
 def _backend(index: str | None) -> Backend:
@@ -215,7 +234,11 @@ def _version_error(found: int, name: str) -> ConfigError | None:
     )
 
 
-def _refuse(reason: ConfigError | None) -> None:
+def _unsupported(what: str | None, name: str) -> NotSupportedError | None:
+    return None if what is None else NotSupportedError(f"{what} [{name}]")
+
+
+def _refuse(reason: Error | None) -> None:
     if reason is not None:
         raise reason
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from walpool.migrating.plan import Column
 from walpool.postgres.binary import Form
 from walpool.schema import TENANT, Migration
 
-__all__ = ["OWN", "Backend", "Face", "Mover", "Part", "Set", "blob", "integer", "real", "set_of", "text", "versioned"]
+__all__ = [
+    "DERIVED", "OWN", "Backend", "Face", "LooksAhead", "Mover", "Part", "Set", "blob", "integer", "real", "set_of",
+    "text", "versioned",
+]  # fmt: skip
 
 Backend: TypeAlias = Literal["sqlite", "postgres"]
 
@@ -33,6 +36,14 @@ class Mover(Protocol):
 
         Called again it adds what is missing, and changes nothing that is there.
         """
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A `Mover` that says beforehand what stands in its way."""
+
+    def look(self, source: str, target: str, /) -> tuple[list[str], list[str]]:
+        """Return why the set cannot be moved, and what a person should know of it; in sentences, for the plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +212,8 @@ _TABLES: Final = {
     "crewai_long_term": re.compile(r"long_term_memories"),
     "openai_agents": re.compile(r"agent_(sessions|messages)"),
 }
+DERIVED: Final = {"memory": re.compile(r"memory_(words|trigrams)(_\w+)?")}
+"""What a set has besides its tables, virtual tables and views, by its name."""
 _CREWAI_CHECKPOINTS: Final = {"id", "created_at", "parent_id", "branch", "data"}
 
 

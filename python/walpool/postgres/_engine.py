@@ -65,6 +65,8 @@ class Engine:
         self._readers = Connections(address, settings.readers, self.figures, "readers", reads_only=True)
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, transactions(settings.readers), self.figures, "writers")
+        for each in (purposes := (self._readers, self._groups, self._writers)):
+            each.acquaint(*(other for other in purposes if other is not each))
         self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
@@ -213,12 +215,14 @@ class Engine:
         The connection had died while it lay idle; or a request to stop the read before it came late.
         """
         is_early = deadline is None or time.monotonic() < deadline
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
+        is_servers = "statement timeout" in (error.diag.message_primary or "")  # of the role or the database
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early and not is_servers)
 
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
-            return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name, sql=sql)
+            whose = "its timeout, or the server's statement_timeout,"
+            return StatementTimeout(f"the read ran past {whose} and was stopped [{self.address.name}]")
+        return mapped(error, self.address.name, sql=sql, is_read=True)
 
     def _begin(
         self,

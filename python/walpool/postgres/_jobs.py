@@ -122,7 +122,7 @@ class Uneven(Exception):
 def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
     translated = _only(sql)
-    row, size = checked(translated.arrange(params))
+    row, size = checked(translated.arrange(params), translated.place)
     return Job([Statement(translated.encoded, [row])], len(sql) + size)
 
 
@@ -133,7 +133,7 @@ def many(sql: str, rows: Iterable[Params]) -> Job:
     total = len(sql)
     for number, params in enumerate(rows, 1):
         try:
-            row, size = checked(translated.arrange(params))
+            row, size = checked(translated.arrange(params), translated.place)
         except Error as error:
             raise _placed(error, f"; in row {number} of executemany") from None
         statement.rows.append(row)
@@ -154,7 +154,7 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
                 made.append(Statement(translated.encoded, [], translated.fold))
                 total += len(sql)
                 last = sql
-            row, size = checked(translated.arrange(params))
+            row, size = checked(translated.arrange(params), translated.place)
         except Error as error:
             raise _placed(error, f"; in statement {number} of the batch") from None
         made[-1].rows.append(row)

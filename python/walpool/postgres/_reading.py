@@ -80,7 +80,7 @@ def query(sql: str, params: Params) -> Query:
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
     translated.refuse_copy()
-    return Query(translated.encoded, checked(translated.arrange(params))[0])
+    return Query(translated.encoded, checked(translated.arrange(params), translated.place)[0])
 
 
 def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Steps[Rows]:
