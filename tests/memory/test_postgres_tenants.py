@@ -139,6 +139,21 @@ def test_security_needs_a_tenant_and_a_server(postgres_url: str, database: Any) 
         walpool.memory.open(postgres_url, index="ivf")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("tenant", [None, "b"])
+def test_pool_that_names_another_tenant_than_its_store_is_refused(secured: Secured, tenant: str | None) -> None:
+    from walpool.memory import AsyncPostgresMemoryStore, PostgresMemoryStore
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
+
+    with (
+        PostgresPool(secured.app, tenant=tenant) as pool,
+        pytest.raises(ConfigError, match="names another tenant") as told,
+    ):
+        PostgresMemoryStore(pool, tenant="a", tenancy="rls")
+    assert "'b'" not in str(told.value)
+    with pytest.raises(ConfigError, match="names another tenant"):
+        AsyncPostgresMemoryStore(AsyncPostgresPool(secured.app, tenant=tenant), tenant="a", tenancy="rls")
+
+
 def test_script_may_run_again(secured: Secured) -> None:
     with opened(secured.app, "a") as ours:
         ours.save([record("1", [1.0])])
