@@ -185,6 +185,24 @@ class WordsContract:
 
     # The raw syntax
 
+    @pytest.mark.parametrize("words", ["unicode61", "trigram"])
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            ("10 \u00b5mol each", "\u03bcmol"),  # the micro sign, and the letter
+            ("ΛΟΓΟΣ", "λογος"),
+            ("ΛΟΓΟΣΤΕΧΝΙΑ", "ΛΟΓΟΣ*"),  # a sigma at the end of what was typed, not of the word
+            ("the \u017fecret", "secret"),
+        ],
+    )
+    def test_letters_of_two_small_forms_are_one(self, opener: Opener, words: str, content: str, text: str) -> None:
+        store = opener(collection=words, words=words)
+        store.save([note("a", content), note("b", "something else")])
+        for asked in ({}, {"embedding": pack([1.0])}):
+            (hit, *_) = store.search(text=text, **asked)
+            assert hit.record.id == "a"
+            assert "[" in (hit.snippet or "")
+
     def test_raw_query_is_in_the_syntax_of_the_backend(self, store: MemoryStore) -> None:
         store.save(fruit())
         assert set(ids(store.search(fts=self.raw_query))) == {"apple", "tea"}
