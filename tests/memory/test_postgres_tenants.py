@@ -171,6 +171,21 @@ async def test_async_store_that_the_policies_would_show_nothing_is_refused(own_p
         own_postgres_server.drop_database(name)
 
 
+@pytest.mark.parametrize("tenant", [None, "b"])
+def test_pool_that_names_another_tenant_than_its_store_is_refused(secured: Secured, tenant: str | None) -> None:
+    from walpool.memory import AsyncPostgresMemoryStore, PostgresMemoryStore
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
+
+    with (
+        PostgresPool(secured.app, tenant=tenant) as pool,
+        pytest.raises(ConfigError, match="names another tenant") as told,
+    ):
+        PostgresMemoryStore(pool, tenant="a", tenancy="rls")
+    assert "'b'" not in str(told.value)
+    with pytest.raises(ConfigError, match="names another tenant"):
+        AsyncPostgresMemoryStore(AsyncPostgresPool(secured.app, tenant=tenant), tenant="a", tenancy="rls")
+
+
 def test_script_may_run_again(secured: Secured) -> None:
     with opened(secured.app, "a") as ours:
         ours.save([record("1", [1.0])])

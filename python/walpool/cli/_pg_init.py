@@ -16,7 +16,9 @@ _BEGIN, _COMMIT = "BEGIN;\n", "COMMIT;\n"
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_database(parser, "the database to make them in, as a superuser; default: WALPOOL_URL")
     parser.add_argument(
-        "--print-sql", action="store_true", help="print the SQL, and touch nothing; where DB is given, what it lacks"
+        "--print-sql",
+        action="store_true",
+        help="print the SQL, and touch nothing: what DB lacks if it is given, else what an empty database does",
     )
     parser.add_argument("--owner", default="walpool_owner", metavar="ROLE", help="owns the tables (%(default)s)")
     parser.add_argument("--app", default="walpool_app", metavar="ROLE", help="what stores log in as (%(default)s)")
@@ -31,14 +33,14 @@ def _run(arguments: argparse.Namespace) -> None:
 
     roles = {"owner": arguments.owner, "app": arguments.app, "reader": arguments.reader}
     if arguments.print_sql and arguments.path_or_url is None:
-        _print_sql(arguments, init_sql(**roles, hnsw_dims=arguments.hnsw_dims))
+        _print(init_sql(**roles, hnsw_dims=arguments.hnsw_dims), arguments)
         return
     with get_pool(arguments.path_or_url) as pool:
         if pool.backend != "postgres":
             raise ConfigError("roles and row-level security are PostgreSQL's: give a postgresql:// URL, or --print-sql")
         sql = init_sql(**roles, version=schema.version(pool, "memory"), hnsw_dims=arguments.hnsw_dims)
         if arguments.print_sql:
-            _print_sql(arguments, sql)
+            _print(sql, arguments)
             return
         try:
             pool.script(sql.removeprefix(_BEGIN).removesuffix(_COMMIT))  # a job is a transaction
@@ -47,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print_json(roles) if arguments.json else print(", ".join(f"{name} {role}" for name, role in roles.items()))
 
 
-def _print_sql(arguments: argparse.Namespace, sql: str) -> None:
+def _print(sql: str, arguments: argparse.Namespace) -> None:
     print_json({"sql": sql}) if arguments.json else print(sql, end="")
 
 

@@ -27,20 +27,27 @@ __all__ = ["SCORES", "Bounds", "around", "bounds", "from_server", "to_server"]
 
 _MOST_DIMS: Final = 16_000
 
-# A record without an embedding counts as a zero vector, whose cosine is NaN to pgvector.
+# Of the query, in a SELECT of its own: so the server computes it once, and not again for each row where it has planned
+# the statement once for all.
+_NORM: Final = "(SELECT vector_norm({query}))"
+# Of what is longer or shorter, pgvector's sums of float32 products overflow or vanish; its lengths are float64.
+_FITS: Final = "vector_norm({query}) BETWEEN 1e-12 AND 1e12"
+_BOTH_FIT: Final = f"v.norm BETWEEN 1e-12 AND 1e12 AND {_NORM} BETWEEN 1e-12 AND 1e12"
+
+# A record without an embedding counts as a zero vector, whose cosine is NaN to pgvector. A difference of vectors that
+# overflows is an error, so those next to the end of float32 are left to pgvector's distance, which is infinite then.
 SCORES: Final[dict[Metric, str]] = {
-    "cosine": "coalesce(nullif(1 - (v.embedding <=> {query}), CAST('NaN' AS DOUBLE PRECISION)), 0)",
-    "dot": "coalesce(-(v.embedding <#> {query}), 0)",
-    "l2": "1 / (1 + coalesce((v.embedding <-> {query}) ^ 2, -({query} <#> {query})))",
+    "cosine": f"""coalesce(nullif(1 - CASE WHEN {_BOTH_FIT} THEN v.embedding <=> {{query}}
+        ELSE l2_normalize(v.embedding) <=> l2_normalize({{query}}) END, CAST('NaN' AS DOUBLE PRECISION)), 0)""",
+    "dot": f"""coalesce(CASE WHEN {_BOTH_FIT} THEN -(v.embedding <#> {{query}})
+        ELSE -(l2_normalize(v.embedding) <#> l2_normalize({{query}})) * v.norm * {_NORM} END, 0)""",
+    "l2": f"""1 / (1 + coalesce(CASE WHEN NOT ({_BOTH_FIT}) AND v.norm + {_NORM} < 1e38
+        THEN vector_norm(v.embedding - {{query}}) ELSE v.embedding <-> {{query}} END, {_NORM}) ^ 2)""",
 }
 """By the metric: the score of `memory_vectors AS v` against the SQL of a vector, higher is better."""
 
-# Of the query, in a SELECT of their own each: so the server computes them once, and not again for each row where it has
-# planned the statement once for all.
-_NORM: Final = "(SELECT vector_norm({query}))"
-_HALF: Final = """(SELECT CASE WHEN vector_norm({query}) BETWEEN 1e-12 AND 1e12
-    THEN CAST(l2_normalize({query}) AS HALFVEC) END)"""
-_SQUARE: Final = "(SELECT CASE WHEN vector_norm({query}) BETWEEN 1e-12 AND 1e12 THEN vector_norm({query}) ^ 2 END)"
+_HALF: Final = f"(SELECT CASE WHEN {_FITS} THEN CAST(l2_normalize({{query}}) AS HALFVEC) END)"
+_SQUARE: Final = f"(SELECT CASE WHEN {_FITS} THEN vector_norm({{query}}) ^ 2 END)"
 # Both halves are of length one, all but, so that the product is the cosine.
 _COSINE: Final = f"-(v.half <#> {_HALF})"
 # Without an embedding there is no norm; one without a half, or a query without, gives NULL: nothing is known.

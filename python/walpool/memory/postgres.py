@@ -67,8 +67,9 @@ class PostgresMemoryStore(Store):
             `compact`. None: every search is exact.
 
     Raises:
-        ConfigError: the collection was begun with another word index; `tenancy` or `index` is no such thing, or the
-            connection's role stands above row-level security, or under it without `tenancy`.
+        ConfigError: the collection was begun with another word index; `tenancy` or `index` is no such thing; under
+            `rls` the pool names another tenant, or the connection's role stands above row-level security; or it stands
+            under it without `tenancy`.
         NotSupportedError: the memory tables come from a newer walpool; the server lacks pgvector.
     """
 
@@ -83,7 +84,7 @@ class PostgresMemoryStore(Store):
         index: str | None = None,
     ) -> None:
         """Take over `pool` and bring its memory tables up to date."""
-        self._is_secured = _is_secured(tenancy, tenant)
+        self._is_secured = _is_secured(tenancy, tenant, pool)
         super().__init__(pool, _backend(index), tenant=tenant, collection=collection, words=words)
         self._index()
 
@@ -156,7 +157,7 @@ class AsyncPostgresMemoryStore(AsyncStore):
         index: str | None = None,
     ) -> None:
         """Take over `pool`."""
-        self._is_secured = _is_secured(tenancy, tenant)
+        self._is_secured = _is_secured(tenancy, tenant, pool)
         super().__init__(pool, _backend(index), tenant=tenant, collection=collection, words=words)
 
     @property
@@ -217,12 +218,19 @@ def _backend(index: str | None) -> Backend:
     return _POSTGRES if index is None else _HNSW
 
 
-def _is_secured(tenancy: str | None, tenant: str) -> bool:
+def _is_secured(tenancy: str | None, tenant: str, pool: PostgresPool | AsyncPostgresPool) -> bool:
     if tenancy not in (None, "rls"):
         raise ConfigError(f"tenancy={tenancy!r} is not accepted: use 'rls', or None")
-    if tenancy == "rls" and not tenant:
+    if tenancy is None:
+        return False
+    if not tenant:
         raise ConfigError("tenancy='rls' needs a tenant")
-    return tenancy == "rls"
+    if pool.tenant != tenant:  # the server would show the store no rows, and refuse it all writes
+        raise ConfigError(
+            f"tenancy='rls': the pool names another tenant than the store, or none; open it with the store's tenant= "
+            f"[{pool.path}]"
+        )
+    return True
 
 
 def _version_error(found: int, name: str) -> ConfigError | None:
@@ -230,7 +238,7 @@ def _version_error(found: int, name: str) -> ConfigError | None:
         return None
     return ConfigError(
         f"tenancy='rls': the memory tables have version {found} and not {len(MIGRATIONS)}; they are the owner's to "
-        f"make: have it run what walpool pg-init --print-sql prints [{name}]"
+        f"make: have a superuser run walpool pg-init on this database, or what it prints with --print-sql [{name}]"
     )
 
 
