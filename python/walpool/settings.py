@@ -231,6 +231,7 @@ def _nearest(name: str, known: list[str]) -> str:
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: `C://` is a path
 _POSTGRES = ("postgresql", "postgres")
 _NEARLY_POSTGRES = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)  # as a path it would be shown, password and all
+_KEYWORDS = re.compile(r"\s*(?:host|hostaddr|port|user|dbname|service)\s*=")  # libpq's other form: never a file's name
 _TARGETS = (
     "a path, :memory:, walpool:///absolute.db, walpool://relative.db, sqlite:////absolute.db, sqlite:///relative.db "
     "or postgresql://host/name"
@@ -244,6 +245,8 @@ def _from_target(names: list[str], given: _Given) -> tuple[str | None, dict[str,
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     url = _URL.fullmatch(text)
     if url is None:
+        if isinstance(given.value, str) and _KEYWORDS.match(text):  # not quoted: a password stands there
+            raise ConfigError(f"libpq's keywords ({given.origin}) are not accepted: write postgresql://user@host/name")
         if _NEARLY_POSTGRES.match(text):
             raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
         return text, {}
