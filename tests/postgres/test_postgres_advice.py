@@ -10,9 +10,9 @@ import pytest
 from looping import run
 
 from benches.postgres_server import PostgresServer
-from tests.postgres.plugin import new_database
+from tests.postgres.plugin import ROLE, new_database
 from tests.postgres.pools import TABLE
-from walpool import errors, get_pool
+from walpool import errors, get_pool, schema
 from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 WRITE = "INSERT INTO t (a) VALUES ('x')"
@@ -137,25 +137,56 @@ def test_task_on_a_server_that_takes_no_writes_hears_the_same(standby: str) -> N
     run(main())
 
 
+# A role that may do little.
+
+
+@pytest.fixture
+def guest_url(own_postgres_server: PostgresServer, own_postgres_url: str) -> Iterator[str]:
+    """Yield the URL of another's database for a role that may make nothing there."""
+    role = f"guest_{secrets.token_hex(4)}"
+    own_postgres_server.execute(f"CREATE ROLE {role} LOGIN")
+    yield own_postgres_url.replace(f"{ROLE}@", f"{role}@", 1)
+    with get_pool(own_postgres_url) as pool:
+        pool.script(f"DROP OWNED BY {ROLE}")
+    own_postgres_server.execute(f"DROP ROLE {role}")
+
+
+def role_of(url: str) -> str:
+    return url.partition("://")[2].partition("@")[0]
+
+
+def test_tables_that_a_role_may_not_make_are_another_s_to_make(own_postgres_url: str, guest_url: str) -> None:
+    migrations = [["CREATE TABLE notes (id TEXT PRIMARY KEY)"]]
+
+    async def migrate() -> None:
+        async with AsyncPostgresPool(guest_url) as pool:
+            await schema.migrate_async(pool, "notes", migrations)
+
+    told = r"have a role that may make the 'notes' tables open them once, and GRANT this one their use"
+    with get_pool(guest_url) as guest:
+        with pytest.raises(errors.ProgrammingError, match=told):
+            schema.migrate(guest, "notes", migrations)
+        with pytest.raises(errors.ProgrammingError, match=told):
+            run(migrate())
+        with get_pool(own_postgres_url) as pool:
+            schema.migrate(pool, "notes", migrations)
+            pool.script(f"GRANT SELECT, INSERT ON notes, walpool_schema TO {role_of(guest_url)}")
+        schema.migrate(guest, "notes", migrations)
+        guest.execute("INSERT INTO notes VALUES ('x')")
+
+
 # Names are told, values are not.
 
 
-def test_table_of_a_policy_and_extension_are_named(own_postgres_server: PostgresServer, postgres_url: str) -> None:
-    role = f"guest_{secrets.token_hex(4)}"
-    own_postgres_server.execute(f"CREATE ROLE {role} LOGIN")
-    try:
-        with get_pool(postgres_url) as pool:
-            pool.script(f"{TABLE}; GRANT ALL ON t TO {role}; ALTER TABLE t ENABLE ROW LEVEL SECURITY")
-            pool.script("CREATE POLICY p ON t USING (true) WITH CHECK (a = 'mine')")
-        with get_pool(postgres_url.replace("walpool@", f"{role}@", 1)) as guest:
-            with pytest.raises(errors.ProgrammingError, match='row-level security policy for table "t"'):
-                guest.execute("INSERT INTO t (a) VALUES (?)", ("theirs",))
-            with pytest.raises(errors.ProgrammingError, match=r'create extension "vector" \(Must have CREATE'):
-                guest.execute("CREATE EXTENSION vector")
-        with get_pool(postgres_url) as pool:
-            pool.script("DROP TABLE t")
-    finally:
-        own_postgres_server.execute(f"DROP ROLE {role}")
+def test_table_of_a_policy_and_extension_are_named(own_postgres_url: str, guest_url: str) -> None:
+    with get_pool(own_postgres_url) as pool:
+        pool.script(f"{TABLE}; GRANT ALL ON t TO {role_of(guest_url)}; ALTER TABLE t ENABLE ROW LEVEL SECURITY")
+        pool.script("CREATE POLICY p ON t USING (true) WITH CHECK (a = 'mine')")
+    with get_pool(guest_url) as guest:
+        with pytest.raises(errors.ProgrammingError, match='row-level security policy for table "t"'):
+            guest.execute("INSERT INTO t (a) VALUES (?)", ("theirs",))
+        with pytest.raises(errors.ProgrammingError, match=r'create extension "vector" \(Must have CREATE'):
+            guest.execute("CREATE EXTENSION vector")
 
 
 def test_text_that_a_database_does_not_hold_is_not_told_by_its_bytes(own_postgres_server: PostgresServer) -> None:

@@ -104,6 +104,11 @@ def test_password_that_is_not_encoded_is_told_how_to_be(password: str) -> None:
     assert password not in str(caught.value)
 
 
+def test_url_from_a_file_ends_in_a_line_feed(own_postgres_url: str) -> None:
+    with get_pool(f"{own_postgres_url}\n") as pool:
+        assert pool.fetchval("SELECT 1") == 1
+
+
 # What stands around a URL.
 
 

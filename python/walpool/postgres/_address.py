@@ -60,7 +60,7 @@ class Address:
         Raises:
             ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
         """
-        url, shown = settings.url or "", str(settings.shown_url)
+        url, shown = (settings.url or "").strip(), str(settings.shown_url)  # a secret's file ends in a line feed
         libpqs = _without_settings(url, settings)
         parameters = _parsed(libpqs)
         if _is_torn(url, shown, parameters):
