@@ -255,6 +255,16 @@ def test_installation_for_a_tenant_keeps_every_component_to_the_rows_of_that_ten
         assert flows.load_state("flow")["count"] == len("acme")
 
 
+def test_provider_that_a_crew_was_given_stores_for_the_tenant_of_the_installation(postgres_url: str) -> None:
+    provider = WalpoolCheckpointProvider()  # as in a CheckpointConfig, before or after install()
+    with install(postgres_url, tenant="acme"):
+        for each in (provider, WalpoolCheckpointProvider()):
+            stored = each.checkpoint('"kept"', postgres_url)
+            assert each.from_checkpoint(stored) == SqliteProvider().from_checkpoint(stored) == '"kept"'
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tenant, count(*) FROM crewai_checkpoints GROUP BY tenant") == [("acme", 2)]
+
+
 def test_file_that_a_crew_names_under_a_tenant_is_opened_without_one(postgres_url: str, database: Path) -> None:
     with install(postgres_url, tenant="acme"):
         stored = SqliteProvider().checkpoint('"kept"', str(database))

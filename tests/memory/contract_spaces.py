@@ -114,6 +114,12 @@ class SpacesContract:
         assert store.touch(["a", "a", "b"]) == 1
         assert began <= store.get("a").accessed_at <= datetime.now(timezone.utc)  # type: ignore[union-attr]
 
+    def test_touch_with_a_time_that_utc_has_not_leaves_what_can_be_read(self, store: MemoryStore) -> None:
+        store.save([record("a", accessed_at=NOON)])
+        with pytest.raises(DataError, match="UTC"):
+            store.touch(["a"], datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
+        assert store.get("a").accessed_at == NOON  # type: ignore[union-attr]
+
     def test_embedding_that_is_none_is_refused_and_nothing_is_saved(self, store: MemoryStore) -> None:
         # The third is a NaN; the others are numbers that nobody has packed, of a length that a packed one could have.
         unpacked: Any = ([1.0] * 8, array("f", [1.0] * 4), memoryview(array("f", [1.0] * 4)), "1234")

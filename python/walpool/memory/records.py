@@ -35,6 +35,7 @@ __all__ = [
     "pack",
     "packed",
     "unpack",
+    "utc",
 ]
 
 _SHOWN: Final = 10  # elements of a page, in its repr
@@ -176,8 +177,8 @@ class Record:
         if self.embedding is not None:
             object.__setattr__(self, "embedding", packed(self.embedding))
         object.__setattr__(self, "scope", normalize_scope(self.scope))
-        object.__setattr__(self, "created_at", _utc(self.created_at))
-        object.__setattr__(self, "accessed_at", _utc(self.accessed_at))
+        object.__setattr__(self, "created_at", utc(self.created_at))
+        object.__setattr__(self, "accessed_at", utc(self.accessed_at))
 
     def __repr__(self) -> str:
         """Return the fields, a long text shortened and the embedding as its length."""
@@ -232,7 +233,7 @@ class Query:
         for name in ("created_after", "created_before", "accessed_before"):
             time = getattr(self, name)
             if time is not None:
-                object.__setattr__(self, name, _utc(time))
+                object.__setattr__(self, name, utc(time))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,8 +383,16 @@ def _is_packed(embedding: object) -> TypeGuard[bytes | bytearray | memoryview]:
     return isinstance(embedding, (bytes, bytearray)) or (isinstance(embedding, memoryview) and embedding.itemsize == 1)
 
 
-def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+def utc(time: datetime) -> datetime:
+    """Return a time in UTC; one without a zone is taken as UTC.
+
+    Raises:
+        DataError: UTC has no such time that Python can tell.
+    """
+    try:
+        return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+    except OverflowError:
+        raise DataError("a time lies before the year 1 or behind the year 9999 in UTC") from None
 
 
 _PUBLIC = (
