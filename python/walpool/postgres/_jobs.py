@@ -129,6 +129,8 @@ def single(sql: str, params: Params) -> Job:
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
     translated = _only(sql)
+    if translated.gives_rows:
+        raise ProgrammingError("executemany() takes no statement that returns rows: give it to batch() for each row")
     statement = Statement(translated.encoded, [], translated.fold)
     total = len(sql)
     for number, params in enumerate(rows, 1):

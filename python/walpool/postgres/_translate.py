@@ -30,6 +30,8 @@ __all__ = ["Translated", "parse", "translate"]
 
 _LARGEST: Final = 32_766  # SQLite's SQLITE_MAX_VARIABLE_NUMBER; PostgreSQL takes 65,535
 _CACHED: Final = 512  # texts
+_QUERIES: Final = frozenset({"SELECT", "VALUES", "TABLE", "SHOW", "EXPLAIN"})
+_VERBS: Final = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "ALTER", "DROP", "CALL", "DO"}
 _FOREIGN: Final = re.compile(r"%s|%\(\w+\)s|\$[0-9]+")  # how drivers of PostgreSQL's write parameters
 _Place: TypeAlias = tuple[Token, int]  # a token and its n of `$n`; 0 for the operator ?
 
@@ -54,6 +56,8 @@ class Translated:
     """The text as it goes to the server."""
     copies: bool = False
     """Whether a statement is a COPY from or to the client."""
+    gives_rows: bool = False
+    """Whether the first statement is a query, or has a RETURNING."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
     fold: Fold | None = None
@@ -160,6 +164,7 @@ def parse(sql: str) -> Translated:
         keyword=keyword,
         is_single=len(held) <= 1,
         copies=any(map(_copies, held)),
+        gives_rows=any(map(_gives_rows, held[:1])),
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
         fold=fold_of(text, count) if keyword == "INSERT" and len(held) == 1 else None,
     )
@@ -168,6 +173,17 @@ def parse(sql: str) -> Translated:
 def _copies(statement: list[Token]) -> bool:
     shapes = [token.shape for token in statement]
     return shapes[0] == "COPY" and not {("FROM", "STDIN"), ("TO", "STDOUT")}.isdisjoint(pairwise(shapes))
+
+
+def _gives_rows(statement: list[Token]) -> bool:
+    depth = 0
+    outside = []  # the words that stand in no parentheses
+    for token in statement:
+        depth += (token.shape == "(") - (token.shape == ")")
+        if not depth and token.kind == "word":
+            outside.append(token.shape)
+    verb = next((word for word in outside if word in _VERBS), "")
+    return verb in _QUERIES or "RETURNING" in outside
 
 
 def _encoded(sql: str) -> bytes:
