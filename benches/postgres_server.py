@@ -82,8 +82,8 @@ class Databases(ABC):
 class PostgresServer(Databases):
     """One server with a fresh cluster, its superuser `postgres` and its database `postgres`.
 
-    It listens on a socket, where it trusts everybody, and on TCP at 127.0.0.1, where it asks for a password. It has no
-    TLS: the wheel's programs are built without. It ends with this process, even where that is killed.
+    It listens on a socket, where it trusts everybody, and on TCP at 127.0.0.1, where it asks for a password. It ends
+    with this process, even where that is killed. The wheel's programs are built without TLS.
 
     Attributes:
         host: the folder of the socket.
@@ -94,19 +94,28 @@ class PostgresServer(Databases):
         "STRATEGY file_copy"  # twice as fast as the default while the template is small and nothing waits for a disk
     )
 
-    def __init__(self, near: Path, *, fsync: bool = True, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        near: Path,
+        *,
+        fsync: bool = True,
+        options: Mapping[str, str] | None = None,
+        programs: Path | None = None,
+    ) -> None:
         """Start it.
 
         Args:
             near: its data lie in a new folder on the file system of this folder.
             fsync: whether it waits for the disk; without, it survives the death of processes, not that of the machine.
             options: more of PostgreSQL's settings.
+            programs: the folder of others than the wheel's, from 15 on; without pgvector.
 
         Raises:
             CannotStart: no server can run here.
         """
+        chosen = {"fsync": "on" if fsync else "off", **(options or {})}
         try:
-            self._programs = _programs()
+            self._programs = programs or _programs()
             self._daemon = Daemon(near, signal.SIGQUIT)
         except (OSError, LookupError) as error:
             raise CannotStart(str(error)) from error
@@ -115,7 +124,10 @@ class PostgresServer(Databases):
         self._passwords = {"postgres": secrets.token_urlsafe()}
         try:
             self._make_cluster()
-            self._start_on_a_free_port({"fsync": "on" if fsync else "off", **(options or {})})
+            if programs is None:
+                self._trust_in_pgvector()
+                chosen.setdefault("extension_control_path", f"{self._daemon.home}/share:$system")
+            self._start_on_a_free_port(chosen)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -185,7 +197,6 @@ class PostgresServer(Databases):
         self._daemon.run(self._programs / "initdb", *into, "--auth=scram-sha-256", "--no-instructions")
         secret.unlink()
         self._daemon.write("data/pg_hba.conf", _HBA)
-        self._trust_in_pgvector()
 
     def _trust_in_pgvector(self) -> None:
         """Let the owner of a database make the extension there, as where servers are rented.
@@ -208,7 +219,6 @@ class PostgresServer(Databases):
                 "listen_addresses": "127.0.0.1",
                 "port": str(self.port),
                 "unix_socket_directories": self.host,
-                "extension_control_path": f"{self._daemon.home}/share:$system",
                 **options,
             }
             lines = ["{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in settings.items()]

@@ -12,7 +12,7 @@ from helpers import eventually
 from looping import run
 
 from tests.postgres.pools import TABLE, assert_unharmed, others, plain
-from walpool.postgres import AsyncPostgresPool, PostgresPool
+from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _watching, aio
 
 
 def pool_threads() -> list[str]:
@@ -44,3 +44,18 @@ def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     """Yield somebody else's connection."""
     with plain(postgres_url) as connection:
         yield connection
+
+
+@pytest.fixture(params=[True, False], ids=["nested", "single"])
+def watching(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have loops watch sockets in each of the ways there are."""
+    if request.param and not _watching.NESTS:
+        pytest.skip("no descriptor stands for many here")
+    monkeypatch.setattr(_watching, "NESTS", request.param)
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have loops watch no sockets, as on Windows."""
+    for module in (_driving, aio):
+        monkeypatch.setattr(module, "WATCHES_SOCKETS", False)

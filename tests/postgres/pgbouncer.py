@@ -1,6 +1,6 @@
 """PgBouncer in front of a PostgreSQL server of ours: what most rented servers have there.
 
-Owns how it is configured and started; with a certificate it takes TLS only, which the server of the tests cannot.
+Owns how it is configured and started; with a certificate it takes TLS only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from benches.daemons import Daemon, free_port
 from benches.postgres_server import PostgresServer
+from tests.postgres.certificates import making_certificate
 
 # Few connections for many clients, so that what one client leaves in its session meets another at once. Start-up
 # parameters that PgBouncer does not know stay refused, as they are by default.
@@ -64,7 +65,7 @@ class PgBouncer:
         try:
             self._daemon.write("users", "".join(f'"{user}" ""\n' for user in users))
             if tls:
-                self._make_certificate()
+                self._daemon.run(*making_certificate(self._daemon.home))
             for left in reversed(range(_PORTS_TRIED)):
                 self.port = free_port()
                 self._configure()
@@ -108,12 +109,6 @@ class PgBouncer:
         config += _TLS if self.certificate else ""
         text = config.format(server=self._server, port=self.port, home=self._daemon.home)
         self._daemon.write("pgbouncer.ini", text)
-
-    def _make_certificate(self) -> None:
-        home = self._daemon.home
-        names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", home / "key.pem"]
-        self._daemon.run("openssl", "req", "-x509", *key, "-out", home / "certificate.pem", *names)
 
     def _is_ready(self) -> bool:
         with socket.socket() as probe:

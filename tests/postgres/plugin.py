@@ -2,7 +2,8 @@
 
 A test that asks for one of these fixtures bears the marker `postgres`. Where no server can run it is skipped with the
 reason. The environment: WALPOOL_TEST_PG_URL names another server to create databases on, by a user who may;
-WALPOOL_REQUIRE_PG=1 and WALPOOL_REQUIRE_PGBOUNCER=1 make a failure of a skip.
+WALPOOL_TEST_PG_PROGRAMS the folder of PostgreSQL's programs for tests of TLS; WALPOOL_REQUIRE_PG=1 and
+WALPOOL_REQUIRE_PGBOUNCER=1 make a failure of a skip.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import pytest
 if TYPE_CHECKING:  # a run that asks for no server imports none of it
     from benches.postgres_server import Databases, PostgresServer
     from tests.postgres.pgbouncer import PgBouncer
+    from tests.postgres.tls import TlsServer
 
 ROLE = "walpool"  # who owns the databases of tests: no superuser, as where people rent a server
-_VARIABLES = ("WALPOOL_TEST_PG_URL", "WALPOOL_REQUIRE_PG", "WALPOOL_REQUIRE_PGBOUNCER")
+_VARIABLES = ("WALPOOL_TEST_PG_URL", "WALPOOL_TEST_PG_PROGRAMS", "WALPOOL_REQUIRE_PG", "WALPOOL_REQUIRE_PGBOUNCER")
 _ROOM_BYTES = 2**30  # the server's log of writes and its data come to half of it; containers often have 64 MiB
 _ASKED = pytest.StashKey[dict[str, str]]()
 _TOLD = "walpool_postgres"  # what a worker of pytest-xdist finds it under
@@ -47,7 +49,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ours = {"own_postgres_server", "postgres_server"}
+    ours = {"own_postgres_server", "postgres_server", "tls_server"}
     for item in items:
         if ours.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.postgres)
@@ -130,6 +132,31 @@ def pgbouncer(own_postgres_server: PostgresServer, pytestconfig: pytest.Config) 
 def pgbouncer_tls(own_postgres_server: PostgresServer, pytestconfig: pytest.Config) -> Iterator[PgBouncer]:
     """Yield another that takes TLS only; its URL has the certificate to verify it with."""
     yield from _pgbouncer(own_postgres_server, pytestconfig, tls=True)
+
+
+@pytest.fixture(scope="session")
+def tls_server(pytestconfig: pytest.Config) -> Iterator[TlsServer]:
+    """Yield a server that takes TLS only, of other programs than the wheel's; its URL verifies it."""
+    from benches.postgres_server import CannotStart
+    from tests.postgres.tls import TlsServer, installed_programs
+
+    if missing := _missing_driver():
+        _do_without(missing, pytestconfig, "WALPOOL_REQUIRE_PG")
+    named = pytestconfig.stash[_ASKED]["WALPOOL_TEST_PG_PROGRAMS"]
+    folders = [Path(named)] if named else installed_programs()
+    if not folders:
+        pytest.skip("no PostgreSQL from 15 on is installed (WALPOOL_TEST_PG_PROGRAMS), and pip's has no TLS")
+    try:
+        server = TlsServer(_place(), folders[0])
+    except CannotStart as error:
+        if named:
+            raise
+        pytest.skip(str(error))
+    try:
+        server.create_role(ROLE)
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
@@ -20,6 +20,12 @@ from walpool.postgres import AsyncPostgresPool, PostgresPool
 UNHARMED = {"jobs_waiting": 0, "bytes_waiting": 0, "readers_out": 0, "reads_waiting": 0, "leases_out": 0}
 TABLE = "CREATE TABLE t (a text PRIMARY KEY, n bigint NOT NULL DEFAULT 0)"
 INSERT = "INSERT INTO t (a) VALUES (?)"
+TEXTS = "SELECT repeat('x', length::int) FROM unnest(CAST(? AS text)::int[]) AS length"
+
+
+def array_of(lengths: list[int]) -> str:
+    """Return the parameter of TEXTS, whose rows are of these lengths."""
+    return "{" + ",".join(map(str, lengths)) + "}"
 
 
 def kept(pool: PostgresPool) -> list[str]:
@@ -126,6 +132,15 @@ def _is_longer(pool: PostgresPool, length: float) -> bool:
     return pool.stats()["jobs_waiting"] > length
 
 
+class End(Protocol):
+    """One end of a connection."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
 class Proxy:
     """A way to the server that a test may cut: it looks at what the client sends, and tells the bytes to `look`.
 
@@ -138,7 +153,7 @@ class Proxy:
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self._target = f"{query['host']}/.s.PGSQL.{query['port']}"
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = []
+        self._open: list[End] = []
         self.look = look
         self.cuts = 0
         port = self._listener.getsockname()[1]
@@ -157,10 +172,14 @@ class Proxy:
         for thread in list(self._threads):
             thread.join(WITHIN)
 
+    def has_closed_the_newest(self) -> bool:
+        """Return whether nobody is left at this end of the connection that was opened last."""
+        return not any(thread.is_alive() for thread in self._threads[-2:])
+
     def _accept(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client = self._end(self._listener.accept()[0])
             except OSError:
                 return
             server = socket.socket(socket.AF_UNIX)
@@ -168,6 +187,7 @@ class Proxy:
                 server.connect(self._target)
             except OSError:
                 client.close()
+                server.close()
                 continue
             self._open += [client, server]
             for work in (partial(self._forward, client, server), partial(self._back, server, client)):
@@ -175,7 +195,10 @@ class Proxy:
                 self._threads.append(thread)
                 thread.start()
 
-    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+    def _end(self, client: socket.socket) -> End:
+        return client
+
+    def _forward(self, client: End, server: End) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
                 found = self.look(data)
@@ -192,17 +215,20 @@ class Proxy:
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_WR)
 
-    def _back(self, server: socket.socket, client: socket.socket) -> None:
+    def _back(self, server: socket.socket, client: End) -> None:
         with contextlib.suppress(OSError):
-            while data := server.recv(1 << 16):
+            while data := self._answer(server):
                 client.sendall(data)
         _shut(client)
         _shut(server)
         client.close()
         server.close()
 
+    def _answer(self, server: socket.socket) -> bytes:
+        return server.recv(1 << 16)
 
-def _shut(end: socket.socket) -> None:
+
+def _shut(end: End) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
 
@@ -211,3 +237,9 @@ async def warm(pool: AsyncPostgresPool) -> None:
     """Have the connections opened that two groups and two reads need."""
     await asyncio.gather(*(pool.execute("SELECT pg_sleep(0.05)") for _ in range(8)))
     await asyncio.gather(*(pool.fetchval("SELECT pg_sleep(0.05)") for _ in range(4)))
+
+
+async def nothing_is_out(pool: AsyncPostgresPool) -> bool:
+    """Return whether no task holds a connection, or waits for one."""
+    stats = await pool.stats()
+    return stats["leases_out"] == stats["readers_out"] == stats["leases_waiting"] == stats["reads_waiting"] == 0

@@ -1,16 +1,19 @@
-"""`Mailbox` and `Hands`: how a loop and threads reach each other where Ctrl-C or the collector comes in between."""
+"""`Mailbox`, `Hands` and `Sockets`: how a loop is reached where Ctrl-C or the collector comes in between."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future, thread
 from functools import partial
 
 import pytest
 from helpers import WITHIN, Caller
+from psycopg.waiting import Ready, Wait
 
 from walpool.postgres._hands import Hands, Mailbox
+from walpool.postgres._watching import Sockets, sockets
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -79,10 +82,60 @@ def test_what_the_collector_hands_over_in_the_midst_of_a_hand_over_waits_for_no_
 
     def make(*args: object) -> object:  # called with the locks held; the collector may come here
         if not inner:
-            inner.append(hands.held.submit(int, "7"))
+            inner.append(hands.alone.submit(int, "7"))
         return made(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(thread, "_WorkItem", make)
     outer = Caller(partial(hands.steps.submit, int, "3")).outcome()
     assert (outer.result(WITHIN), inner[0].result(WITHIN)) == (3, 7)
     hands.close()
+
+
+class Waiter:
+    """One end of a connection that has something to read, and somebody who waits for that and may be pressed."""
+
+    def __init__(self, watching: Sockets, *, is_pressed: bool) -> None:
+        self.ends = socket.socketpair()
+        self.heard: list[Ready] = []
+        self._is_pressed = is_pressed
+        self.ends[0].send(b"x")
+        watching.watch(self, self.ends[1].fileno(), Wait.R)
+
+    def advance(self, ready: Ready) -> None:
+        is_pressed, self._is_pressed = self._is_pressed, False
+        if is_pressed:
+            raise KeyboardInterrupt
+        self.heard.append(ready)
+
+    def lost(self) -> None:
+        self.heard.append(Ready.NONE)
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
+@pytest.mark.usefixtures("watching")
+def test_whoever_was_to_hear_of_a_socket_when_ctrl_c_came_hears_of_it_afterwards() -> None:
+    loop = asyncio.new_event_loop()
+    watching = sockets(loop)
+    waiters = [Waiter(watching, is_pressed=n == 0) for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.sleep(10))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    for waiter in waiters:
+        assert waiter.heard
+        watching.unwatch(waiter, waiter.ends[1].fileno())
+        waiter.close()
+    loop.close()
+    assert not any(Ready.NONE in waiter.heard for waiter in waiters)
+
+
+@pytest.mark.usefixtures("watching")
+def test_whoever_waits_for_a_socket_hears_that_its_loop_was_closed() -> None:
+    loop = asyncio.new_event_loop()
+    watching = sockets(loop)
+    waiter = Waiter(watching, is_pressed=False)
+    loop.close()
+    assert waiter.heard == [Ready.NONE]
+    waiter.close()

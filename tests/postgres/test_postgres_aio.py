@@ -21,7 +21,17 @@ import pytest
 from helpers import WITHIN, eventually
 from looping import Heartbeat, cancel, held, on_asyncio, on_every_loop, outcome, run, stat, until, until_waiting
 
-from tests.postgres.pools import INSERT, Proxy, assert_unharmed, groups_held, kept, plain, running, terminate
+from tests.postgres.pools import (
+    INSERT,
+    Proxy,
+    assert_unharmed,
+    groups_held,
+    kept,
+    nothing_is_out,
+    plain,
+    running,
+    terminate,
+)
 from walpool import errors
 from walpool.postgres import AsyncPostgresPool, AsyncTransaction, PostgresPool
 
@@ -284,11 +294,7 @@ async def test_transaction_that_is_cancelled_before_it_begins_leaves_no_connecti
         await asyncio.wait(tasks, timeout=WITHIN)
         assert all(task.cancelled() for task in tasks)
 
-    async def is_free() -> bool:
-        stats = await apg.stats()
-        return stats["leases_out"] == stats["readers_out"] == stats["leases_waiting"] == stats["reads_waiting"] == 0
-
-    await until(is_free)
+    await until(partial(nothing_is_out, apg))
     assert other.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'").fetchone() == (0,)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -30,6 +31,7 @@ from tests.postgres.pools import (
     INSERT,
     Proxy,
     kept,
+    nothing_is_out,
     others,
     plain,
     row_locked,
@@ -38,12 +40,14 @@ from tests.postgres.pools import (
     warm,
 )
 from walpool import errors
-from walpool.postgres import AsyncPostgresPool, PostgresPool
+from walpool.postgres import AsyncPostgresPool, PostgresPool, _watching
 
 if TYPE_CHECKING:
     from tests.torture import Torture
+    from walpool.postgres._engine import Engine
 
 
+@pytest.mark.usefixtures("watching")
 @on_every_loop
 async def test_connection_that_breaks_while_a_large_group_is_sent_costs_one_more_attempt(
     apg: AsyncPostgresPool, other: psycopg.Connection[Any]
@@ -58,6 +62,7 @@ async def test_connection_that_breaks_while_a_large_group_is_sent_costs_one_more
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
+@pytest.mark.usefixtures("watching")
 @on_every_loop
 async def test_read_that_the_server_resets_before_it_took_it_in_is_tried_again(
     apg: AsyncPostgresPool, other: psycopg.Connection[Any]
@@ -72,6 +77,26 @@ async def test_read_that_the_server_resets_before_it_took_it_in_is_tried_again(
         finally:
             os.kill(pid, signal.SIGCONT)
         assert await asyncio.wait_for(read, WITHIN) == size
+
+
+@on_every_loop
+async def test_number_of_a_socket_that_was_reset_is_free_for_others(
+    other: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    with Proxy(postgres_url) as proxy:
+        async with AsyncPostgresPool(proxy.url, readers=2) as pool:
+            lower = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+            pid = await pool.fetchval("SELECT pg_backend_pid()")
+            for number in lower:  # the next connection has one of these, not that of the one which breaks
+                os.close(number)
+            assert terminate(other, f"pid = {pid}") == 1
+            await until(lambda: proxy.has_closed_the_newest())  # who sends is told that nobody is there
+            assert await asyncio.wait_for(pool.fetchval("SELECT 1"), WITHIN) == 1
+            with contextlib.ExitStack() as open_ones:
+                for each in [end for _ in range(32) for end in socket.socketpair()]:
+                    open_ones.enter_context(each)
+                    asyncio.get_running_loop().add_reader(each, lambda: None)
+                    asyncio.get_running_loop().remove_reader(each)
 
 
 @on_asyncio
@@ -194,6 +219,7 @@ async def test_child_that_goes_through_the_parents_loop_does_not_touch_what_is_u
     assert await asyncio.wait_for(read, WITHIN) == 1
 
 
+@pytest.mark.usefixtures("watching")
 @on_every_loop
 async def test_tasks_that_are_cancelled_at_any_moment_leave_nothing_behind(
     apg: AsyncPostgresPool, pg: PostgresPool, torture: Torture
@@ -204,10 +230,10 @@ async def test_tasks_that_are_cancelled_at_any_moment_leave_nothing_behind(
 
     async def work(n: int) -> None:
         with contextlib.suppress(errors.Error):
-            await one_of_four(n)
+            await one_of_many(n)
 
-    async def one_of_four(n: int) -> None:
-        choice = rng.randrange(4)
+    async def one_of_many(n: int) -> None:
+        choice = rng.randrange(7)
         if choice == 0:
             await apg.fetch("SELECT generate_series(1, ?)", (rng.choice((1, 600)),))
         elif choice == 1:
@@ -215,14 +241,31 @@ async def test_tasks_that_are_cancelled_at_any_moment_leave_nothing_behind(
             acknowledged.update(f"{n}-{each}" for each in range(3))
         elif choice == 2:
             await apg.executemany(INSERT, [(f"{n}-{each}",) for each in range(rng.choice((2, 1_200)))])
+        elif choice == 3:
+            async with apg.transaction() as tx, tx.transaction():
+                await tx.executemany(INSERT, [(f"{n}-{each}",) for each in range(3)])
+                await tx.fetch("SELECT generate_series(1, ?)", (rng.choice((1, 600)),))
+            acknowledged.update(f"{n}-{each}" for each in range(3))
+        elif choice == 4:
+            async with apg.read() as snapshot:
+                first = await snapshot.fetchval("SELECT count(*) FROM t")
+                assert await snapshot.fetchval("SELECT count(*) FROM t") == first
+        elif choice == 5:
+            assert [k async for (k,) in apg.stream("SELECT generate_series(1, 7)", chunk=3)] == list(range(1, 8))
         else:
             await apg.execute(INSERT, (f"{n}",))
             acknowledged.add(f"{n}")
 
     with connections_cut(pg.settings.url or ""):
         await all_of([partial(work, n) for n in range(torture.size(1_500, 30_000))], rng)
-    assert acknowledged <= {a for (a,) in await apg.fetch("SELECT a FROM t")}
-    await until(lambda: watched(asyncio.get_running_loop()) == 0)
+    found = {a for (a,) in await apg.fetch("SELECT a FROM t")}
+    assert acknowledged <= found
+    assert {a.partition("-")[0] for a in found if a.endswith("-0")} == {
+        a.partition("-")[0] for a in found if a.endswith("-1")
+    }
+    engine = await apg._here("stats")
+    await until(lambda: watched(engine) == 0)
+    await until(partial(nothing_is_out, apg))
 
 
 @contextmanager
@@ -257,7 +300,11 @@ async def all_of(calls: list[Callable[[], Coroutine[Any, Any, None]]], rng: rand
     assert [task for task in done if not task.cancelled() and task.exception()] == []
 
 
-def watched(loop: asyncio.AbstractEventLoop) -> int:
-    """Return how many sockets of asyncio's loop are watched besides its own; uvloop does not tell."""
-    selector = getattr(loop, "_selector", None)
-    return len(selector.get_map()) - 1 if selector is not None else 0
+def watched(engine: Engine) -> int:
+    """Return how many sockets this loop watches for an engine."""
+    sockets = engine.driver().sockets
+    if isinstance(sockets, _watching._Single):
+        return sum(handle() is not None for handle in sockets._handles.values())
+    assert isinstance(sockets, _watching._Nested)
+    board = sockets._board()
+    return len(board.listeners) if board is not None else 0

@@ -13,6 +13,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from looping import on_asyncio, on_every_loop, run, until
 
 from tests.postgres.pools import INSERT, kept, running, warm
 from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
+from walpool.postgres._hands import Mailbox
 from walpool.postgres._wire import Connection
 
 SLOW = "INSERT INTO t (a) SELECT 'slow' FROM pg_sleep(0.4)"
@@ -61,6 +63,9 @@ async def test_calls_leave_nothing_for_the_collector(apg: AsyncPostgresPool) -> 
     async def work(n: int) -> None:
         await apg.batch([(INSERT, (f"{n}-{each}",)) for each in range(3)])
         await apg.fetchval("SELECT n FROM t WHERE a = ?", (f"{n}-1",))
+        async with apg.transaction() as tx, tx.transaction():
+            await tx.fetchval("SELECT n FROM t WHERE a = ?", (f"{n}-1",))
+        assert [row async for row in apg.stream("SELECT generate_series(1, 3)", chunk=2)] == [(1,), (2,), (3,)]
 
     async def garbage() -> set[str]:
         gc.collect()
@@ -94,12 +99,19 @@ async def test_rows_of_a_large_result_are_converted_on_a_thread(
     for count in (few, many):
         assert len(await apg.fetch("SELECT generate_series(1, ?)", (count,))) == count
         assert len((await apg.execute("SELECT generate_series(1, CAST(? AS bigint))", (count,))).rows) == count
-    assert converted == [(few, True), (few, True), (many, False), (many, False)]
+        async with apg.transaction() as tx:
+            assert len(await tx.fetch("SELECT generate_series(1, ?)", (count,))) == count
+            assert len((await tx.execute("SELECT generate_series(1, CAST(? AS bigint))", (count,))).rows) == count
+        async with apg.stream("SELECT generate_series(1, 9999)", chunk=count) as stream:
+            assert await anext(stream) == (1,)
+    assert converted == [(few, True)] * 5 + [(many, False)] * 5
     converted.clear()
     monkeypatch.setattr(_wire, "PIECES_AT_ONCE", 0)  # a busy loop takes in few pieces, large ones
+    async with apg.read() as snapshot:
+        await snapshot.fetch("SELECT repeat('x', 4000000) FROM generate_series(1, 8)")
     for call in (apg.fetch, apg.execute):
         await call("SELECT repeat('x', 4000000) FROM generate_series(1, 8)")
-    assert converted == [(8, False), (8, False)]
+    assert converted == [(8, False)] * 3
 
 
 @on_asyncio
@@ -205,3 +217,37 @@ async def test_two_groups_that_meet_at_one_row_end_and_lose_nothing(apg: AsyncPo
     await asyncio.gather(*(work() for _ in range(16)))
     assert time.monotonic() - began < WITHIN
     assert await apg.fetchval("SELECT n FROM t WHERE a = 'hot'") == 160
+
+
+@on_asyncio
+async def test_read_on_a_loops_thread_does_not_wait_for_its_tasks_readers(postgres_url: str) -> None:
+    async with AsyncPostgresPool(postgres_url, readers=2, checkout_timeout=5) as apool:
+        with PostgresPool(postgres_url) as pool:
+            tasks = [asyncio.create_task(apool.fetchval(f"SELECT {n} FROM pg_sleep(0.05)")) for n in range(2)]
+            while (await apool.stats())["readers_out"] < 2:
+                await asyncio.sleep(0)
+            with pytest.warns(RuntimeWarning, match="on the thread of a running event loop"):
+                assert pool.fetchval("SELECT 7", timeout=5) == 7
+            assert await asyncio.gather(*tasks) == [0, 1]
+
+
+@on_asyncio
+async def test_loop_that_looks_now_and_then_has_one_timer_for_all() -> None:
+    loop = asyncio.get_running_loop()
+    driver = _driving.Driver(Mailbox(loop), ThreadPoolExecutor())
+    looks: list[object] = []
+
+    class Looking:
+        def look(self) -> None:
+            looks.append(self)
+            driver.look_after(self)  # type: ignore[arg-type]
+
+    several = [Looking(), Looking()]
+    for each in several:
+        driver.look_after(each)  # type: ignore[arg-type]
+    await until(lambda: len(looks) >= 8)
+    assert sum("Driver._look" in repr(each) for each in loop._scheduled) == 1  # type: ignore[attr-defined]
+    for each in several:
+        driver.look_away(each)  # type: ignore[arg-type]
+    await until(lambda: not any("Driver._look" in repr(each) for each in loop._scheduled))  # type: ignore[attr-defined]
+    driver.close()

@@ -104,6 +104,7 @@ def test_transaction_whose_connection_is_lost_is_not_applied(pg: PostgresPool, p
             terminate(other)
             raise ZeroDivisionError
         with pytest.raises(errors.InterfaceError), pg.transaction() as tx:
+            tx.fetch("SELECT 1")
             terminate(other)
             with pytest.raises(errors.OperationalError):
                 tx.execute(INSERT, ("lost",))

@@ -63,6 +63,7 @@ def test_password_reaches_the_server_and_nobody_else(
             with pytest.raises(errors.OperationalError), PostgresPool(url) as pool, pool.transaction() as tx:
                 import psycopg
 
+                tx.fetch("SELECT 1")
                 with psycopg.connect(own_postgres_server.url(database=database), autocommit=True) as keeper:
                     terminate(keeper)
                 tx.fetch("SELECT 1")

@@ -299,6 +299,42 @@ def test_pools_own_verbs_inside_a_block_are_refused(pg: PostgresPool, block: str
     assert_unharmed(pg)
 
 
+def test_transaction_sees_what_was_there_at_its_first_statement(pg: PostgresPool) -> None:
+    count = "SELECT count(*) FROM t"
+    with pg.transaction() as tx:
+        Caller(lambda: pg.execute(INSERT, ("x",))).outcome()
+        assert tx.fetchval(count) == 1
+        Caller(lambda: pg.execute(INSERT, ("y",))).outcome()
+        assert tx.fetchval(count) == 1
+    with pg.read() as snapshot:
+        Caller(lambda: pg.execute(INSERT, ("z",))).outcome()
+        assert snapshot.fetchval(count) == 2  # a snapshot is there from the beginning of its block
+
+
+def test_transaction_goes_on_where_its_first_statement_failed(pg: PostgresPool) -> None:
+    firsts: list[tuple[type[errors.Error], Callable[[Transaction], object]]] = [
+        (errors.ProgrammingError, lambda tx: tx.fetch("SELEC")),
+        (errors.DataError, lambda tx: tx.execute("SELECT 1 / 0")),
+        (errors.StatementTimeout, lambda tx: tx.fetch("SELECT pg_sleep(30)", timeout=0.1)),
+    ]
+    for n, (kind, first) in enumerate(firsts):
+        with pg.transaction() as tx:
+            with pytest.raises(kind):
+                first(tx)
+            tx.execute(INSERT, (str(n),))
+    assert kept(pg) == ["0", "1", "2"]
+    assert_unharmed(pg)
+
+
+def test_server_is_given_what_is_left_of_the_time_for_a_transaction(postgres_url: str, pg: PostgresPool) -> None:
+    pg.close()
+    with PostgresPool(postgres_url, transaction_timeout=20) as pool, pool.transaction() as tx:
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 0.1)
+        left = tx.fetchval("SELECT setting::bigint FROM pg_settings WHERE name = 'transaction_timeout'")  # in ms
+        assert 10_000 < left < 19_910
+
+
 def test_snapshot_sees_what_was_there_at_its_first_read(pg: PostgresPool) -> None:
     pg.execute(INSERT, ("x",))
     with pg.read() as snapshot:

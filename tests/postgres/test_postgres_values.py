@@ -27,8 +27,8 @@ def typed(pg: PostgresPool) -> PostgresPool:
 
 def through(pool: PostgresPool, column: str, value: object) -> Any:
     """Return a value as it comes back from a column, by each way in and each way out, which must agree."""
-    insert = f"INSERT INTO v (id, {column}) VALUES (?, ?) RETURNING {column}"
-    (returned,) = pool.execute(insert, (1, value)).rows[0]
+    insert = f"INSERT INTO v (id, {column}) VALUES (?, ?)"
+    (returned,) = pool.execute(f"{insert} RETURNING {column}", (1, value)).rows[0]
     pool.executemany(insert, [(2, value), (3, None), (4, value)])
     pool.batch([(insert, (5, value)), (insert, (6, None)), (insert, (7, value))])
     with pool.transaction() as tx:
@@ -124,7 +124,7 @@ def test_value_that_would_not_come_back_is_refused_by_position(typed: PostgresPo
         if verb == "execute":
             typed.execute(sql, row)
         elif verb == "executemany":
-            typed.executemany(sql, [row])
+            typed.executemany("INSERT INTO v (id, t) VALUES (?, ?)", [row])
         elif verb == "batch":
             typed.batch([(sql, row)])
         elif verb == "fetch":

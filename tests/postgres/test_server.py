@@ -106,7 +106,7 @@ def test_server_asks_for_a_password_over_tcp_alone(own_postgres_server: Postgres
 
 
 def test_server_has_no_tls(own_postgres_server: PostgresServer) -> None:
-    with pytest.raises(psycopg.OperationalError, match="SSL"):  # tests of TLS need `pgbouncer_tls`
+    with pytest.raises(psycopg.OperationalError, match="SSL"):  # tests of TLS need `tls_server`, or a gate
         psycopg.connect(own_postgres_server.url(host="tcp") + "?sslmode=require")
 
 

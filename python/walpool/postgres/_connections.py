@@ -44,11 +44,13 @@ class Loan:
     a permit that it took away would be missed for ever.
     """
 
-    __slots__ = ("_connection", "_home", "is_renewed", "turn")
+    __slots__ = ("_connection", "_home", "_is_opening", "_is_over", "is_renewed", "turn")
 
     def __init__(self, home: Connections) -> None:
         self._home = home
         self._connection: Connection | None = None
+        self._is_opening = False  # a thread opens a connection for it, and gives back what it has if it is over then
+        self._is_over = False
         self.turn: object = None  # what stands for it in line and among the permits
         self.is_renewed = False
 
@@ -69,11 +71,34 @@ class Loan:
         self.is_renewed = True
         self.connection.close()
         self._home.clear()
-        self._connection = self._home.opened(time.monotonic() + timeout)
+        self.open(time.monotonic() + timeout)
+
+    def renewing(self, timeout: float) -> Blocking:
+        """Return `renew` as a step."""
+        return Blocking(partial(self.renew, timeout), may_be_left=True)
+
+    def open(self, deadline: float) -> None:
+        """Have a new connection, unless it is over; one that is over meanwhile has its permit until it is opened."""
+        self._is_opening = True  # before the look whether it is over, as `end` looks the other way round
+        try:
+            if not self._is_over:
+                self.take(self._home.opened(deadline))
+        finally:
+            self._is_opening = False
+            if self._is_over:
+                self.end()
+
+    def forfeit(self) -> bool:
+        """Give the permit away, and keep the connection; return whether there was one."""
+        has_permit = self.turn is not None
+        self._home.leave(self)
+        return has_permit
 
     def end(self) -> None:
-        """Give back what it has. Safe to call twice."""
-        self._home.take_back(self)
+        """Give back what it has; what is being opened is given back by who opens it. Safe to call twice."""
+        self._is_over = True
+        if not self._is_opening:
+            self._home.take_back(self)
 
     def __enter__(self) -> Loan:  # noqa: PYI034  (typing.Self is newer than Python 3.10)
         return self
@@ -82,6 +107,7 @@ class Loan:
         self.end()
 
     def __del__(self) -> None:
+        self._is_opening = False  # who opens it refers to it
         if self.turn is not None:
             try:
                 self.end()
@@ -92,9 +118,10 @@ class Loan:
 class _Place:
     """A place in line, for whoever waits there: a thread, or a loop (`_steps.Turn`)."""
 
-    def __init__(self, deadline: float, look: Callable[[_Place], bool]) -> None:
+    def __init__(self, deadline: float, look: Callable[[_Place], bool], block: Callable[[], object]) -> None:
         self._deadline = deadline
         self._look = look
+        self._block = block
         self._bell = threading.Event()
         self._call: Callable[[], object] | None = None
 
@@ -112,6 +139,7 @@ class _Place:
 
     def wait(self) -> None:
         """Block until the permit is there."""
+        self._block()
         while not self.has_come():
             self._bell.wait(min(SLICE, max(self._deadline - time.monotonic(), 0.0)))
 
@@ -152,6 +180,8 @@ class Connections:
         self._inherited: list[Connection | None] = []  # kept in a child, whose end of them must not be closed
         self.while_waiting: Callable[[], object] = bool
         """Called now and then by who waits, with no lock held."""
+        self.before_blocking: Callable[[], object] = bool
+        """Called by a thread that is going to wait, with no lock held."""
 
     def acquaint(self, *neighbours: Connections) -> None:
         """Tell who else of this process has connections to the server; those may have to go to make room."""
@@ -178,12 +208,12 @@ class Connections:
                 if self._lend_idle(loan):
                     break
                 try:
-                    yield Blocking(partial(self._open, loan, began + timeout))
+                    yield Blocking(partial(loan.open, began + timeout), may_be_left=True)
                     break
                 except OperationalError as error:
                     if time.monotonic() >= began + timeout or not self._makes_do(error):
                         raise
-                self._leave(loan)
+                self.leave(loan)
                 yield Blocking(partial(time.sleep, SLICE))
             self._figures.sample(f"{self._role}_wait_ms", (time.monotonic() - began) * 1000)
         except BaseException:
@@ -208,11 +238,6 @@ class Connections:
         """Return how many connections there are, out or idle."""
         with self._lock:
             return sum(not connection.closed for connection in self._opened)
-
-    def _open(self, loan: Loan, deadline: float) -> None:
-        loan.take(self.opened(deadline))
-        if loan.turn is None:  # it has ended meanwhile
-            loan.end()
 
     def opened(self, deadline: float) -> Connection:
         """Return a new connection, for a loan that has a permit."""
@@ -239,9 +264,20 @@ class Connections:
         if connection is not None:
             connection.close()  # the server rolls back
             loan._connection = None
-        self._leave(loan)
-        if loan._connection is not None:  # a thread has opened it meanwhile
-            self.take_back(loan)
+        self.leave(loan)
+
+    def leave(self, loan: Loan) -> None:
+        """Take a loan out of the line; or give its permit to whoever is first there."""
+        with self._lock:
+            turn = loan.turn
+            if isinstance(turn, _Place) and turn in self._line:
+                self._line.remove(turn)
+            self._out.discard(turn)
+            while self._line and len(self._out) < self._room.limit:
+                following = self._line.popleft()
+                self._out.add(following)
+                following.tell()
+            loan.turn = None
 
     def clear(self) -> None:
         """Close what lies idle: after one of them proved dead the others are suspect too."""
@@ -296,7 +332,7 @@ class Connections:
                 loan.turn = object()
                 self._out.add(loan.turn)
                 return None
-            loan.turn = place = _Place(deadline, partial(self._look, deadline, refuse))
+            loan.turn = place = _Place(deadline, partial(self._look, deadline, refuse), self.before_blocking)
             self._line.append(place)
             return place
 
@@ -310,16 +346,3 @@ class Connections:
         if place not in self._out:
             raise ClosedError(f"the pool was closed meanwhile [{self._address.name}]")
         return True
-
-    def _leave(self, loan: Loan) -> None:
-        """Take a loan out of the line; or give its permit to whoever is first there."""
-        with self._lock:
-            turn = loan.turn
-            if isinstance(turn, _Place) and turn in self._line:
-                self._line.remove(turn)
-            self._out.discard(turn)
-            while self._line and len(self._out) < self._room.limit:
-                following = self._line.popleft()
-                self._out.add(following)
-                following.tell()
-            loan.turn = None

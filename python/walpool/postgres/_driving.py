@@ -9,35 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from psycopg.waiting import Ready, Wait
+from psycopg.waiting import Ready
 
 from walpool.desk import running_loop
 from walpool.errors import ClosedError
 from walpool.postgres._connections import SLICE
 from walpool.postgres._hands import ended
-from walpool.postgres._steps import Answers, Blocking, finish
+from walpool.postgres._steps import Answers, Blocking, Unanswered, finish
+from walpool.postgres._watching import WATCHES_SOCKETS, Call, sockets
+from walpool.postgres._wire import CANCEL_S
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    import psycopg
+    from psycopg.waiting import Wait
 
     from walpool.postgres._hands import Mailbox
     from walpool.postgres._steps import Request, Steps, Turn
 
-__all__ = ["WATCHES_SOCKETS", "Drive", "Driver"]
+__all__ = ["Drive", "Driver"]
 
 T = TypeVar("T")
-
-WATCHES_SOCKETS: Final = sys.platform != "win32"
-"""Whether loops can watch sockets that are not theirs. Windows' usual one cannot: there a thread waits for answers."""
 
 
 class Driver:
@@ -46,13 +46,19 @@ class Driver:
     Attributes:
         mailbox: by which other threads reach the loop.
         threads: they do what may block.
+        sockets: what the loop watches.
     """
 
     def __init__(self, mailbox: Mailbox, threads: ThreadPoolExecutor) -> None:
         self.mailbox = mailbox
         self.threads = threads
+        self.sockets = sockets(asyncio.get_running_loop())
         self._process = os.getpid()
+        self._loop = weakref.ref(asyncio.get_running_loop())
         self._drives: set[Drive[Any]] = set()  # those that are to be finished whatever becomes of the loop
+        self._awaited: set[Drive[Any]] = set()  # those that tasks wait for
+        self._looking: set[Drive[Any]] = set()  # those that look now and then whether to go on
+        self._looks = False
 
     @property
     def is_inherited(self) -> bool:
@@ -71,23 +77,62 @@ class Driver:
         for drive in drives:
             drive.leave()
 
-    async def result(self, steps: Steps[T], stop: Callable[[], object]) -> T:
+    def hand_over(self) -> None:
+        """Have threads finish what tasks wait for, since the loop stands still; the tasks hear of it later."""
+        for drive in list(self._awaited):
+            drive.hand_over()
+
+    async def result(
+        self, steps: Steps[T], stop: Callable[[], object] | None = None, *, may_be_left: bool = False
+    ) -> T:
         """Return what steps come to; if the task is cancelled, wait for their end all the same.
 
         Args:
-            steps: what to do.
-            stop: makes the server end what it does; called on a thread.
+            steps: what to do; where they only wait, in a line or for what is being opened, they are given up at once.
+            stop: makes the server end what it does; called on a thread. The steps stand still meanwhile.
+            may_be_left: whether a task that is cancelled leaves what the server does to itself, and does not wait.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         drive = Drive(self, steps, partial(_settle, future))
+        is_left = False
+        self._awaited.add(drive)
         try:
             drive.begin()
             return await future
         except asyncio.CancelledError:
-            await drive.stopped(stop)
+            is_left = may_be_left and not drive.only_waits
+            if not is_left:
+                await drive.stopped(stop)
             raise
         finally:
-            drive.abandon()  # the loop is going away, if they are not over
+            self._awaited.discard(drive)
+            if not is_left and not drive.is_over:
+                drive.abandon()  # the loop is going away, if they are not over
+
+    def look_after(self, drive: Drive[Any]) -> None:
+        """Have a drive look every `SLICE` seconds whether to go on, until `look_away`: one timer does for all."""
+        self._looking.add(drive)
+        self._look_soon()
+
+    def look_away(self, drive: Drive[Any]) -> None:
+        """Have it look no more."""
+        self._looking.discard(drive)
+
+    def _look_soon(self) -> None:
+        loop = self._loop()
+        if self._looking and not self._looks and loop is not None:
+            self._looks = True
+            loop.call_later(SLICE, self._look)
+
+    def _look(self) -> None:
+        self._looks = False  # and so it stays if one raises, as on Ctrl-C, until the next is looked after
+        for drive in list(self._looking):
+            drive.look()
+        self._look_soon()
+
+    def close(self) -> None:
+        """Take nothing of the loop any more; from any thread."""
+        self.mailbox.put(self.sockets.close)
 
     def _over(self, drive: Drive[None], error: BaseException | None) -> None:
         self._drives.discard(drive)
@@ -104,13 +149,13 @@ class Drive(Generic[T]):
         "_loop",
         "_number",
         "_outlives",
+        "_postponed",
         "_request",
         "_steps",
-        "_timer",
-        "_watched",
-        "_watching",
-        "_writes",
+        "_until",
+        "is_handed",
         "is_over",
+        "is_still",
     )
 
     def __init__(
@@ -135,12 +180,18 @@ class Drive(Generic[T]):
         self._outlives = outlives
         self._loop = asyncio.get_running_loop()
         self._request: Request | None = None  # what the steps wait for
-        self._watched: psycopg.Connection[Any] | None = None  # whose socket the loop watches
-        self._number = -1  # of that socket
-        self._watching: Callable[[], _Watch | None] = _nothing
-        self._writes = False  # whether it watches for room to write, too
-        self._timer: asyncio.TimerHandle | None = None  # of the next look whether a turn has come
+        self._number = -1  # of the socket that the loop watches
+        self._until = inf  # when to give the server up, whose doing was to be stopped
+        self._postponed: Callable[[], object] | None = None  # what came while it stood still
+        self.is_handed = False  # to a thread, which takes them to their end
+        self.is_still = False
         self.is_over = False
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing is under way for the steps but what others see to."""
+        request = self._request
+        return not (isinstance(request, Answers) or (isinstance(request, Blocking) and not request.may_be_left))
 
     def begin(self) -> None:
         """Take steps until they wait for something."""
@@ -159,6 +210,25 @@ class Drive(Generic[T]):
         except ClosedError:  # no thread is there any more
             self._steps.close()
 
+    def hand_over(self) -> None:
+        """Have a thread take what steps are left, unless they stand in a line, and tell the loop what came of it."""
+        request = self._request
+        is_under_way = isinstance(request, (Answers, Blocking)) and not (self.is_handed or self.is_still)
+        if not is_under_way or self._driver.is_inherited:
+            return
+        self._unwatch()
+        self.is_handed = True
+        with suppress(ClosedError):  # no thread is there any more
+            work = self._driver.threads.submit(finish, self._steps, request)
+            self._request = Blocking(work.result)
+            work.add_done_callback(lambda work: self._tell(partial(self._handed_back, work)))
+
+    def _handed_back(self, work: Future[Any]) -> None:
+        request = self._request
+        if isinstance(request, Blocking) and request.do == work.result:
+            error = work.exception()
+            self._end(None if error is not None else work.result(), error)
+
     def abandon(self) -> None:
         """End the steps where they are, as by an exception."""
         if not self.is_over:
@@ -171,25 +241,41 @@ class Drive(Generic[T]):
         It may be half gone, and is not touched: uvloop's would crash. One that runs has dropped it because the socket
         broke, as uvloop's does.
         """
-        self._watched = None
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self.advance, Ready.R)
-        elif self._outlives:
+        if self._loop.is_running() and not self._driver.is_inherited:
+            self._loop.call_soon_threadsafe(self._go_on_unwatched)
+            return
+        self._number = -1
+        if self._outlives:
             self.leave()
         else:
             self.abandon()
 
-    async def stopped(self, stop: Callable[[], object]) -> None:
+    async def stopped(self, stop: Callable[[], object] | None) -> None:
         """Return once the steps have ended; they are made to, and the server too."""
         if self.is_over or self._driver.is_inherited:
             return
         over: asyncio.Future[None] = self._loop.create_future()
         self._ended = lambda *_: over.set_result(None)
-        if isinstance(self._request, (Answers, Blocking)):
-            await ended(self._loop.run_in_executor(None, stop))
-        else:
+        if self.only_waits:
             self._go(self._steps.throw, asyncio.CancelledError())
+        elif stop is not None:
+            # The steps must not end meanwhile: what is stopped then would be somebody else's, on the same connection.
+            self._unwatch()
+            self.is_still = True
+            await ended(self._loop.run_in_executor(None, stop))
+            self._until = time.monotonic() + CANCEL_S
+            self._driver.look_after(self)
+            self._move()
         await ended(over)
+
+    def _move(self) -> None:
+        """Go on after standing still."""
+        self.is_still = False
+        postponed, self._postponed = self._postponed, None
+        if postponed is not None:
+            postponed()
+        else:
+            self.advance(Ready.R)  # or nothing, if it is no answer that they wait for
 
     def _go(self, step: Callable[[Any], Request], value: object) -> None:
         """Take steps, first `step(value)`, until they wait for something."""
@@ -225,66 +311,56 @@ class Drive(Generic[T]):
     # What a server answers.
 
     def _watch_answers(self, request: Answers, wait: Wait) -> None:
-        if self._watched is not request.connection:
-            self._unwatch()
-            self._watched, self._number = request.connection, request.connection.pgconn.socket
-            watch = _Watch(self)
-            self._watching = weakref.ref(watch)
-            try:
-                self._loop.add_reader(self._number, watch.tell, Ready.R)
-            except RuntimeError:  # uvloop's keeps a useless rest of what watched a socket that broke
-                self._loop.remove_reader(self._number)
-                self._loop.add_reader(self._number, watch.tell, Ready.R)
-        if wait is not Wait.R:
-            self._writes = True
-            self._loop.add_writer(self._number, self.advance, Ready.W)
-
-    def _watch_no_writes(self) -> None:
-        if self._writes:
-            self._writes = False
-            self._loop.remove_writer(self._number)
+        connection = request.connection
+        if self._number < 0 and (request.until < inf or connection.may_be_pending):
+            self._driver.look_after(self)
+        self._number = connection.pgconn.socket
+        self._driver.sockets.watch(self, self._number, wait)
 
     def advance(self, ready: Ready) -> None:
         """Take in what the socket has, and go on if it is all."""
         request = self._request
-        if not isinstance(request, Answers) or self._driver.is_inherited:
+        if not isinstance(request, Answers) or self.is_still:
             return
-        # The socket is open yet. Once libpq has closed it, to stop half of the watch fails, on uvloop for ever after.
-        self._watch_no_writes()
         try:
-            self._watch_answers(request, request.generator.send(ready))
+            self._watch_answers(request, request.told(ready))
         except StopIteration as end:
             self._go(self._steps.send, end.value)
         except BaseException as error:  # noqa: BLE001
             self._unwatch()
             self._go(self._steps.throw, error)
 
+    def _go_on_unwatched(self) -> None:
+        self._unwatch()  # uvloop's keeps a useless rest, and the number of the socket goes to another
+        self.advance(Ready.R)
+
     def _unwatch(self) -> None:
-        if self._watched is None or self._driver.is_inherited:
-            return
-        self._watched = None
-        watch = self._watching()
-        if watch is not None:
-            watch.drive = None
-        self._watch_no_writes()
-        self._loop.remove_reader(self._number)
+        if self._number >= 0:
+            number, self._number = self._number, -1
+            self._driver.sockets.unwatch(self, number)
+            if self._until == inf:
+                self._driver.look_away(self)
 
     # What blocks.
 
     def _have_done(self, request: Answers | Blocking) -> None:
         work = self._driver.threads.submit(request.wait)
-        self._request = Blocking(work.result)  # for a thread that takes the steps that are left
+        may_be_left = isinstance(request, Blocking) and request.may_be_left
+        self._request = Blocking(work.result, may_be_left)  # for a thread that takes the steps that are left
         work.add_done_callback(lambda work: self._tell(partial(self._done, work)))
 
     def _tell(self, call: Callable[[], object]) -> None:
         """Have the loop call it, from any thread."""
-        watch = _Watch(self)
         soon = self._loop.call_soon if running_loop() is self._loop else self._loop.call_soon_threadsafe
-        with suppress(RuntimeError):  # it was closed: the watch goes, and says so
-            soon(watch.call, call)
+        with suppress(RuntimeError):  # it was closed: the call goes, and says so
+            soon(Call(self.lost), call)
 
     def _done(self, work: Future[Any]) -> None:
-        if self.is_over:
+        request = self._request
+        if not isinstance(request, Blocking) or request.do != work.result:  # it was left
+            return
+        if self.is_still:
+            self._postponed = partial(self._done, work)
             return
         error = work.exception()
         if error is not None:
@@ -295,58 +371,51 @@ class Drive(Generic[T]):
     # What others have.
 
     def _await_turn(self, turn: Turn) -> None:
-        turn.listen(lambda: self._tell(partial(self._look, turn)))
-        self._timer = self._loop.call_later(SLICE, self._look, turn)
+        turn.listen(lambda: self._tell(partial(self._try_turn, turn)))
+        self._driver.look_after(self)
 
-    def _look(self, turn: Turn) -> None:
+    def _try_turn(self, turn: Turn) -> None:
         if self._request is not turn or self.is_over:
             return
-        if self._timer is not None:
-            self._timer.cancel()
         try:
             if not turn.has_come():
-                self._timer = self._loop.call_later(SLICE, self._look, turn)
                 return
         except BaseException as error:  # noqa: BLE001
+            self._driver.look_away(self)
             self._go(self._steps.throw, error)
         else:
+            self._driver.look_away(self)
             self._go(self._steps.send, None)
+
+    # Now and then.
+
+    def look(self) -> None:
+        """See whether a turn has come, whether the server has been given long enough, and what its socket hides."""
+        request = self._request
+        if self.is_still or self.is_over or self._driver.is_inherited:
+            return
+        if isinstance(request, Answers):
+            if time.monotonic() >= min(request.until, self._until):
+                self._unwatch()
+                self._go(self._steps.throw, Unanswered())
+            elif request.connection.may_be_pending:
+                self.advance(Ready.NONE)
+        elif request is not None and not isinstance(request, Blocking):
+            self._try_turn(request)
 
     # The end.
 
     def _quit(self) -> None:
         self.is_over = True
-        self._request = None  # it may refer to this, as `_ended` does: no work for the collector
+        self._request = self._postponed = None  # they may refer to this, as `_ended` does: no work for the collector
         self._unwatch()
+        self._driver.look_away(self)
 
     def _end(self, result: T | None, error: BaseException | None) -> None:
         self._quit()
         self._steps.close()
         ended, self._ended = self._ended, _nothing
         ended(result, error)
-
-
-class _Watch:
-    """What a loop is to call for a drive. It alone keeps this, and drops it when it is closed: then the drive hears."""
-
-    __slots__ = ("__weakref__", "drive")
-
-    def __init__(self, drive: Drive[Any]) -> None:
-        self.drive: Drive[Any] | None = drive  # None once there is nothing to call any more
-
-    def tell(self, ready: Ready) -> None:
-        """Say that the socket has something to read."""
-        if self.drive is not None:
-            self.drive.advance(ready)
-
-    def call(self, call: Callable[[], object]) -> None:
-        """Call it; this is all that the loop was to do."""
-        self.drive = None
-        call()
-
-    def __del__(self) -> None:
-        if self.drive is not None:
-            self.drive.lost()
 
 
 def _nothing(*_: object) -> None:

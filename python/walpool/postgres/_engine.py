@@ -10,26 +10,25 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from walpool.errors import CheckoutTimeout, ClosedError, ConfigError, Error, StatementTimeout
+from walpool.desk import running_loop
+from walpool.errors import CheckoutTimeout, ConfigError, Error, StatementTimeout
 from walpool.postgres._address import Address
 from walpool.postgres._connections import Connections
 from walpool.postgres._driving import Driver
 from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._figures import Figures
-from walpool.postgres._hands import Hands, Mailbox, ended
+from walpool.postgres._hands import Hands, Mailbox
 from walpool.postgres._line import LEADERS
 from walpool.postgres._reading import Query, Running, reading_once
 from walpool.postgres._sessions import Begin, Session
-from walpool.postgres._steps import Blocking, finish
-from walpool.postgres._wire import durations
+from walpool.postgres._steps import Unanswered, finish
+from walpool.postgres._wire import durations, given_up
 from walpool.postgres._writer import Writer
 
 if TYPE_CHECKING:
@@ -68,8 +67,10 @@ class Engine:
         for each in (purposes := (self._readers, self._groups, self._writers)):
             each.acquaint(*(other for other in purposes if other is not each))
         self._durable: tuple[tuple[str, str], ...] = ()
+        self._lock = threading.Lock()  # no thread may add a session or a driver while another goes through them
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
+        self._readers.before_blocking = self._writers.before_blocking = self._hand_over
         self.hands = Hands(readers=settings.readers, writers=transactions(settings.readers), leaders=LEADERS)
         self._drivers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Driver] = weakref.WeakKeyDictionary()
         self.writer = Writer(address, settings, self.figures, groups=self._groups, alone=self._writers)
@@ -112,53 +113,48 @@ class Engine:
         running = Running()
         return await self.driver().result(self._reading(asked, timeout, local, running), running.cancel)
 
-    def snapshot(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
-        """Hold a reader for several reads of one snapshot."""
-        wait = self.settings.checkout_timeout if timeout is None else timeout
-        with self.counted():
-            return self._begin(self._readers, Begin.SNAPSHOT, wait, self._no_reader, local)
+    def snapshot(
+        self, timeout: float | None, local: Sequence[tuple[str, str]] = (), cursor: Query | None = None
+    ) -> Session:
+        """Hold a reader for several reads of one snapshot, or for a stream's cursor."""
+        session, steps = self._snapshot(timeout, local, cursor)
+        finish(steps)
+        return session
+
+    async def asnapshot(
+        self, timeout: float | None, local: Sequence[tuple[str, str]] = (), cursor: Query | None = None
+    ) -> Session:
+        """Hold a reader, for a task."""
+        return await self._begun(*self._snapshot(timeout, local, cursor))
 
     def transaction(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
         """Hold a connection for a transaction."""
-        wait = self.settings.write_timeout if timeout is None else timeout
-        with self.counted():
-            return self._begin(self._writers, Begin.TRANSACTION, wait, self.writer.line.late, local)
+        session, steps = self._transaction(timeout, local)
+        finish(steps)
+        return session
+
+    async def atransaction(self, timeout: float | None, local: Sequence[tuple[str, str]] = ()) -> Session:
+        """Hold a connection for a transaction, for a task."""
+        return await self._begun(*self._transaction(timeout, local))
 
     def driver(self) -> Driver:
         """Return the driver of the loop that runs here."""
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
         if driver is None:
-            driver = self._drivers[loop] = Driver(Mailbox(loop), self.hands.steps)
+            driver = Driver(Mailbox(loop), self.hands.steps)
+            with self._lock:
+                self._drivers[loop] = driver
         return driver
 
-    async def held(
-        self,
-        begin: Callable[[float | None, Sequence[tuple[str, str]]], Session],
-        timeout: float | None,
-        local: Sequence[tuple[str, str]],
-    ) -> Session:
-        """Begin a session for a task: on a thread, and ended if it comes too late for the task."""
-        work = self.hands.begins.submit(begin, timeout, local)
-        try:
-            return await asyncio.wrap_future(work)
-        except BaseException:  # also where the loop is going away with its tasks
-            work.add_done_callback(_end_late)
-            raise
-
     async def ended(self, session: Session) -> None:
-        """End a session of a task's; once it has begun to end it does so even if the task is cancelled."""
-        try:
-            loop = asyncio.get_running_loop()
-            work = asyncio.wrap_future(self.hands.held.submit(_end, session), loop=loop)
-        except (RuntimeError, ClosedError):  # no loop runs any more, or no thread: a generator is collected
-            _end(session)
-            return
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await ended(work)
-            raise
+        """End a session of a task's; it ends even if the task is cancelled meanwhile."""
+        steps = session.ending()
+        with suppress(Error):  # the block's own exception is the one to tell
+            if running_loop() is None:  # any more: a generator is collected
+                finish(steps)
+            else:
+                await self.driver().result(steps)
 
     def stats(self, *, pop: bool) -> dict[str, int | float]:
         """Return what was counted, and what is so just now."""
@@ -182,6 +178,10 @@ class Engine:
         for connections in (self._readers, self._writers, self._groups):
             connections.close()
             connections.wait_until_all_are_back(deadline)
+        with self._lock:
+            drivers = list(self._drivers.values())
+        for driver in drivers:
+            driver.close()
         self.hands.close()
 
     def _reading(
@@ -196,13 +196,13 @@ class Engine:
                 try:
                     with running.on(loan.connection):
                         settings = (*local, *durations(statement_timeout=left))
-                        rows = yield from reading_once(loan.connection, asked, settings)
+                        rows = yield from reading_once(loan.connection, asked, settings, given_up(left))
                 except psycopg.Error as error:
                     if is_last or running.is_cancelled or not self._is_worth_another(loan.connection, error, deadline):
                         raise self._read_failed(error, asked.sql) from None
                     self.figures.add("reads_retried")
                     if is_broken(loan.connection, error):
-                        yield Blocking(partial(loan.renew, wait))
+                        yield loan.renewing(wait)
                 else:
                     self.figures.add("reads")
                     self.figures.took("read", time.monotonic() - began, asked.sql)
@@ -216,34 +216,53 @@ class Engine:
         """
         is_early = deadline is None or time.monotonic() < deadline
         is_servers = "statement timeout" in (error.diag.message_primary or "")  # of the role or the database
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early and not is_servers)
+        return is_early and (is_broken(connection, error) or (error.sqlstate == CANCELLED and not is_servers))
 
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
+        if isinstance(error, Unanswered):
+            return StatementTimeout(f"the read ran past its timeout, and {error} [{self.address.name}]")
         if error.sqlstate == CANCELLED:
             whose = "its timeout, or the server's statement_timeout,"
             return StatementTimeout(f"the read ran past {whose} and was stopped [{self.address.name}]")
         return mapped(error, self.address.name, sql=sql, is_read=True)
 
-    def _begin(
-        self,
-        connections: Connections,
-        begin: Begin,
-        wait: float,
-        refuse: Callable[[], Error],
-        local: Sequence[tuple[str, str]],
-    ) -> Session:
-        loan = connections.lend(wait, refuse)
-        session = Session(
-            loan,
+    def _snapshot(
+        self, timeout: float | None, local: Sequence[tuple[str, str]], cursor: Query | None
+    ) -> tuple[Session, Steps[None]]:
+        wait = self.settings.checkout_timeout if timeout is None else timeout
+        session = self._session(Begin.SNAPSHOT, local)
+        steps = session.beginning(self._readers.lending(wait, self._no_reader), wait, cursor)
+        return session, self._beginning(session, steps, "reads")
+
+    def _transaction(self, timeout: float | None, local: Sequence[tuple[str, str]]) -> tuple[Session, Steps[None]]:
+        wait = self.settings.write_timeout if timeout is None else timeout
+        session = self._session(Begin.TRANSACTION, local)
+        steps = session.beginning(self._writers.lending(wait, self.writer.line.late), wait)
+        return session, self._beginning(session, steps, "leases")
+
+    def _session(self, begin: Begin, local: Sequence[tuple[str, str]]) -> Session:
+        return Session(
             begin,
             self.settings,
             name=self.address.name,
             local_settings=(*self._durable, *local),
-            timeout=wait,
             figures=self.figures,
         )
-        self.figures.add("leases" if begin is Begin.TRANSACTION else "reads")
-        self._sessions.add(session)
+
+    def _beginning(self, session: Session, steps: Steps[None], figure: str) -> Steps[None]:
+        with self._lock:
+            self._sessions.add(session)
+        with self.counted():
+            yield from steps
+        self.figures.add(figure)
+
+    async def _begun(self, session: Session, steps: Steps[None]) -> Session:
+        """Begin a session for a task; it is ended if it comes too late for the task."""
+        try:
+            await self.driver().result(steps, may_be_left=True)
+        except BaseException:
+            await self.ended(session)
+            raise
         return session
 
     @contextmanager
@@ -258,9 +277,18 @@ class Engine:
         raise failure
 
     def _revoke_late(self) -> None:
-        for session in list(self._sessions):
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
             if session.revoke_if_late():
                 self.figures.add("leases_revoked")
+
+    def _hand_over(self) -> None:
+        """Have threads finish what the loop of this thread does: it stands still now, with what others wait for."""
+        loop = running_loop()
+        driver = None if loop is None else self._drivers.get(loop)
+        if driver is not None:
+            driver.hand_over()
 
     def _no_reader(self) -> CheckoutTimeout:
         return CheckoutTimeout(
@@ -277,16 +305,6 @@ class Engine:
             forget_theirs(error)
             self.figures.add(f"errors_{type(error).__name__}")
             raise
-
-
-def _end(session: Session) -> None:
-    with suppress(Error):  # the block's own exception is the one to tell
-        session.end()
-
-
-def _end_late(work: Future[Session]) -> None:
-    if not work.cancelled() and work.exception() is None:
-        work.result().end()
 
 
 def tenant_settings(tenant: str | None) -> tuple[tuple[str, str], ...]:

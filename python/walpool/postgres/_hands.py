@@ -1,9 +1,8 @@
 """`Hands`: the threads that work for callers on event loops, and `Mailbox`, by which a loop hears of it. Knows no SQL.
 
-    begins   the wait for a connection that will be held; those who hold one never stand behind these
-    held     one statement of a transaction or a snapshot each
-    steps    what a loop itself cannot do of its reads and groups: opening a connection, a large group
-    alone    jobs that run alone; they may wait for long, and no read or group stands behind these
+    steps    what a loop itself cannot do of its reads, groups and transactions, one each at most for a connection:
+             opening it, sending a large group, converting a large result, finishing what a closed loop began
+    alone    jobs that run alone; they may wait for long, and nothing else stands behind these
 
 Threads are begun as they are needed, and end with the engine.
 """
@@ -23,7 +22,7 @@ from typing import Any, Final, TypeVar
 from walpool.desk import running_loop
 from walpool.errors import ClosedError
 
-__all__ = ["Hands", "Mailbox", "ended", "finished"]
+__all__ = ["Hands", "Mailbox", "ended"]
 
 T = TypeVar("T")
 
@@ -35,14 +34,12 @@ class Hands:
     """Threads, so many of each kind at most."""
 
     def __init__(self, *, readers: int, writers: int, leaders: int) -> None:
-        self.begins = _threads("begins", readers + writers)
-        self.held = _threads("held", readers + writers)
-        self.steps = _threads("steps", readers + leaders)
+        self.steps = _threads("steps", readers + writers + leaders)
         self.alone = _threads("alone", writers)
 
     def close(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for threads in (self.begins, self.held, self.steps, self.alone):
+        for threads in (self.steps, self.alone):
             threads.shutdown(wait=False)
 
 
@@ -131,27 +128,6 @@ def _run_apart(do: Callable[[], T]) -> Future[T]:
 
 def _threads(name: str, count: int) -> ThreadPoolExecutor:
     return _Threads(count, thread_name_prefix=f"walpool-postgres-{name}")
-
-
-async def finished(threads: ThreadPoolExecutor, do: Callable[[], T], cancel: Callable[[], object] | None = None) -> T:
-    """Return what `do` returns on a thread; if the task is cancelled, wait for its end all the same.
-
-    Args:
-        threads: whose.
-        do: what to do; if it has not begun when the task is cancelled it never does.
-        cancel: makes it end soon; called on a thread.
-    """
-    loop = asyncio.get_running_loop()
-    work = threads.submit(do)
-    future = asyncio.wrap_future(work, loop=loop)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if not work.cancel():
-            if cancel is not None:
-                await ended(loop.run_in_executor(None, cancel))
-            await ended(future)
-        raise
 
 
 async def ended(future: asyncio.Future[Any]) -> None:

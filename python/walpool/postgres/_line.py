@@ -16,6 +16,7 @@ from walpool.postgres._connections import SLICE
 if TYPE_CHECKING:
     from walpool.postgres._jobs import Job
     from walpool.postgres._results import Result
+    from walpool.postgres._steps import Steps
     from walpool.settings import Settings
 
 __all__ = ["LEADERS", "SLICE", "Line", "State", "Ticket"]
@@ -118,6 +119,8 @@ class Line:
         self._lock = threading.Condition()  # guards all below; told when there is room for bytes, or nobody left
         self._tickets: deque[Ticket] = deque()
         self._bytes = 0
+        self.held_back: dict[Ticket, Callable[[], object]] = {}
+        """What is called when there may be room for the bytes of those on which no thread sleeps."""
         self._of_threads = 0  # tickets in line on which threads sleep
         self._leaders: set[Ticket] = set()
         self._unanswered: set[Ticket] = set()
@@ -144,10 +147,10 @@ class Line:
                 if self._settings.max_waiting and len(self._tickets) >= self._settings.max_waiting:
                     raise QueueFull(f"{len(self._tickets)} jobs are waiting already (max_waiting) [{self._name}]")
                 while not self._has_room(ticket):
-                    if not may_wait:
-                        return False
                     if ticket.is_given_up or time.monotonic() >= deadline:
                         raise self.late()
+                    if not may_wait:
+                        return False
                     self._lock.wait(SLICE)
                     self._refuse_closed()
                 self._unanswered.add(ticket)
@@ -159,6 +162,14 @@ class Line:
             if leader is not None:
                 leader.ring()
         return True
+
+    def joining(self, ticket: Ticket, deadline: float) -> Steps[None]:
+        """Put a ticket in line, as soon as there is room. See `join`."""
+        try:
+            if not self.join(ticket, deadline, may_wait=False):
+                yield _Room(self, ticket, deadline)
+        finally:
+            self.held_back.pop(ticket, None)
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Take a ticket out of the line, if it still stands there; one that is held back before it joins no more.
@@ -213,6 +224,7 @@ class Line:
                 self._tickets.popleft()
             self._led_at = time.monotonic()
             self._lock.notify_all()
+        self._tell_of_room()
 
     def is_for_its_loop(self, leader: Ticket) -> bool:
         """Return whether the leader's loop may send the group from its own thread: it is small, and all its own.
@@ -273,6 +285,7 @@ class Line:
         with self._lock:
             self._unanswered.difference_update(tickets)
             self._lock.notify_all()
+        self._tell_of_room()
 
     def close(self, timeout: float) -> None:
         """Refuse new tickets, and wait until those in line are answered."""
@@ -293,6 +306,11 @@ class Line:
     def waiting(self) -> tuple[int, int]:
         """How many tickets stand in line, and the bytes of their jobs."""
         return len(self._tickets), self._bytes
+
+    def _tell_of_room(self) -> None:
+        if self.held_back:
+            for call in list(self.held_back.values()):
+                call()
 
     def _has_room(self, ticket: Ticket) -> bool:
         return not self._tickets or self._bytes + ticket.job.size <= self._settings.max_waiting_bytes
@@ -351,3 +369,24 @@ class Line:
     def _refuse_closed(self) -> None:
         if self._is_closed:
             raise ClosedError(f"the pool is closed [{self._name}]")
+
+
+class _Room:
+    """Room in the line for a ticket (`_steps.Turn`): it joins when that has come."""
+
+    def __init__(self, line: Line, ticket: Ticket, deadline: float) -> None:
+        self._line = line
+        self._ticket = ticket
+        self._deadline = deadline
+
+    def wait(self) -> None:
+        """Block until it has joined."""
+        self._line.join(self._ticket, self._deadline)
+
+    def has_come(self) -> bool:
+        """Have it join, if there is room."""
+        return self._line.join(self._ticket, self._deadline, may_wait=False)
+
+    def listen(self, call: Callable[[], object]) -> None:
+        """Have it called each time when there may be room."""
+        self._line.held_back[self._ticket] = call

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
@@ -13,7 +13,7 @@ import psycopg
 from walpool.errors import ProgrammingError
 from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Rows
-from walpool.postgres._steps import Blocking
+from walpool.postgres._steps import Blocking, doing
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
 from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated
@@ -40,11 +40,9 @@ class Query(NamedTuple):
 
 
 class Running:
-    """A read that another thread may stop while it runs."""
+    """A read that may be stopped; its steps stand still while it is (`_driving`), and its connection stays its own."""
 
     def __init__(self) -> None:
-        # Held while it is stopped, so that the connection is not lent to others meanwhile.
-        self._lock = threading.Lock()
         self._connection: Connection | None = None
         self.is_cancelled = False
 
@@ -55,23 +53,21 @@ class Running:
         Raises:
             psycopg.Error: it was stopped before.
         """
-        with self._lock:
-            if self.is_cancelled:
-                raise psycopg.errors.QueryCanceled
-            self._connection = connection
+        if self.is_cancelled:
+            raise psycopg.errors.QueryCanceled
+        self._connection = connection
         try:
             yield
         finally:
-            with self._lock:
-                self._connection = None
+            self._connection = None
 
     def cancel(self) -> None:
         """Stop it, if it runs."""
-        with self._lock:
-            self.is_cancelled = True
-            if self._connection is not None:
-                with suppress(psycopg.Error):  # the server is gone: nothing runs
-                    self._connection.cancel_safe(timeout=CANCEL_S)
+        self.is_cancelled = True
+        connection = self._connection
+        if connection is not None:
+            with suppress(psycopg.Error):  # the server is gone: nothing runs
+                connection.cancel_safe(timeout=CANCEL_S)
 
 
 def query(sql: str, params: Params) -> Query:
@@ -83,15 +79,23 @@ def query(sql: str, params: Params) -> Query:
     return Query(translated.encoded, checked(translated.arrange(params), translated.place)[0])
 
 
-def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Steps[Rows]:
+def reading_once(
+    connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], until: float = inf
+) -> Steps[Rows]:
     """Return what a query gives in a read-only transaction of its own, at the cost of one round trip.
+
+    Args:
+        connection: an idle one.
+        asked: the query.
+        settings: server settings for it, by name.
+        until: when to give the server up, on the monotonic clock.
 
     Raises:
         psycopg.Error: it was refused; the transaction is over.
     """
     for keeps in (True, False):
         try:
-            return (yield from _reading(connection, asked, settings, keeps=keeps))
+            return (yield from _reading(connection, asked, settings, until, keeps=keeps))
         except Outdated:
             continue
         except Failed as failure:
@@ -100,7 +104,9 @@ def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[
     raise AssertionError("unreachable")
 
 
-def _reading(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], *, keeps: bool) -> Steps[Rows]:
+def _reading(
+    connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], until: float, *, keeps: bool
+) -> Steps[Rows]:
     exchange = Exchange(connection, keeps=keeps)
     is_alone = connection.reads_only and not settings  # a transaction by itself, and nothing to set in it
     if not is_alone:
@@ -110,14 +116,10 @@ def _reading(connection: Connection, asked: Query, settings: Sequence[tuple[str,
     if not is_alone:
         exchange.say(b"COMMIT")
     try:
-        (answer,) = yield from exchange.running()
+        (answer,) = yield from exchange.running(until)
     except Failed as failure:
         if not is_alone and not is_broken(connection, failure.error):
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
                 yield Blocking(partial(connection.execute, "ROLLBACK"))
         raise
-    convert = partial(Rows.of, connection, answer)
-    if exchange.is_large((answer,)):
-        rows: Rows = yield Blocking(convert)
-        return rows
-    return convert()
+    return (yield from doing(partial(Rows.of, connection, answer), takes_long=exchange.is_large((answer,))))

@@ -13,7 +13,7 @@ import psycopg
 from walpool.postgres._errors import is_broken, is_conflict, is_lock_timeout
 from walpool.postgres._jobs import Uneven
 from walpool.postgres._results import Result
-from walpool.postgres._steps import Blocking
+from walpool.postgres._steps import Blocking, doing
 from walpool.postgres._wire import Exchange, Failed, Outdated, committing
 
 if TYPE_CHECKING:
@@ -112,17 +112,13 @@ def _run_once(
         raise _refused(failure, jobs, runs) from None
     convert = partial(_results, connection, jobs, answers, runs)
     try:
-        if exchange.is_large(answers):
-            results: list[list[Result]] = yield Blocking(convert)
-        else:
-            results = convert()
+        return (yield from doing(convert, takes_long=exchange.is_large(answers)))
     except Refused as refusal:
         yield Blocking(partial(_roll_back, connection, refusal.error))
         raise
     except Uneven:
         yield Blocking(partial(_roll_back, connection))
         raise
-    return results
 
 
 def _results(

@@ -8,9 +8,11 @@ what was refused is known by its place among the answers. Measured in benches/RE
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 from psycopg import capabilities, errors
@@ -19,6 +21,7 @@ from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.waiting import Ready, Wait
 
 from walpool.postgres._kept import fit
+from walpool.postgres._pending import may_be_pending, seeing
 from walpool.postgres._steps import Answers, finish
 
 if TYPE_CHECKING:
@@ -30,7 +33,19 @@ if TYPE_CHECKING:
     from walpool.postgres._steps import Steps
     from walpool.types import Row
 
-__all__ = ["CANCEL_S", "Connection", "Exchange", "Failed", "Outdated", "committed", "committing", "durations"]
+__all__ = [
+    "CANCEL_S",
+    "Connection",
+    "Exchange",
+    "Failed",
+    "Outdated",
+    "committed",
+    "committing",
+    "durations",
+    "given_up",
+]
+
+T = TypeVar("T")
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
@@ -39,7 +54,8 @@ AT_ONCE: Final = 500
 PIECES_AT_ONCE: Final = 16
 """Pieces in which such rows come at most, of 8 KiB or more where the server has them ready."""
 CANCEL_S: Final = 5.0
-"""Seconds that a request to stop a statement may take; then the statement runs on."""
+"""Seconds that a request to stop a statement may take, and then as many that its answer may; then the server is given
+up, with the connection."""
 _OUTDATED: Final = frozenset({"0A", "22", "26", "42", "XX"})
 """Classes of what a kept statement may be refused for if the schema has changed since it was parsed."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
@@ -53,12 +69,19 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """Whether a pooler may stand between, so that the next transaction may have another session."""
     reads_only = False
     """Whether its session refuses writes by itself."""
+    may_be_pending: bool
+    """Whether bytes may have come that the socket does not show."""
     kept: Kept | None = None
     """The statements that its session keeps, if it has one of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._process = os.getpid()
+        self.may_be_pending = may_be_pending(self.pgconn)
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """Block until a generator of psycopg's is done; see psycopg."""
+        return super().wait(seeing(self.pgconn, gen) if self.may_be_pending else gen, *args, **kwargs)
 
     def close(self) -> None:
         """Close it; not the parent's in a child process, since the server would hear of it."""
@@ -192,8 +215,11 @@ class Exchange:
         """Take the steps of `running` on this thread."""
         return finish(self.running())
 
-    def running(self) -> Steps[list[PGresult]]:
+    def running(self, until: float = inf) -> Steps[list[PGresult]]:
         """Send all and return what was asked for, a result for each row of parameters.
+
+        Args:
+            until: when to give the server up, on the monotonic clock.
 
         Raises:
             Failed: the server refused one.
@@ -201,7 +227,7 @@ class Exchange:
             psycopg.Error: the connection broke.
         """
         names, self._names = self._names + self._gone(), []
-        results = yield from self._answered(names)
+        results = yield from self._answered(names, until)
         try:
             return self._asked_for(results)
         except Failed:
@@ -209,7 +235,7 @@ class Exchange:
             if names and not self._connection.closed:  # what was to close them was skipped
                 self._sent = []
                 self._pgconn.enter_pipeline_mode()
-                yield from self._answered(names)
+                yield from self._answered(names, until)
             raise
 
     def is_large(self, answers: Sequence[PGresult]) -> bool:
@@ -219,13 +245,14 @@ class Exchange:
     def _gone(self) -> list[bytes]:
         return self._kept.take_gone() if self._kept is not None else []
 
-    def _answered(self, names: Sequence[bytes]) -> Steps[list[PGresult]]:
+    def _answered(self, names: Sequence[bytes], until: float) -> Steps[list[PGresult]]:
         """Send what was added, close the names, and return all results."""
         try:
             for name in names:
                 self._pgconn.send_close_prepared(name)
             self._pgconn.pipeline_sync()
-            results: list[PGresult] = yield Answers(self._connection, self._answers(len(self._sent) + len(names) + 1))
+            answers = self._answers(len(self._sent) + len(names) + 1)
+            results: list[PGresult] = yield Answers(self._connection, answers, until)
             self._pgconn.exit_pipeline_mode()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._pgconn.transaction_status == TransactionStatus.ACTIVE:
@@ -293,7 +320,7 @@ def committed(connection: Connection) -> bytes:
     return finish(committing(connection))
 
 
-def committing(connection: Connection) -> Steps[bytes]:
+def committing(connection: Connection, until: float = inf) -> Steps[bytes]:
     """Send COMMIT and return what the server calls it: ROLLBACK, where the transaction had failed.
 
     Raises:
@@ -302,11 +329,20 @@ def committing(connection: Connection) -> Steps[bytes]:
     exchange = Exchange(connection)
     exchange.ask(b"COMMIT", ((),))
     try:
-        answers = yield from exchange.running()
+        answers = yield from exchange.running(until)
         return answers[0].command_status or b""
     except Failed as failure:
         error = failure.error
     raise error
+
+
+def given_up(timeout: float | None) -> float:
+    """Return when a server is given up that was to stop a statement by itself, on the monotonic clock.
+
+    Args:
+        timeout: seconds until it was to do so, or None.
+    """
+    return inf if timeout is None else time.monotonic() + timeout + CANCEL_S
 
 
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:

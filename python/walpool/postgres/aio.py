@@ -21,13 +21,12 @@ from walpool.errors import BusyError, ClosedError, ConfigError, NotSupportedErro
 from walpool.holds import Hold, hold_open, open_here, refuse_reentry
 from walpool.postgres import _jobs as jobs
 from walpool.postgres._address import Address
-from walpool.postgres._driving import WATCHES_SOCKETS
 from walpool.postgres._engine import ENGINES, Engine, tenant_settings
-from walpool.postgres._hands import finished
 from walpool.postgres._line import State, Ticket
 from walpool.postgres._reading import query
 from walpool.postgres._results import made
 from walpool.postgres._steps import finish
+from walpool.postgres._watching import WATCHES_SOCKETS
 from walpool.postgres.held import AsyncSnapshot, AsyncStream, AsyncTransaction
 from walpool.postgres.pool import ATTEMPTS
 from walpool.settings import Settings
@@ -36,7 +35,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
+    from walpool.postgres._reading import Query
     from walpool.postgres._results import Result, Rows
+    from walpool.postgres._sessions import Session
     from walpool.types import Params, RowFactory
 
 __all__ = ["AsyncPostgresPool"]
@@ -178,17 +179,16 @@ class AsyncPostgresPool:
         if not 1 <= operator.index(chunk) <= sys.maxsize:
             msg = f"chunk must be 1 or more, and {sys.maxsize} at most"
             raise ValueError(msg)
-        asked = query(sql, params)
-        return AsyncStream(partial(self._stream, timeout), asked, chunk, row)
+        return AsyncStream(partial(self._stream, timeout, query(sql, params)), chunk, row)
 
     @asynccontextmanager
     async def read(self, *, timeout: float | None = None) -> AsyncIterator[AsyncSnapshot]:
         """Hold one snapshot for several reads. See `PostgresPool.read`; no thread is held between two of them."""
         engine = await self._here("read")
-        session = await engine.held(engine.snapshot, timeout, self._local)
+        session = await engine.asnapshot(timeout, self._local)
         try:
             with hold_open(Hold(engine, self._name, "read()", "the snapshot")):
-                yield AsyncSnapshot(engine, session)
+                yield AsyncSnapshot(engine.driver(), session)
         finally:
             await engine.ended(session)
 
@@ -200,11 +200,11 @@ class AsyncPostgresPool:
         its end may have committed.
         """
         engine = await self._here("transaction")
-        session = await engine.held(engine.transaction, timeout, self._local)
+        session = await engine.atransaction(timeout, self._local)
         try:
             with hold_open(Hold(engine, self._name, "transaction()", "the tx")):
-                yield AsyncTransaction(engine, session)
-                await finished(engine.hands.held, session.commit)
+                yield AsyncTransaction(engine.driver(), session)
+                await engine.driver().result(session.committing())
         finally:
             await engine.ended(session)
 
@@ -316,9 +316,9 @@ class AsyncPostgresPool:
     async def _figures(self, *, pop: bool) -> dict[str, int | float]:
         return (await self._here("stats")).stats(pop=pop)
 
-    async def _stream(self, timeout: float | None) -> tuple[Engine, Any]:
+    async def _stream(self, timeout: float | None, asked: Query) -> tuple[Engine, Session]:
         engine = await self._here("stream")
-        return engine, await engine.held(engine.snapshot, timeout, self._local)
+        return engine, await engine.asnapshot(timeout, self._local, asked)
 
     async def _read(self, verb: str, sql: str, params: Params, timeout: float | None) -> Rows:
         engine = await self._here(verb)
@@ -347,12 +347,12 @@ class _Answer:
         self._timer: asyncio.TimerHandle | None = None
 
     async def join(self, wait: float) -> None:
-        """Put the job in line; where too many bytes wait, a thread is held back and not the loop."""
+        """Put the job in line; where too many bytes wait, the task is held back."""
         line = self._engine.writer.line
         deadline = time.monotonic() + wait
         if not line.join(self._ticket, deadline, may_wait=False):
             try:
-                await finished(self._engine.hands.begins, lambda: line.join(self._ticket, deadline), self._give_up)
+                await self._driver.result(line.joining(self._ticket, deadline))
             except asyncio.CancelledError:
                 self._give_up()  # it may have joined meanwhile
                 raise

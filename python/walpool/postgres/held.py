@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from walpool.desk import running_loop
 from walpool.errors import Error, InterfaceError
 from walpool.postgres import _jobs as jobs
-from walpool.postgres._hands import finished
-from walpool.postgres._reading import Query, query
+from walpool.postgres._reading import query
 from walpool.postgres._results import made
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from walpool.postgres._driving import Driver
     from walpool.postgres._engine import Engine
     from walpool.postgres._results import Result, Rows
     from walpool.postgres._sessions import Session
+    from walpool.postgres._steps import Steps
     from walpool.types import Params, RowFactory
 
 __all__ = ["AsyncSnapshot", "AsyncStream", "AsyncTransaction"]
@@ -29,11 +31,11 @@ T = TypeVar("T")
 class _Held:
     """What is read and written by a session, by the tasks of the loop that began it, one at a time."""
 
-    __slots__ = ("_engine", "_loop", "_session")
+    __slots__ = ("_driver", "_loop", "_session")
     __module__ = "walpool.postgres"
 
-    def __init__(self, engine: Engine, session: Session) -> None:
-        self._engine = engine
+    def __init__(self, driver: Driver, session: Session) -> None:
+        self._driver = driver
         self._session = session
         self._loop = asyncio.get_running_loop()
 
@@ -57,14 +59,13 @@ class _Held:
         return found.rows[0][0] if found.rows else None
 
     async def _read(self, sql: str, params: Params, timeout: float | None) -> Rows:
-        asked = query(sql, params)
-        return await self._do(lambda: self._session.read(asked, timeout))
+        return await self._do(self._session.reading(query(sql, params), timeout), self._session.cancel)
 
-    async def _do(self, do: Callable[[], T]) -> T:
-        if asyncio.get_running_loop() is not self._loop:
+    async def _do(self, steps: Steps[T], stop: Callable[[], object] | None = None) -> T:
+        if running_loop() is not self._loop:
             msg = "it belongs to the event loop on which it was begun; begin another one on this loop"
             raise InterfaceError(msg)
-        return await finished(self._engine.hands.held, do, self._session.cancel)
+        return await self._driver.result(steps, stop)
 
 
 class AsyncSnapshot(_Held):
@@ -82,46 +83,45 @@ class AsyncTransaction(_Held):
 
     async def execute(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Result:
         """Run one statement; a failed or cancelled one is undone and leaves the transaction open."""
-        job = jobs.single(sql, params)
-        return (await self._do(lambda: self._session.write(job, timeout)))[0]
+        return await self._write(jobs.single(sql, params), timeout)
 
     async def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters: all of them or none."""
-        job = jobs.many(sql, rows)
-        return (await self._do(lambda: self._session.write(job, timeout)))[0]
+        return await self._write(jobs.many(sql, rows), timeout)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
         """Begin a savepoint; keep it at the end of the block, undo it on an exception."""
-        await self._do(self._session.mark)
+        mark = await self._do(self._session.marking())
         try:
             yield self
         except GeneratorExit:
             raise  # the loop is going away, and the whole transaction with it
         except BaseException as error:
             try:
-                await self._do(self._session.undo_to_mark)
+                await self._do(self._session.undoing(mark))
             except Error as failure:
                 error.__context__ = failure  # the block's own exception is the one to tell
             raise
-        await self._do(self._session.keep_mark)
+        await self._do(self._session.keeping(mark))
+
+    async def _write(self, job: jobs.Job, timeout: float | None) -> Result:
+        return (await self._do(self._session.writing(job, timeout), self._session.cancel))[0]
 
 
 class AsyncStream:
     """The rows of one query, read piece by piece, from `AsyncPostgresPool.stream`. It may be used once."""
 
-    __slots__ = ("_asked", "_begin", "_chunk", "_engine", "_is_new", "_row", "_rows", "_session")
+    __slots__ = ("_begin", "_chunk", "_engine", "_is_new", "_row", "_rows", "_session")
     __module__ = "walpool.postgres"
 
     def __init__(
         self,
         begin: Callable[[], Awaitable[tuple[Engine, Session]]],
-        asked: Query,
         chunk: int,
         row: RowFactory | None,
     ) -> None:
         self._begin = begin
-        self._asked = asked
         self._chunk = chunk
         self._row = row
         self._rows: list[Any] = []  # the last first
@@ -164,19 +164,13 @@ class AsyncStream:
             raise InterfaceError(msg)
         self._is_new = False
         self._engine, self._session = await self._begin()
-        session = self._session
-        try:
-            await finished(self._engine.hands.held, lambda: session.declare(self._asked), session.cancel)
-        except BaseException:
-            await self.aclose()
-            raise
 
     async def _read(self) -> None:
         session = self._session
         if session is None or self._engine is None:
             return
         try:
-            found = await finished(self._engine.hands.held, lambda: session.next_rows(self._chunk), session.cancel)
+            found = await self._engine.driver().result(session.fetching(self._chunk), session.cancel)
         except BaseException:
             await self.aclose()
             raise

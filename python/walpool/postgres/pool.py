@@ -21,12 +21,13 @@ from walpool.postgres import _jobs as jobs
 from walpool.postgres._engine import ENGINES, Engine, tenant_settings
 from walpool.postgres._reading import query
 from walpool.postgres._results import made
+from walpool.postgres._steps import finish
 from walpool.settings import Settings
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from walpool.postgres._results import Result
+    from walpool.postgres._results import Result, Rows
     from walpool.postgres._sessions import Session
     from walpool.types import Params, RowFactory
 
@@ -202,14 +203,12 @@ class PostgresPool:
         if not 1 <= operator.index(chunk) <= sys.maxsize:
             msg = f"chunk must be 1 or more, and {sys.maxsize} at most"
             raise ValueError(msg)
-        asked = query(sql, params)
-        session = engine.snapshot(timeout, self._local)
+        session = engine.snapshot(timeout, self._local, query(sql, params))
         try:
-            session.declare(asked)
             with self._open_as(engine, "stream()", None):
                 yield Stream(session, chunk, row)
         finally:
-            session.end()
+            finish(session.ending())
 
     @contextmanager
     def read(self, *, timeout: float | None = None) -> Iterator[Snapshot]:
@@ -220,7 +219,7 @@ class PostgresPool:
             with self._open_as(engine, "read()", "the snapshot"):
                 yield Snapshot(session)
         finally:
-            session.end()
+            finish(session.ending())
 
     @contextmanager
     def transaction(self, *, timeout: float | None = None) -> Iterator[Transaction]:
@@ -239,10 +238,10 @@ class PostgresPool:
         try:
             with self._open_as(engine, "transaction()", "the tx"):
                 yield Transaction(session)
-                session.commit()
+                finish(session.committing())
         except BaseException as error:
             try:
-                session.end()  # does nothing to what has ended
+                finish(session.ending())  # does nothing to what is over
             except Error as failure:
                 error.__context__ = failure  # the block's own exception is the one to tell
             raise
@@ -371,20 +370,23 @@ class _Held:
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> list[Any]:
         """Return every row of a query. See `PostgresPool.fetch`."""
-        found = self._mine().read(query(sql, params), timeout)
+        found = self._read(sql, params, timeout)
         return made(found.rows, found.columns, row)
 
     def fetchone(
         self, sql: str, params: Params = (), /, *, row: RowFactory | None = None, timeout: float | None = None
     ) -> Any:
         """Return the first row of a query, or None. See `PostgresPool.fetchone`."""
-        found = self._mine().read(query(sql, params), timeout)
+        found = self._read(sql, params, timeout)
         return next(iter(made(found.rows[:1], found.columns, row)), None)
 
     def fetchval(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Any:
         """Return the first column of the first row, or None. See `PostgresPool.fetchone`."""
-        found = self._mine().read(query(sql, params), timeout)
+        found = self._read(sql, params, timeout)
         return found.rows[0][0] if found.rows else None
+
+    def _read(self, sql: str, params: Params, timeout: float | None) -> Rows:
+        return finish(self._mine().reading(query(sql, params), timeout))
 
     def _mine(self) -> Session:
         if self._thread != threading.get_ident():
@@ -408,25 +410,28 @@ class Transaction(_Held):
 
     def execute(self, sql: str, params: Params = (), /, *, timeout: float | None = None) -> Result:
         """Run one statement; a failed one is undone and leaves the transaction open. See `PostgresPool.execute`."""
-        return self._mine().write(jobs.single(sql, params), timeout)[0]
+        return self._write(jobs.single(sql, params), timeout)
 
     def executemany(self, sql: str, rows: Iterable[Params], /, *, timeout: float | None = None) -> Result:
         """Run one statement for each row of parameters: all of them or none."""
-        return self._mine().write(jobs.many(sql, rows), timeout)[0]
+        return self._write(jobs.many(sql, rows), timeout)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Begin a savepoint; keep it at the end of the block, undo it on an exception."""
-        self._mine().mark()
+        mark = finish(self._mine().marking())
         try:
             yield self
         except BaseException as error:
             try:
-                self._mine().undo_to_mark()
+                finish(self._mine().undoing(mark))
             except Error as failure:
                 error.__context__ = failure  # the block's own exception is the one to tell
             raise
-        self._mine().keep_mark()
+        finish(self._mine().keeping(mark))
+
+    def _write(self, job: jobs.Job, timeout: float | None) -> Result:
+        return finish(self._mine().writing(job, timeout))[0]
 
 
 class Stream:
@@ -449,7 +454,7 @@ class Stream:
 
     def _read(self) -> Iterator[Any]:
         while True:
-            found = self._session.next_rows(self._chunk)
+            found = finish(self._session.fetching(self._chunk))
             yield from made(found.rows, found.columns, self._row)
             if len(found.rows) < self._chunk:
                 return
