@@ -10,6 +10,7 @@ from walpool.migrating import _postgres_sql, _sqlite_sql
 from walpool.migrating._canonical import SPELLED
 from walpool.migrating.plan import Column, Plan, Table
 from walpool.postgres.binary import Form
+from walpool.postgres.policies import is_secured
 
 if TYPE_CHECKING:
     from walpool.migrating._sides import Side
@@ -40,8 +41,6 @@ _FORMS: Final = {
 
 _LIMITED: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)(.*)")
 
-_IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
-
 
 def fit_into(source: Side, target: Side, plan: Plan) -> None:
     """Take the tables that are there as they are; what does not fit becomes an obstacle of the plan."""
@@ -51,7 +50,8 @@ def fit_into(source: Side, target: Side, plan: Plan) -> None:
 
 
 def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
-    oid = target.fetch(_postgres_sql.OID, (_sqlite_sql.quoted(table.name),))[0][0]
+    name = _sqlite_sql.quoted(table.name)
+    oid = target.fetch(_postgres_sql.OID, (name,))[0][0]
     found = {row[0]: row for row in target.fetch(_postgres_sql.COLUMNS, (oid,))}
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
     columns: list[Column] = []
@@ -66,11 +66,11 @@ def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
             )
         else:
             columns.append(fit)
-    if target.fetch(_IS_SECURED, (oid,))[0][0]:
+    if is_secured(target.fetch, name):
         plan.notes.append(f"{table.name} is under row-level security: its rows are those of --tenant, by INSERT")
     plan.obstacles += [
-        f"{table.name}.{name}: the source has no such column, and the one that is there must be filled"
-        for name, row in found.items()
+        f"{table.name}.{lacking}: the source has no such column, and the one that is there must be filled"
+        for lacking, row in found.items()
         if row[3] and row[4] is None and not row[5] and not row[6]
     ]
     return _existing(table, columns)
