@@ -187,6 +187,15 @@ def test_types_that_sqlite_lacks_become_their_text(postgres_url: str, tmp_path: 
     }
 
 
+def test_rows_of_a_server_come_in_the_order_of_their_keys_and_not_of_the_keys_texts(
+    postgres_url: str, tmp_path: Path, migrated: Migrated
+) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("CREATE TABLE t (id numeric PRIMARY KEY); INSERT INTO t VALUES (9), (10), (100)")
+    assert migrated(postgres_url, tmp_path / "a.db").is_same
+    assert rows_of(tmp_path / "a.db", "t") == [("10",), ("100",), ("9",)]
+
+
 def test_rows_that_changed_in_postgres_are_repaired_in_the_file(
     postgres_url: str, tmp_path: Path, migrated: Migrated
 ) -> None:

@@ -157,9 +157,13 @@ def select(table: Table) -> str:
 
 
 def ordered(table: Table) -> str:
-    """Return the ORDER BY of what is read in pages; nothing where nothing orders a table."""
-    order = table.order("postgres")
-    return f" ORDER BY {listed(order)}" if order else ""
+    """Return the ORDER BY of what is read in pages; nothing where nothing orders a table.
+
+    A name alone would be that of what is selected: the text of a key, which has another order.
+    """
+    of = "part" if table.part is not None else quoted(table.name)
+    order = ", ".join(f"{of}.{quoted(name)}" for name in table.order("postgres"))
+    return f" ORDER BY {order}" if order else ""
 
 
 def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
