@@ -40,7 +40,7 @@ def _looked_at(source: SqliteSide, target: PostgresSide, plan: Plan, table: Tabl
         lengths = [column.name for column in part.columns if column.form in LONG]
         if not lengths or not source.fetch(_sqlite_sql.long_row(table.name, lengths, SURE // 6)):
             continue
-        refused = _refused(source, target, part)
+        refused = _refused(source, target, table, part)
         if len(refused) > _MOST:
             plan.obstacles.append(
                 f"{table.name}: more than {_MOST} keys are too long for PostgreSQL's index on {', '.join(columns)}: "
@@ -79,20 +79,22 @@ def _indexed(target: PostgresSide, table: Table) -> list[tuple[str, ...]]:
     ]
 
 
-def _refused(source: SqliteSide, target: PostgresSide, part: Table) -> set[int]:
-    """Return the hashes of the keys that an index does not take."""
+def _refused(source: SqliteSide, target: PostgresSide, table: Table, part: Table) -> set[int]:
+    """Return the hashes of the keys that an index does not take; `part` has its columns."""
     refused: set[int] = set()
     seen: set[int] = set()
-    for rows in source.pages(part):
+    wanted = table.only({column.name for column in part.columns})  # by whose key it is read: it may have no rowid
+    places = [wanted.columns.index(column) for column in part.columns]
+    for rows in source.pages(wanted):
         some: dict[int, Row] = {}
         for row in rows:
-            values = tuple(mended(column, value) for column, value in zip(part.columns, row, strict=True))
+            values = tuple(mended(column, row[at]) for column, at in zip(part.columns, places, strict=True))
             if is_long(part, values) and (number := key_hash(part, values)) is not None and number not in seen:
                 some[number] = values
         seen.update(some)
         numbers = list(some)
-        places = target.unindexed(part, list(as_given_back(part, list(some.values()))))
-        refused.update(numbers[place] for place in places)
+        found = target.unindexed(part, list(as_given_back(part, list(some.values()))))
+        refused.update(numbers[place] for place in found)
         if len(refused) > _MOST:
             break
     return refused
