@@ -56,7 +56,14 @@ EXPORTS = {
         "install",
     },
     "walpool.errors": ERRORS,
-    "walpool.interchange": {"ExportReport", "Format", "ImportReport", "export_memory", "import_memory", "move_memory"},
+    "walpool.interchange": {
+        "ExportReport",
+        "Format",
+        "ImportReport",
+        "export_memory",
+        "import_memory",
+        "move_memory",
+    },
     "walpool.langgraph": {
         "AsyncWalpoolSaver",
         "AsyncWalpoolStore",
@@ -103,7 +110,9 @@ EXPORTS = {
         "unpack",
     },
     "walpool.migrating": {
+        "Barred",
         "Column",
+        "Element",
         "Fault",
         "ForeignKey",
         "Index",

@@ -229,10 +229,14 @@ def test_foreign_key_to_rows_that_are_not_there_is_said(tmp_path: Path, postgres
 
 
 def test_plan_comes_back_from_its_json() -> None:
-    from walpool.migrating import Fault, ForeignKey, Index, LongKeys, Table
+    from walpool.migrating import Barred, Element, Fault, ForeignKey, Index, LongKeys, Table
 
     column = Column("a", Form.NUMERIC, "NUMERIC(9,2)", "DECIMAL", default="1", sorts_alike=False, limits=(9, 2))
+    array = Column("b", Form.ARRAY, "d[]", "TEXT", element=Element(Form.ENUM, ("x", "y"), 7), domain="d", behind="e")
     index, foreign = Index("i", ("a",), True, (True,), ("(a)",), "a > 1"), ForeignKey(("a",), "p", ("b",))
-    table = Table("t", (column,), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=(LongKeys(("a",), (-1, 2)),))
+    long, barred = LongKeys(("a",), (-1, 2)), Barred("b", "d", (-3, 4))
+    table = Table(
+        "t", (column, array), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=(long,), barred=(barred,)
+    )
     plan = Plan("s", "t", "to_postgres", [table], [("x", "why")], ["note"], [Fault("t", "a", "[1]", "bad")], 1, ["no"])
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
 from walpool.migrating._canonical import as_given_back
-from walpool.migrating._cleaning import faults_of
+from walpool.migrating._checking import noted
 from walpool.migrating._faults import mended
 from walpool.migrating._long_keys import LONG, SURE, is_long, key_hash, part_of, too_long
 from walpool.migrating.plan import LongKeys, Plan, Table
@@ -48,22 +48,7 @@ def _looked_at(source: SqliteSide, target: PostgresSide, plan: Plan, table: Tabl
             )
         elif refused:
             found.append(LongKeys(columns, tuple(sorted(refused))))
-    return _noted(source, plan, replace(table, long=tuple(found), is_suspect=True)) if found else table
-
-
-def _noted(source: SqliteSide, plan: Plan, table: Table) -> Table:
-    """Enter the rows into the plan, and return the table as it is to be compared."""
-    faulty: set[str] = set()
-    number = 0
-    for rows in source.pages(table):
-        for place, row in enumerate(rows, number + 1):
-            if too_long(table, row):
-                for fault in faults_of(table, row, place):
-                    plan.found(fault)
-                    faulty.add(fault.column)
-        number += len(rows)
-    columns = tuple(replace(each, sorts_alike=each.sorts_alike and each.name not in faulty) for each in table.columns)
-    return replace(table, columns=columns)
+    return noted(source, plan, replace(table, long=tuple(found), is_suspect=True), too_long) if found else table
 
 
 def _indexed(target: PostgresSide, table: Table) -> list[tuple[str, ...]]:

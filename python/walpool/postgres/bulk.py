@@ -32,7 +32,7 @@ __all__ = ["Bulk"]
 
 _CANONICAL: Final = (
     ("DateStyle", "ISO, YMD"),
-    ("IntervalStyle", "postgres"),
+    ("IntervalStyle", "iso_8601"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
@@ -53,7 +53,7 @@ _BLOCK: Final = 1 << 20  # bytes that are handed to libpq at once
 class Bulk:
     """One connection to the database of a pool; a context manager. One thread uses it at a time.
 
-    Texts of values are the same on every server: dates as ISO, times in UTC.
+    Texts of values are the same on every server: dates and intervals as ISO 8601, times in UTC.
 
     Args:
         pool: whose database, and whose tenant.
