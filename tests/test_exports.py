@@ -61,6 +61,7 @@ EXPORTS = {
         "Format",
         "ImportReport",
         "export_memory",
+        "immovable_memory",
         "import_memory",
         "move_memory",
     },

@@ -12,8 +12,10 @@ import pytest
 from migrations import Migrated, fill, rows_of
 
 import walpool
+from walpool import cli
 from walpool.errors import ConfigError
 from walpool.migrating import Column, Plan, Refused
+from walpool.migrating.sets import Mover
 from walpool.postgres.binary import Form
 from walpool.settings import Settings
 
@@ -169,10 +171,27 @@ def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_ur
 
     with walpool.get_pool(postgres_url) as pool:
         pool.script("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": move})
+    moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": Mover(move=move)})
     assert [(Settings.load(file).path, url) for file, url in seen] == [(str(tmp_path / "a.db"), postgres_url)]
     assert moved.tables[-1].buckets == ["one record differs"]
     assert not moved.is_same
+
+
+def test_memories_that_pgvector_does_not_hold_are_refused_first(
+    tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from walpool import memory
+
+    source = str(tmp_path / "a.db")
+    with memory.open(source, tenant="ann", collection="long") as store:
+        store.save([memory.Record(id="1", content="one", embedding=memory.pack([0.5] * 16_001))])
+    with memory.open(source, tenant="bob") as store:
+        store.save([memory.Record(id="1", content="one", embedding=memory.pack([0.5] * 16_000))])
+    assert cli.main(["migrate", source, postgres_url]) == 2
+    assert "the collection ann/long has embeddings of 16001 dims" in capsys.readouterr().err
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    assert cli.main(["migrate", source, postgres_url, "--tenant", "bob"]) == 0
 
 
 def test_target_that_is_not_empty_is_refused(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:

@@ -86,8 +86,9 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    from walpool.interchange import move_memory
+    from walpool.interchange import immovable_memory, move_memory
     from walpool.migrating import Options
+    from walpool.migrating.sets import Mover
 
     how, *files = arguments.on_bad or [None]
     known: dict[str | None, Any] = {None: None, "fail": "fail", "replace": "replace", "skip-to-file": "skip"}
@@ -108,7 +109,12 @@ def _options(arguments: argparse.Namespace) -> Options:
         tenant=arguments.tenant,
         retire=arguments.retire,
         sets=_Sets(),
-        movers={"memory": partial(move_memory, tenant=arguments.tenant)},
+        movers={
+            "memory": Mover(
+                move=partial(move_memory, tenant=arguments.tenant),
+                look=partial(immovable_memory, tenant=arguments.tenant),
+            )
+        },
     )
 
 

@@ -196,6 +196,9 @@ class _Migration:
             return plan
         if self._target is not None and options.force:
             fit_into(source, self._target, plan)
+        for name in plan.moved:
+            look = options.movers[name].look
+            plan.obstacles += look(source.address, self._addresses[1]) if look is not None else []
         for owner in chosen:
             self._own.look(owner, source, self._target, plan)
         check(source, plan, self._ticks(plan, "look at"))
@@ -364,7 +367,7 @@ class _Migration:
             if name not in self._options.movers:
                 raise ConfigError(f"the migration moves the set {name}, and nothing here can")
             with self._timed(f"set {name}"):
-                said = self._options.movers[name](self._source.address, target.address)
+                said = self._options.movers[name].move(self._source.address, target.address)
             report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
 
     # What all of it needs.

@@ -17,7 +17,21 @@ from walpool.migrating.plan import Column
 from walpool.postgres.binary import Form
 from walpool.schema import TENANT, Migration
 
-__all__ = ["OWN", "Backend", "Face", "Mover", "Part", "Set", "blob", "integer", "real", "set_of", "text", "versioned"]
+__all__ = [
+    "OWN",
+    "Backend",
+    "Face",
+    "Mover",
+    "Part",
+    "Set",
+    "blob",
+    "integer",
+    "real",
+    "set_of",
+    "text",
+    "vector",
+    "versioned",
+]
 
 Backend: TypeAlias = Literal["sqlite", "postgres"]
 
@@ -25,14 +39,25 @@ Code: TypeAlias = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 """What a value becomes that was read, and one that is written."""
 
 
-class Mover(Protocol):
-    """Moves one set of tables from one database to another."""
+class Ask(Protocol):
+    """Is asked about one set of tables in two databases."""
 
     def __call__(self, source: str, target: str, /) -> list[str]:
-        """Copy what the target lacks, compare both, and return what differs, in sentences.
+        """Return sentences."""
 
-        Called again it adds what is missing, and changes nothing that is there.
-        """
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mover:
+    """Moves one set of tables from one database to another.
+
+    Attributes:
+        move: copies what the target lacks, compares both, and returns what differs. Called again it adds what is
+            missing, and changes nothing that is there.
+        look: returns why that cannot be done, and writes nothing; None knows of nothing.
+    """
+
+    move: Ask
+    look: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +208,14 @@ def real(name: str, *, required: bool = True) -> Column:
     return Column(name, Form.DOUBLE, "DOUBLE PRECISION", "REAL", required)
 
 
-def blob(name: str, *, postgres: str = "BYTEA") -> Column:
-    """Return a column of bytes, in PostgreSQL perhaps the form in which another type is sent."""
-    return Column(name, Form.BYTEA, postgres, "BLOB", is_required=True)
+def blob(name: str) -> Column:
+    """Return a column of bytes."""
+    return Column(name, Form.BYTEA, "BYTEA", "BLOB", is_required=True)
+
+
+def vector(name: str) -> Column:
+    """Return a column of embeddings, each as pgvector sends it."""
+    return Column(name, Form.VECTOR, "vector", "BLOB", is_required=True)
 
 
 OWN: Final = frozenset({"walpool_schema", "walpool_migration", "walpool_retired"})
