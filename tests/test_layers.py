@@ -55,6 +55,7 @@ PYTHON_FLOORS = {
     "doctor": 13,
     "memory": 12,
     "memory.postgres": 11,
+    "memory._postgres_needs": 10,
     "memory._postgres_roles": 10,
     "memory._postgres_hnsw": 9,
     "memory._postgres_upkeep": 9,

@@ -230,6 +230,24 @@ def test_a_target_that_names_no_database_is_refused_with_what_is_accepted(target
     assert repr(target) in str(error.value)
 
 
+@pytest.mark.parametrize("target", ['"{}"', "'{}'", "jdbc:{}", "url={}", "postgresql:/{}"])
+def test_url_that_would_be_taken_for_a_path_is_refused_without_its_password(target: str) -> None:
+    with pytest.raises(ConfigError, match="is not accepted: use a path") as error:
+        load(target.format("postgresql://ann:sesame@host/x"))
+    assert "sesame" not in str(error.value)
+
+
+def test_keywords_of_libpq_are_no_path_and_are_not_quoted() -> None:
+    for target in ("host=db password=sesame dbname=agents", " dbname = agents password=sesame", "service=agents"):
+        with pytest.raises(ConfigError, match="write postgresql://user@host/name") as error:
+            load(target)
+        assert "sesame" not in str(error.value)
+    with pytest.raises(ConfigError, match="environment WALPOOL_URL"):
+        load(env={"WALPOOL_URL": "host=db"})
+    assert load(Path("host=db")).path == "host=db"  # who says that it is a path is believed
+    assert load("hosts=2.db").path == "hosts=2.db"
+
+
 def test_a_target_that_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^5 is not accepted: use a path"):
         load(5)  # type: ignore[arg-type]

@@ -179,9 +179,10 @@ class StorageError(OperationalError):
 
 
 class ReadOnlyError(OperationalError):
-    """The database is not to be written: `walpool migrate` has retired the file in favour of a server, which it names.
+    """The database is not to be written, and nothing of the write was applied; reads go on.
 
-    Nothing of the write was applied, and reads go on. Write to the server, or set `write_retired`.
+    `walpool migrate` has retired the file in favour of a server, which the message names: write to that, or set
+    `write_retired`. Or the server is a standby, or set to take no writes: write to its primary.
     """
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from walpool.errors import IntegrityError, NotSupportedError, ProgrammingError
+from walpool.errors import Error, IntegrityError, NotSupportedError, ProgrammingError
 from walpool.types import Params
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ _SET_VERSION = """INSERT INTO walpool_schema (name, version) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET version = excluded.version"""
 
 
+_MAY_CREATE = "SELECT has_schema_privilege(current_schema(), 'CREATE')"  # NULL where there is no schema to create in
+
+
 def successor(pool: Pool) -> str | None:
     """Return the URL that a file was retired in favour of, by `walpool migrate --retire`; None if it was not."""
     if pool.fetchval(IS_RETIRED) is None:
@@ -110,6 +113,7 @@ def migrate(pool: Pool | PostgresPool, name: str, migrations: Sequence[Migration
 
     Raises:
         NotSupportedError: the file was written by a newer walpool; upgrade walpool, or use another file.
+        ProgrammingError: the role of a server may make no tables.
         WriteTimeout: another transaction held the writer for too long (retryable).
     """
     found = version(pool, name)
@@ -117,9 +121,11 @@ def migrate(pool: Pool | PostgresPool, name: str, migrations: Sequence[Migration
     while job := _job(pool.backend, pool.path, name, found, migrations):
         try:
             pool.batch(job)
-        except (IntegrityError, ProgrammingError):
+        except (IntegrityError, ProgrammingError) as error:
             before, found = found, version(pool, name)
             if found == before and (races := races + 1) > _races(pool.backend):
+                if pool.backend == "postgres" and pool.fetchval(_MAY_CREATE) is False:
+                    raise _not_allowed(name, error) from None
                 raise
         else:
             return
@@ -139,12 +145,20 @@ async def migrate_async(pool: AsyncPool | AsyncPostgresPool, name: str, migratio
     while job := _job(pool.backend, pool.path, name, found, migrations):
         try:
             await pool.batch(job)
-        except (IntegrityError, ProgrammingError):
+        except (IntegrityError, ProgrammingError) as error:
             before, found = found, await version_async(pool, name)
             if found == before and (races := races + 1) > _races(pool.backend):
+                if pool.backend == "postgres" and await pool.fetchval(_MAY_CREATE) is False:
+                    raise _not_allowed(name, error) from None
                 raise
         else:
             return
+
+
+def _not_allowed(name: str, error: Error) -> ProgrammingError:
+    """Return the error for a role that finds the tables missing, or old, and may not make them."""
+    advice = f"have a role that may make the {name!r} tables open them once, and GRANT this one their use"
+    return ProgrammingError(f"{advice}, and that of walpool_schema: {error}")
 
 
 def _races(backend: str) -> int:

@@ -230,7 +230,9 @@ def _nearest(name: str, known: list[str]) -> str:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)  # two letters at least: `C://` is a path
 _POSTGRES = ("postgresql", "postgres")
-_NEARLY_POSTGRES = re.compile(r"\s*postgres(ql)?:", re.IGNORECASE)  # as a path it would be shown, password and all
+# As a path it would be shown, password and all: `postgres:/host`, or a URL in quotes, or behind another scheme.
+_NEARLY_URL = re.compile(r"\A\s*postgres(ql)?:|[A-Za-z0-9+.-]{2}://", re.IGNORECASE)
+_KEYWORDS = re.compile(r"\s*(?:host|hostaddr|port|user|dbname|service)\s*=")  # libpq's other form: never a file's name
 _TARGETS = (
     "a path, :memory:, walpool:///absolute.db, walpool://relative.db, sqlite:////absolute.db, sqlite:///relative.db "
     "or postgresql://host/name"
@@ -244,7 +246,9 @@ def _from_target(names: list[str], given: _Given) -> tuple[str | None, dict[str,
         raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
     url = _URL.fullmatch(text)
     if url is None:
-        if _NEARLY_POSTGRES.match(text):
+        if isinstance(given.value, str) and _KEYWORDS.match(text):  # not quoted: a password stands there
+            raise ConfigError(f"libpq's keywords ({given.origin}) are not accepted: write postgresql://user@host/name")
+        if _NEARLY_URL.search(text):
             raise ConfigError(f"{given.quote} is not accepted: use {_TARGETS}")
         return text, {}
     scheme, (location, _, query) = url[1].lower(), url[2].partition("?")

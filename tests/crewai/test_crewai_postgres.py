@@ -147,6 +147,7 @@ def test_checkpoints_may_lie_on_a_server_and_are_found_and_pruned_there(
     main = [provider.checkpoint(f'["{n}", "\\\\u0000"]', postgres_url) for n in range(4)]
     fork = provider.checkpoint("9", postgres_url, branch="fork/a", parent_id="p")
     assert is_checkpoint_location(main[0])
+    assert provider.prune(postgres_url, -1) == 0  # keeps them all, as SQLite's LIMIT does
     assert provider.prune(postgres_url, 2) == 2
     assert provider.prune(postgres_url, 2) == 0
     assert [provider.from_checkpoint(kept) for kept in (*main[2:], fork)] == [
@@ -252,6 +253,16 @@ def test_installation_for_a_tenant_keeps_every_component_to_the_rows_of_that_ten
             assert found == ["acme", "other"], table
     with flows_of(postgres_url, "acme") as flows:
         assert flows.load_state("flow")["count"] == len("acme")
+
+
+def test_provider_that_a_crew_was_given_stores_for_the_tenant_of_the_installation(postgres_url: str) -> None:
+    provider = WalpoolCheckpointProvider()  # as in a CheckpointConfig, before or after install()
+    with install(postgres_url, tenant="acme"):
+        for each in (provider, WalpoolCheckpointProvider()):
+            stored = each.checkpoint('"kept"', postgres_url)
+            assert each.from_checkpoint(stored) == SqliteProvider().from_checkpoint(stored) == '"kept"'
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tenant, count(*) FROM crewai_checkpoints GROUP BY tenant") == [("acme", 2)]
 
 
 def test_file_that_a_crew_names_under_a_tenant_is_opened_without_one(postgres_url: str, database: Path) -> None:

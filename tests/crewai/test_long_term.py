@@ -59,7 +59,7 @@ def test_storage_answers_as_crewais_own_does(stock: Any, place: str, tmp_path: P
         for task, metadata, at, score in memories[2:]:
             asyncio.run(storage.asave(task, metadata, at, score))
     for task in ("write", "read", "neither", "WRITE"):
-        for latest in (1, 2, 10):
+        for latest in (-1, 0, 1, 2, 10):
             assert ours.load(task, latest) == theirs.load(task, latest)
             assert asyncio.run(ours.aload(task, latest)) == theirs.load(task, latest)
     assert ours.load("write", 1) == [{"metadata": {"n": None}, "datetime": "1700000003", "score": 2.0}]

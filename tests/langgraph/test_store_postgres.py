@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from langgraph.store.base import PutOp
 from stores import INDEX, keys
 
 import walpool
+from tests.postgres.pools import plain, until_waiting_for_a_lock
 from walpool.langgraph import AsyncWalpoolStore, WalpoolCache, WalpoolStore
 from walpool.langgraph import store as store_module
 
@@ -206,6 +208,40 @@ def test_store_by_url_may_be_a_tenants_and_so_is_its_other_kind(postgres_url: st
     asyncio.run(main())
     with WalpoolStore(postgres_url) as store:
         assert store.search(()) == []
+
+
+def test_loop_goes_on_while_a_thread_waits_to_open_the_other_kind(postgres_url: str) -> None:
+    # the loop                     a thread                        somebody else
+    #                                                              locks walpool_schema
+    #                              get: looks at the version, waits
+    # aget begins
+    # has it unlocked: only if it is not kept by what the thread holds
+    with WalpoolCache[Any](postgres_url) as cache:
+        cache.clear()  # makes walpool_schema
+    freed_by: list[str] = []
+
+    async def main() -> None:
+        async_store = AsyncWalpoolStore(postgres_url)
+        blocked = asyncio.create_task(asyncio.to_thread(async_store.get, ("n",), "k"))
+        await asyncio.to_thread(until_waiting_for_a_lock, looking)
+        ours = asyncio.create_task(async_store.aget(("n",), "k"))
+        await asyncio.sleep(0)
+        free("the loop")
+        assert await asyncio.gather(blocked, ours) == [None, None]
+        await async_store.close()
+
+    def free(who: str) -> None:
+        freed_by.append(who)
+        other.execute("ROLLBACK")
+
+    with plain(postgres_url) as looking, plain(postgres_url) as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE walpool_schema")
+        watch = threading.Timer(5.0, free, ["the watch"])
+        watch.start()
+        asyncio.run(main())
+        watch.cancel()
+    assert freed_by == ["the loop"]
 
 
 def test_caches_that_set_the_same_keys_at_once_end_with_one_of_the_values(postgres_url: str) -> None:

@@ -153,6 +153,20 @@ class StoreContract:
         assert [hit.score for hit in hits] == pytest.approx(scores)
         assert ids(hits) == list(vectors)  # ties in the order in which they were put
 
+    @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+    def test_scores_are_right_for_embeddings_of_any_length(self, store: MemoryStore, metric: Any) -> None:
+        # Squares of the longest and the shortest are none in float32.
+        vectors = {
+            f"{size:g}/{n}": unpack(pack([size, (n - 1) * size / 2, size / 4]))
+            for size in (1e-43, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e38)
+            for n in range(3)
+        }
+        store.save([record(name, vector) for name, vector in vectors.items()])
+        for asked in ("1e-43/0", "1e-30/1", "1/2", "1e+30/0", "1e+38/2"):
+            hits = store.search(pack(vectors[asked]), metric=metric, limit=100)
+            expected = {name: _score(metric, vectors[asked], vector) for name, vector in vectors.items()}
+            assert {hit.record.id: hit.score for hit in hits} == pytest.approx(expected, rel=1e-5, abs=1e-60)
+
     @pytest.mark.bounced
     def test_conditions_come_before_the_ranking(self, store: MemoryStore) -> None:
         # The one that is asked for is farther away than all the others.
@@ -457,6 +471,8 @@ def _score(metric: str, a: list[float], b: list[float]) -> float:
     if metric == "l2":
         return 1 / (1 + sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
     dot = sum(x * y for x, y in zip(a, b, strict=True))
+    if metric == "dot":
+        return dot
     return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
 

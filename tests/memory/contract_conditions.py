@@ -357,6 +357,24 @@ class ConditionsContract:
             store.save([replace(record("bad"), content="a\ud800")])
         assert store.count() == kept == int(self.keeps_nul)
 
+    @pytest.mark.parametrize(
+        "query",
+        [
+            Query(ids=("a\ud800",)),
+            Query(scope="/a\ud800"),
+            Query(source="a\ud800"),
+            Query(categories=("b", "a\ud800")),
+            Query(metadata={"a\ud800": 1}),
+            Query(metadata={"a\ud800": Exists(False)}),
+            Query(metadata={"a\ud800": PythonEquals(1)}),
+        ],
+        ids=ascii,
+    )
+    def test_name_with_a_lone_surrogate_is_a_data_error_in_a_query_too(self, store: MemoryStore, query: Query) -> None:
+        store.save([record("a")])
+        with pytest.raises(DataError):
+            store.count(query)
+
     def test_metadata_that_is_too_deep_is_refused(self, store: MemoryStore) -> None:
         deep: Any = []
         for _ in range(100_000):

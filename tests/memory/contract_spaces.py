@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -76,6 +78,7 @@ class SpacesContract:
             ({"importance": 2.0}, DataError),
             ({"embedding": pack([1.0])}, DimsError),
             ({"embedding": b"123"}, EmbeddingError),
+            ({"embedding": [1.0] * 8}, EmbeddingError),
             ({"metadata": {"k": {1}}}, TypeError),
             ({"embedding": b"\0\0\xc0\x7f\0\0\0\0"}, EmbeddingError),
         ],
@@ -111,11 +114,39 @@ class SpacesContract:
         assert store.touch(["a", "a", "b"]) == 1
         assert began <= store.get("a").accessed_at <= datetime.now(timezone.utc)  # type: ignore[union-attr]
 
+    def test_touch_with_a_time_that_utc_has_not_leaves_what_can_be_read(self, store: MemoryStore) -> None:
+        store.save([record("a", accessed_at=NOON)])
+        with pytest.raises(DataError, match="UTC"):
+            store.touch(["a"], datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))))
+        assert store.get("a").accessed_at == NOON  # type: ignore[union-attr]
+
     def test_embedding_that_is_none_is_refused_and_nothing_is_saved(self, store: MemoryStore) -> None:
-        for bad in (b"", b"123", b"\0\0\xc0\x7f"):  # the last is a NaN
+        # The third is a NaN; the others are numbers that nobody has packed, of a length that a packed one could have.
+        unpacked: Any = ([1.0] * 8, array("f", [1.0] * 4), memoryview(array("f", [1.0] * 4)), "1234")
+        for bad in (b"", b"123", b"\0\0\xc0\x7f", *unpacked):
             with pytest.raises(EmbeddingError):
                 store.save([record("good", [1.0]), replace(record("bad"), embedding=bad)])
+        for bad in unpacked:
+            with pytest.raises(EmbeddingError, match="pack"):
+                store.search(bad)
+            with pytest.raises(EmbeddingError, match="pack"):
+                store.search(bad, text="good")
         assert (store.count(), store.dims(), store.check()) == (0, None, [])
+
+    def test_values_that_are_as_good_as_the_declared_types_come_back_as_those(self, store: MemoryStore) -> None:
+        packed = pack([1.0, 2.0])
+        likes: Any = (bytearray(packed), memoryview(packed))
+        numbers: Any = (True, Fraction(1, 4))
+        store.save(
+            [
+                replace(record(f"r{n}"), embedding=like, importance=number)
+                for n, (like, number) in enumerate(zip(likes, numbers, strict=True))
+            ]
+        )
+        found = store.list()
+        assert [(one.embedding, one.importance) for one in found] == [(packed, 0.25), (packed, 1.0)]
+        assert all(ids(store.search(like)) == ["r0", "r1"] for like in likes)
+        assert store.check() == []
 
     # Pages
 

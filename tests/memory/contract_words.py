@@ -122,6 +122,12 @@ class WordsContract:
         hits = store.search(pack([1.0]), text="coffee tea", weights=Weights(vector=0, recency=0, importance=0))
         assert ids(hits)[:3] == ["twice", "once", "long"]
 
+    def test_limit_may_be_larger_than_a_database_counts(self, store: MemoryStore) -> None:
+        store.save([record("a", [1.0]), record("b", [2.0])])
+        asked: list[dict[str, Any]] = [{"text": "about"}, {"fts": "about"}, {"embedding": pack([1.0])}]
+        for one in (*asked, {**asked[0], **asked[2]}, {**asked[1], **asked[2]}):
+            assert sorted(ids(store.search(**one, limit=2**70))) == ["a", "b"]
+
     def test_ties_are_in_the_order_of_the_first_save(self, store: MemoryStore) -> None:
         store.save([note(name, "the same words") for name in "dcba"])
         store.save([note("c", "the same words")])
@@ -178,6 +184,24 @@ class WordsContract:
             store.search(pack([1.0]), text=text)
 
     # The raw syntax
+
+    @pytest.mark.parametrize("words", ["unicode61", "trigram"])
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            ("10 \u00b5mol each", "\u03bcmol"),  # the micro sign, and the letter
+            ("ΛΟΓΟΣ", "λογος"),
+            ("ΛΟΓΟΣΤΕΧΝΙΑ", "ΛΟΓΟΣ*"),  # a sigma at the end of what was typed, not of the word
+            ("the \u017fecret", "secret"),
+        ],
+    )
+    def test_letters_of_two_small_forms_are_one(self, opener: Opener, words: str, content: str, text: str) -> None:
+        store = opener(collection=words, words=words)
+        store.save([note("a", content), note("b", "something else")])
+        for asked in ({}, {"embedding": pack([1.0])}):
+            (hit, *_) = store.search(text=text, **asked)
+            assert hit.record.id == "a"
+            assert "[" in (hit.snippet or "")
 
     def test_raw_query_is_in_the_syntax_of_the_backend(self, store: MemoryStore) -> None:
         store.save(fruit())

@@ -107,12 +107,59 @@ def test_database_without_the_tables_is_refused(postgres_url: str) -> None:
 def test_security_needs_a_tenant_and_a_server(postgres_url: str, database: Any) -> None:
     with pytest.raises(ConfigError, match="needs a tenant"):
         opened(postgres_url, "")
-    with pytest.raises(ConfigError, match="file"):
+    with pytest.raises(ConfigError, match="tenancy= and index= are for PostgreSQL; a file has neither"):
         opened(database, "a")
     with pytest.raises(ConfigError, match="file"):
         walpool.memory.open(database, index="hnsw")
     with pytest.raises(ConfigError, match="hnsw"):
         walpool.memory.open(postgres_url, index="ivf")  # type: ignore[arg-type]
+
+
+def test_store_that_the_policies_would_show_nothing_is_refused(secured: Secured) -> None:
+    with opened(secured.app, "a") as ours:
+        ours.save([record("1")])
+    for tenant in ("", "a"):
+        with pytest.raises(ConfigError, match=r"open with tenant= and tenancy='rls' \[postgresql://memory_app@"):
+            walpool.memory.open(secured.app, tenant=tenant)
+    with walpool.memory.open(secured.superuser, tenant="a") as above:
+        assert ids(above.list()) == ["1"]
+    # A role may have a tenant of its own, set by its owner.
+    secured.server.execute(f"ALTER ROLE {ROLES['app']} IN DATABASE {secured.name} SET walpool.tenant = 'a'")
+    with walpool.memory.open(secured.app, tenant="a") as ours:
+        assert ids(ours.list()) == ["1"]
+    with pytest.raises(ConfigError, match="tenancy='rls'"):
+        walpool.memory.open(secured.app, tenant="b")
+
+
+@on_asyncio
+async def test_async_store_that_the_policies_would_show_nothing_is_refused(own_postgres_server: PostgresServer) -> None:
+    name = "memory_tenants_hidden"
+    own_postgres_server.create_database(name)
+    try:
+        own_postgres_server.execute(init_sql(**ROLES), database=name)
+        app = own_postgres_server.url(database=name, user=ROLES["app"])
+        async with walpool.memory.open_async(app, tenant="a", tenancy="rls") as store:
+            await store.save([record("1")])
+        with pytest.raises(ConfigError, match="tenancy='rls'"):
+            async with walpool.memory.open_async(app, tenant="a"):
+                pass
+    finally:
+        own_postgres_server.drop_database(name)
+
+
+@pytest.mark.parametrize("tenant", [None, "b"])
+def test_pool_that_names_another_tenant_than_its_store_is_refused(secured: Secured, tenant: str | None) -> None:
+    from walpool.memory import AsyncPostgresMemoryStore, PostgresMemoryStore
+    from walpool.postgres import AsyncPostgresPool, PostgresPool
+
+    with (
+        PostgresPool(secured.app, tenant=tenant) as pool,
+        pytest.raises(ConfigError, match="names another tenant") as told,
+    ):
+        PostgresMemoryStore(pool, tenant="a", tenancy="rls")
+    assert "'b'" not in str(told.value)
+    with pytest.raises(ConfigError, match="names another tenant"):
+        AsyncPostgresMemoryStore(AsyncPostgresPool(secured.app, tenant=tenant), tenant="a", tenancy="rls")
 
 
 def test_script_may_run_again(secured: Secured) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
@@ -232,7 +233,20 @@ def test_store_errors_survive_a_pickle() -> None:
     assert (error.stored, error.given, str(error)) == (3, 4, str(DimsError(stored=3, given=4)))
 
 
-@pytest.mark.parametrize("fields", [{"id": ""}, {"importance": 1.5}, {"importance": float("nan")}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": ""},
+        {"importance": 1.5},
+        {"importance": float("nan")},
+        {"created_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))},  # the year 10000 in UTC
+    ],
+)
 def test_record_that_no_store_could_give_back_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(DataError):
         walpool.memory.Record(**{"id": "a", "content": "", **fields})  # type: ignore[arg-type]
+
+
+def test_query_for_a_time_that_utc_has_not_is_refused() -> None:
+    with pytest.raises(DataError, match="UTC"):
+        Query(created_before=datetime.min.replace(tzinfo=timezone(timedelta(hours=5))))

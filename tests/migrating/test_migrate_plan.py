@@ -15,7 +15,6 @@ import walpool
 from walpool import cli
 from walpool.errors import ConfigError
 from walpool.migrating import Column, Plan, Refused
-from walpool.migrating.sets import Mover
 from walpool.postgres.binary import Form
 from walpool.settings import Settings
 
@@ -171,10 +170,21 @@ def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_ur
 
     with walpool.get_pool(postgres_url) as pool:
         pool.script("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": Mover(move=move)})
+    moved = migrated(tmp_path / "a.db", postgres_url, movers={"memory": move})
     assert [(Settings.load(file).path, url) for file, url in seen] == [(str(tmp_path / "a.db"), postgres_url)]
     assert moved.tables[-1].buckets == ["one record differs"]
     assert not moved.is_same
+
+
+def test_what_the_program_s_own_sql_has_to_follow_is_told(
+    tmp_path: Path, postgres_url: str, migrated: Migrated
+) -> None:
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, done BOOLEAN); CREATE INDEX open_ones ON t (id) WHERE done = 0"
+    fill(tmp_path / "a.db", script, ("INSERT INTO t VALUES (?, ?)", [(1, True), (2, None)]))
+    told = "done: becomes boolean: write TRUE and FALSE for 1 and 0 in SQL, and give a bool as the parameter"
+    assert told in migrated(tmp_path / "a.db", postgres_url).plan.tables[0].notes
+    (back,) = migrated(postgres_url, tmp_path / "b.db").plan.tables
+    assert [note for note in back.notes if note.startswith("the index open_ones is on a part or expressions")]
 
 
 def test_memories_that_pgvector_does_not_hold_are_refused_first(
@@ -188,7 +198,7 @@ def test_memories_that_pgvector_does_not_hold_are_refused_first(
     with memory.open(source, tenant="bob") as store:
         store.save([memory.Record(id="1", content="one", embedding=memory.pack([0.5] * 16_000))])
     assert cli.main(["migrate", source, postgres_url]) == 2
-    assert "the collection ann/long has embeddings of 16001 dims" in capsys.readouterr().err
+    assert "up to 16000 dims, and these are longer: 1 of ann/long" in capsys.readouterr().err
     with walpool.get_pool(postgres_url) as pool:
         assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
     assert cli.main(["migrate", source, postgres_url, "--tenant", "bob"]) == 0
@@ -253,9 +263,7 @@ def test_plan_comes_back_from_its_json() -> None:
     column = Column("a", Form.NUMERIC, "NUMERIC(9,2)", "DECIMAL", default="1", sorts_alike=False, limits=(9, 2))
     array = Column("b", Form.ARRAY, "d[]", "TEXT", element=Element(Form.ENUM, ("x", "y"), 7), domain="d", behind="e")
     index, foreign = Index("i", ("a",), True, (True,), ("(a)",), "a > 1"), ForeignKey(("a",), "p", ("b",))
-    long, barred = LongKeys(("a",), (-1, 2)), Barred("b", "d", (-3, 4))
-    table = Table(
-        "t", (column, array), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=(long,), barred=(barred,)
-    )
+    long, barred = (LongKeys(("a",), (-1, 2)),), (Barred("b", "d", (-3, 4)),)
+    table = Table("t", (column, array), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=long, barred=barred)
     plan = Plan("s", "t", "to_postgres", [table], [("x", "why")], ["note"], [Fault("t", "a", "[1]", "bad")], 1, ["no"])
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan

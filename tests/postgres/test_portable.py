@@ -187,6 +187,17 @@ HINTED = [
     ("SELECT a FROM t INDEXED BY i", "INDEXED BY"),
     ("INSERT INTO t (a) VALUES (1) ON CONFLICT DO UPDATE SET b = 'a'", "name the key"),
     ("SELECT a FROM t WHERE ? IS NULL", "CAST(? AS TEXT)"),
+    ("DECLARE walpool_rows NO SCROLL CURSOR FOR DELETE FROM t", "the statement writes"),
+    ("DECLARE walpool_rows NO SCROLL CURSOR FOR EXPLAIN SELECT 1", "use fetch()"),
+    ("SELECT a FROM u, t WHERE ignore = 1", "TRUE and FALSE for 1 and 0"),
+    ("SELECT a FROM t, u WHERE 0 <> ignore", "TRUE and FALSE"),
+    ("SELECT a FROM t WHERE a", "n <> 0 where a number n is the condition"),
+    ("INSERT INTO u (ignore) VALUES (1)", "give a bool as the parameter"),
+    ("INSERT INTO t (a) VALUES (1 < 2)", "CASE WHEN flag THEN 1 ELSE 0 END"),
+    ("SELECT sum(ignore) FROM u", "count(*) FILTER (WHERE flag)"),
+    ("SELECT a FROM t WHERE b = 1", "give a str where a text is compared"),
+    ("SELECT a FROM t, u WHERE b < a", "CAST(x AS TEXT)"),
+    ("INSERT INTO t (d) VALUES (1)", None),
     ("SELECT nothing(CAST(1 AS DOUBLE PRECISION))", None),
     ("SELECT nothing FROM t", None),
     ("SELECT hex FROM t", None),
@@ -321,6 +332,8 @@ PORTABLE = [
     "SELECT CAST('{\"key\": 1}' AS JSON) ->> 'key'",
     "EXPLAIN SELECT 1",
     "SELECT CAST(?1 AS TEXT) IS NULL",
+    "SELECT a <> 0, (a <> 0) = TRUE, CASE WHEN a <> 0 THEN 1 ELSE 0 END, CAST(a AS TEXT) = b FROM t",
+    "SELECT count(*) FILTER (WHERE a <> 0) FROM t",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import math
+import re
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -135,20 +136,45 @@ def test_value_that_would_not_come_back_is_refused_by_position(typed: PostgresPo
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "advice"),
     [
-        dt.datetime(2020, 1, 1),  # noqa: DTZ001
-        Decimal(1),
-        uuid.UUID(int=1),
-        [1],
-        {"a": 1},
-        object(),
-        1j,
+        (dt.datetime(2020, 1, 1), "give .isoformat(), or microseconds as an int"),  # noqa: DTZ001
+        (dt.date(2020, 1, 1), "give .isoformat()"),
+        (Decimal(1), "give str(value)"),
+        (uuid.UUID(int=1), "give str(value)"),
+        ([1], "give json.dumps(value)"),
+        ({"a": 1}, "give json.dumps(value)"),
+        (object(), "give None, bool, int, float, str or bytes"),
+        (1j, "give None, bool, int, float, str or bytes"),
     ],
 )
-def test_type_that_sqlite_would_not_take_is_refused_by_name(typed: PostgresPool, value: object) -> None:
-    with pytest.raises(errors.ProgrammingError, match=f"parameter 1 is a {type(value).__name__}"):
-        typed.execute("SELECT ?", (value,))
+def test_type_that_sqlite_would_not_take_is_refused_by_name_with_the_conversion(
+    typed: PostgresPool, value: object, advice: str
+) -> None:
+    told = re.escape(f"{type(value).__name__}, which walpool does not convert; {advice}")
+    for ask in (typed.execute, typed.fetch):
+        with pytest.raises(errors.ProgrammingError, match=f"parameter 2 is a {told}"):
+            ask("SELECT ?, ?", (1, value))
+        with pytest.raises(errors.ProgrammingError, match=f"parameter 2 is a {told}"):
+            ask("SELECT ?2, ?1", (1, value))  # the caller's second, though it is sent first
+        with pytest.raises(errors.ProgrammingError, match=f"parameter :where is a {told}"):
+            ask("SELECT :a, :where", {"a": 1, "where": value})
+
+
+@pytest.mark.parametrize("sql", ["SELECT %s", "SELECT %(a)s", "SELECT $1"])
+def test_parameter_that_another_driver_would_take_is_told_how_to_be_written(pg: PostgresPool, sql: str) -> None:
+    with pytest.raises(errors.ProgrammingError, match=r"they are written \?, \?1 and :name"):
+        pg.fetch(sql, (1,))
+    assert pg.fetch("SELECT 5 % 3, 'a' LIKE '%s'") == [(2, False)]
+
+
+def test_argument_of_another_type_is_named(pg: PostgresPool) -> None:
+    for sql in (b"SELECT 1", None, 1):
+        for ask in (pg.fetch, pg.execute, pg.script):
+            with pytest.raises(TypeError, match=f"the SQL is a str, not {type(sql).__name__}"):
+                ask(sql)  # type: ignore[arg-type]
+    with pytest.raises(errors.ProgrammingError, match="row must be tuple, dict or a callable"):
+        pg.fetch("SELECT 1", row="dict")  # type: ignore[call-overload]
 
 
 def test_servers_own_types_come_as_psycopg_gives_them(pg: PostgresPool) -> None:

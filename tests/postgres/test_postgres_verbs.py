@@ -29,8 +29,32 @@ def test_statement_that_counts_no_rows_has_the_rowcount_of_sqlite(pg: PostgresPo
     assert pg.execute("DROP TABLE u").rowcount == -1
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t (a) VALUES (?) RETURNING a",
+        "WITH u AS (SELECT 1) DELETE FROM t WHERE a = ? RETURNING n",
+        "SELECT ?",
+        "with u as (insert into t (a) values (?)) SELECT 1",
+        "VALUES (?)",
+    ],
+)
+def test_executemany_takes_no_statement_that_returns_rows(pg: PostgresPool, sql: str) -> None:
+    with pytest.raises(errors.ProgrammingError, match=r"takes no statement that returns rows: give it to batch\(\)"):
+        pg.executemany(sql, [("x",)])
+    with pg.transaction() as tx, pytest.raises(errors.ProgrammingError):
+        tx.executemany(sql, [("x",)])
+    assert kept(pg) == []
+
+
+def test_executemany_of_what_only_looks_like_a_query_goes_on(pg: PostgresPool) -> None:
+    pg.executemany("WITH u AS (INSERT INTO t (a) VALUES (?) RETURNING a) DELETE FROM t WHERE a = 'none'", [("x",)])
+    pg.executemany('INSERT INTO t (a) SELECT ? AS "returning"', [("y",)])
+    assert kept(pg) == ["x", "y"]
+
+
 def test_executemany_returns_the_sum_and_no_rows(pg: PostgresPool) -> None:
-    result = pg.executemany("INSERT INTO t (a) VALUES (?) RETURNING a", [("x",), ("y",), ("z",)])
+    result = pg.executemany(INSERT, [("x",), ("y",), ("z",)])
     assert (result.rowcount, result.columns, result.rows) == (3, (), [])
     assert pg.executemany("UPDATE t SET n = n + 1 WHERE a <> :a", ({"a": a} for a in "xyz")).rowcount == 6
     assert pg.executemany(INSERT, []).rowcount == 0

@@ -42,8 +42,10 @@ def _print(found: Iterable[Finding], as_json: bool) -> None:
     bad = {finding.subject for finding in findings if finding.verdict == "bad"}
     if bad == {"memory"}:
         raise Failed("what is derived from the records of a memory store differs from them: walpool check --repair")
-    if bad:
+    if "integrity" in bad:
         raise CorruptError("the database is damaged")
+    if bad:
+        raise Failed(f"not in order: {', '.join(sorted(bad))}")
 
 
 COMMANDS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +29,7 @@ _HOMES: Final = {
     "langgraph_store": "walpool.langgraph.moving",
     "openai_agents": "walpool.openai_agents.moving",
 }
-_GO_ON: Final = "walpool migrate with --resume goes on from here"
+_REFUSED: Final = 2
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,19 +64,22 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
     options = _options(arguments)
     is_json = bool(arguments.json)
+    begun: list[bool] = []
     try:
         with progress_of_each(is_json, rate="rows") as shown:
-            report = migrate(arguments.source, arguments.target, options, shown)
+            report = migrate(arguments.source, arguments.target, options, shown, lambda: begun.append(True))
     except Refused as error:
         _print(error.report, is_json=is_json)
         raise
     except ConfigError:
         raise
     except KeyboardInterrupt:
-        raise Failed(f"interrupted; {_GO_ON}", _INTERRUPTED) from None
-    except Error as error:
-        said = str(error) if options.is_dry or options.verify else f"{error}; {_GO_ON}"
-        raise Failed(said, _INTERRUPTED) from error
+        raise Failed(f"interrupted; {_next(options, is_begun=bool(begun))}", _INTERRUPTED) from None
+    except (Error, OSError) as error:
+        is_begun = bool(begun) or getattr(error, "outcome", None) == "unknown"
+        mended = "" if getattr(error, "retryable", False) or not is_begun else "once that is mended, "
+        said = f"{error}; {mended}{_next(options, is_begun=is_begun)}"
+        raise Failed(said, _INTERRUPTED if is_begun else _REFUSED) from error
     _print(report, is_json=is_json)
     if report.is_dry and report.plan.obstacles:
         raise ConfigError(report.plan.obstacles[0])
@@ -85,10 +87,16 @@ def _migrate(arguments: argparse.Namespace) -> None:
         raise Failed("the target differs from the source: walpool migrate with --repair copies what differs", _DIFFERS)
 
 
+def _next(options: Options, *, is_begun: bool) -> str:
+    """Return what a migration that was stopped has left, and how to go on."""
+    if not is_begun:
+        return "nothing was written"
+    return f"walpool migrate with --{'repair' if options.repair else 'resume'} goes on from here"
+
+
 def _options(arguments: argparse.Namespace) -> Options:
-    from walpool.interchange import immovable_memory, move_memory
+    from walpool.interchange import MemoryMover
     from walpool.migrating import Options
-    from walpool.migrating.sets import Mover
 
     how, *files = arguments.on_bad or [None]
     known: dict[str | None, Any] = {None: None, "fail": "fail", "replace": "replace", "skip-to-file": "skip"}
@@ -109,12 +117,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         tenant=arguments.tenant,
         retire=arguments.retire,
         sets=_Sets(),
-        movers={
-            "memory": Mover(
-                move=partial(move_memory, tenant=arguments.tenant),
-                look=partial(immovable_memory, tenant=arguments.tenant),
-            )
-        },
+        movers={"memory": MemoryMover(arguments.tenant)},
     )
 
 
@@ -174,7 +177,8 @@ def _print_table(table: TableReport) -> None:
     counts = [f"{table.copied} copied"] if table.copied else []
     counts += [f"{table.skipped} skipped"] if table.skipped else []
     counts += [f"{table.replaced} replaced"] if table.replaced else []
-    counts += [f"{table.compared} compared"] if table.is_compared else []
+    counts += [f"{table.compared} compared"] if table.is_compared and not _is_a_whole(table) else []
+    counts += ["moved and compared"] if _is_a_whole(table) else []
     print(f"{harmless(table.name)}: {', '.join(counts)}: {'differs' if table.buckets else 'same'}")
     for said in table.buckets[:_SHOWN]:
         print(f"  {harmless(said)}")
@@ -185,11 +189,18 @@ def _print_table(table: TableReport) -> None:
             print(f"  {len(keys)} {what}: {some}{', ...' if len(keys) > _SHOWN else ''}")
 
 
+def _is_a_whole(table: TableReport) -> bool:
+    """Return whether it is a set that was moved as one, by whoever knows it."""
+    return table.name.startswith("set ")
+
+
 def _summary(report: Report) -> str:
-    copied = sum(table.copied for table in report.tables)
+    earlier = sum(table.earlier for table in report.tables)
+    copied = sum(table.copied for table in report.tables) - earlier
     seconds = report.seconds.get("copy", 0.0)
     rate = f" ({copied / seconds:,.0f} rows/s)" if copied and seconds > 0 else ""
-    said = [f"{copied} rows copied in {seconds:.1f} s{rate}"] if "copy" in report.seconds else []
+    before = f", {earlier} before" if earlier else ""
+    said = [f"{copied} rows copied in {seconds:.1f} s{rate}{before}"] if "copy" in report.seconds else []
     said += [f"compared in {report.seconds['verify']:.1f} s"] if "verify" in report.seconds else []
     said += [f"{report.repaired} rows repaired"] if report.repaired else []
     said += ["the source is marked as retired"] if report.is_retired else []

@@ -102,6 +102,7 @@ def put_in_checkpoint(plan: Plan) -> str:
     """Let `SqliteProvider` and restores go through walpool; return the seam."""
     stock = import_module("crewai.state.provider.sqlite_provider").SqliteProvider
     utilities = import_module("crewai.state.provider.utils")
+    from walpool.crewai import checkpoint
     from walpool.crewai.checkpoint import CheckpointFiles, WalpoolCheckpointProvider, is_checkpoint_location
 
     files = CheckpointFiles(**plan.settings)
@@ -114,6 +115,7 @@ def put_in_checkpoint(plan: Plan) -> str:
         return provider if type(found) is stock else found
 
     plan.undo.append(files.close)
+    plan.rebind(checkpoint, "_shared", files)
     plan.rebind(utilities, "detect_provider", detect_provider)
     # The methods rather than the class: whoever holds the class or an object of it already is reached as well.
     for name in ("checkpoint", "acheckpoint", "prune", "from_checkpoint", "afrom_checkpoint"):

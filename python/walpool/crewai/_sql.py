@@ -78,6 +78,7 @@ _FILE_CHECKPOINTS: Final = """CREATE TABLE IF NOT EXISTS checkpoints (
     data JSONB NOT NULL
 )"""
 
+_NO_LIMIT: Final = 1 << 62  # rows
 _MINE: Final = f"tenant = {TENANT} AND"
 
 _SERVER_MIGRATIONS: Final = (
@@ -316,8 +317,8 @@ def load_checkpoint(backend: Backend, checkpoint_id: str) -> Statement:
 
 
 def prune_checkpoints(backend: Backend, branch: str, max_keep: int) -> Statement:
-    """Return the statement that keeps the `max_keep` checkpoints of a branch that were stored last."""
-    return _PRUNE_CHECKPOINTS[backend], (branch, max_keep)
+    """Return the statement that keeps the `max_keep` checkpoints of a branch that were stored last; below 0, all."""
+    return _PRUNE_CHECKPOINTS[backend], (branch, _limit(max_keep))
 
 
 def save_long_term(
@@ -328,8 +329,16 @@ def save_long_term(
 
 
 def load_long_term(backend: Backend, task_description: str, latest_n: int) -> Statement:
-    """Return the query of what a task taught: metadata, datetime and score, the latest first, then the worst first."""
-    return _LOAD_LONG_TERM[backend], (task_description, latest_n)
+    """Return the query of what a task taught: metadata, datetime and score, the latest first, then the worst first.
+
+    A `latest_n` below 0 asks for all of it.
+    """
+    return _LOAD_LONG_TERM[backend], (task_description, _limit(latest_n))
+
+
+def _limit(number: int) -> int:
+    """Return a limit as both backends take it: to SQLite one below 0 is none, to PostgreSQL an error."""
+    return number if number >= 0 else _NO_LIMIT
 
 
 def _place(backend: Backend) -> tuple[Value, ...]:

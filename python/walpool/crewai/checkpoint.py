@@ -76,17 +76,18 @@ class CheckpointFiles:
         return partial(CheckpointFiles, **self._settings), ()
 
 
-_shared = CheckpointFiles()
+_shared = CheckpointFiles()  # of providers that were given none; the installation's, where there is one (`_seams`)
 
 
 class WalpoolCheckpointProvider(SqliteProvider):
     """A checkpoint provider for `CheckpointConfig(provider=...)`; what `SqliteProvider` is, on walpool.
 
     A subclass of it with its `provider_type`, since CrewAI accepts no other class. Works on every SQLite that Python
-    comes with, where CrewAI's own needs 3.45 to write.
+    comes with, where CrewAI's own needs 3.45 to write. On a server it keeps to the rows of the tenant that walpool is
+    installed for at the time.
     """
 
-    _files: CheckpointFiles = PrivateAttr(default_factory=lambda: _shared)
+    _files: CheckpointFiles | None = PrivateAttr(default=None)
 
     @classmethod
     def on(cls, files: CheckpointFiles) -> WalpoolCheckpointProvider:
@@ -95,12 +96,15 @@ class WalpoolCheckpointProvider(SqliteProvider):
         provider._files = files
         return provider
 
+    def _at(self, location: str) -> Reopening[Pool | PostgresPool]:
+        return (self._files or _shared).at(location)
+
     def checkpoint(self, data: str, location: str, *, parent_id: str | None = None, branch: str = "main") -> str:
         """Store a checkpoint in the file at `location`, durable when it returns; return `"<location>#<id>"`."""
         created_at = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
         checkpoint_id = f"{created_at}_{uuid.uuid4().hex[:8]}"
         row = (checkpoint_id, created_at, parent_id, branch, data)
-        self._files.at(location).use(lambda pool: pool.execute(*_sql.put_checkpoint(pool.backend, *row)))
+        self._at(location).use(lambda pool: pool.execute(*_sql.put_checkpoint(pool.backend, *row)))
         # What is returned goes into events and logs.
         return f"{canonical_url(location) if is_server(location) else location}#{checkpoint_id}"
 
@@ -112,7 +116,7 @@ class WalpoolCheckpointProvider(SqliteProvider):
         """Delete all checkpoints of a branch but the newest `max_keep`; return how many went."""
         if not is_server(location) and not os.path.exists(location):
             return 0
-        pruned = self._files.at(location).use(
+        pruned = self._at(location).use(
             lambda pool: pool.execute(*_sql.prune_checkpoints(pool.backend, branch, max_keep))
         )
         return pruned.rowcount
@@ -126,7 +130,7 @@ class WalpoolCheckpointProvider(SqliteProvider):
         path, _, checkpoint_id = location.rpartition("#")
         if not is_server(path) and not Path(path).is_file():  # opening it would make it
             raise ValueError(f"Checkpoint not found: {location}")
-        data = self._files.at(path).use(lambda pool: pool.fetchval(*_sql.load_checkpoint(pool.backend, checkpoint_id)))
+        data = self._at(path).use(lambda pool: pool.fetchval(*_sql.load_checkpoint(pool.backend, checkpoint_id)))
         if data is None:
             raise ValueError(f"Checkpoint not found: {checkpoint_id}")
         return str(data)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import walpool.memory
 from walpool.errors import NotSupportedError
 from walpool.interchange._export import export_memory
 from walpool.interchange._import import import_memory
-from walpool.interchange.stores import name_of
+from walpool.interchange.stores import is_secured, name_of
+from walpool.registry import get_pool
 from walpool.settings import Settings
 
-__all__ = ["immovable_memory", "move_memory"]
+if TYPE_CHECKING:
+    from walpool.memory import Collection
+    from walpool.postgres import PostgresPool
+
+__all__ = ["MemoryMover", "move_memory"]
 
 
 def move_memory(source: str, target: str, /, *, tenant: str | None = None) -> list[str]:
@@ -33,25 +40,51 @@ def move_memory(source: str, target: str, /, *, tenant: str | None = None) -> li
     return said or ([] if report.is_verified else ["the memories that were read back differ from those that were read"])
 
 
-def immovable_memory(source: str, target: str, /, *, tenant: str | None = None) -> list[str]:
-    """Return why a database cannot hold the memories of another one, in sentences; writes nothing.
+@dataclass(frozen=True, slots=True)
+class MemoryMover:
+    """Moves memories in a migration, for `walpool.migrating.Options(movers={"memory": MemoryMover()})`.
 
-    Args:
-        source: path or URL.
-        target: path or URL; it need not be there.
+    Attributes:
         tenant: only what is this tenant's; None is all of them.
     """
+
+    tenant: str | None = None
+
+    def __call__(self, source: str, target: str, /) -> list[str]:
+        """Do what `move_memory` does."""
+        return move_memory(source, target, tenant=self.tenant)
+
+    def look(self, source: str, target: str, /) -> tuple[list[str], list[str]]:
+        """Return why the memories cannot be moved, and which of them are; in sentences."""
+        if self.tenant is None and is_secured(source, {}):
+            return ["row-level security shows the memories of one tenant at a time: say whose, by --tenant"], []
+        try:
+            found = walpool.memory.collections(source, tenant=self.tenant or None)
+        except NotSupportedError:  # another version's, which the export brings up to date, or refuses
+            found = []
+        going = [each for each in found if self.tenant in (None, each.tenant)]
+        notes = [f"memories: {_counted(going)} as walpool export and walpool import take them"]
+        if staying := [each for each in found if each not in going]:
+            notes.append(f"memories of other tenants stay, each goes by itself (--tenant): {_counted(staying)}")
+        return _obstacles(target, going), notes
+
+
+def _counted(collections: list[Collection]) -> str:
+    return ", ".join(f"{each.records} of {name_of(each.tenant, each.collection)}" for each in collections) or "none"
+
+
+def _obstacles(target: str, going: list[Collection]) -> list[str]:
     if Settings.load(target).path is not None:
         return []
+    from walpool.memory.postgres import lacking  # here: psycopg is an extra
     from walpool.postgres.spelling.vectors import MOST_DIMS
 
-    try:
-        found = walpool.memory.collections(source)
-    except NotSupportedError:  # of an older walpool: brought up to date when they are moved, and not for a look
-        return []
-    return [
-        f"the collection {name_of(each.tenant, each.collection)} has embeddings of {each.dims} dims: pgvector holds "
-        f"{MOST_DIMS} at most"
-        for each in found
-        if each.dims is not None and each.dims > MOST_DIMS and tenant in (None, each.tenant)
-    ]
+    with get_pool(target) as pool:
+        lacks = lacking(cast("PostgresPool", pool))
+    if lacks is not None:
+        return [lacks]
+    if long := [each for each in going if each.dims is not None and each.dims > MOST_DIMS]:
+        return [f"pgvector holds embeddings of up to {MOST_DIMS} dims, and these are longer: {_counted(long)}"]
+    if is_secured(target, {}) and (homeless := [each for each in going if not each.tenant]):
+        return [f"row-level security has a place for tenants alone, and these are no tenant's: {_counted(homeless)}"]
+    return []

@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from walpool import schema
 from walpool.errors import ClosedError, ConfigError, NotSupportedError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 _Backend: TypeAlias = Literal["sqlite", "postgres"]
+_CLOSED: Final = "the database was closed by close()"
 
 
 class Tables(NamedTuple):
@@ -62,7 +63,10 @@ class Handles:
         self._owned: list[Pool | PostgresPool | AsyncPool | AsyncPostgresPool] = []
         self._is_migrated = False
         self._is_closed = False
-        self._lock = threading.Lock()  # guards the opening of either pool
+        self._lock = threading.Lock()  # guards which pools there are; held for an instant, since event loops take it
+        # Held by the thread that reaches the server, or makes the tables: threads wait for it, and no event loop. A
+        # loop that did would keep the readers that its tasks have, and that thread may be waiting for one.
+        self._opening = threading.Lock()
         self._target: str | os.PathLike[str] | None = None
         if target is None or isinstance(target, (str, os.PathLike)):
             # Refuses what is wrong now, rather than at the first use. A tenant is the pool's, and no setting.
@@ -86,22 +90,17 @@ class Handles:
 
     def pool(self) -> Pool | PostgresPool:
         """Return the synchronous pool, its tables up to date."""
-        if self._pool is None or not self._is_migrated:
-            with self._lock:
-                self._refuse_if_closed()
-                if self._pool is None:
-                    other = self._async_pool
-                    is_server = other is not None and other.backend == "postgres"
-                    self._pool = self._own(
-                        sync_twin(other) if other and is_server else get_pool(self._where(), **self._settings)
-                    )
+        pool = self._pool
+        if pool is None or not self._is_migrated:
+            with self._opening:
+                pool = self._opened()
                 if not self._is_migrated:
                     for tables in self._tables:
-                        if tables.needs and self.backend == "postgres" and not self._pool.fetchval(tables.needs[0]):
-                            raise NotSupportedError(f"{tables.needs[1]} [{self._pool.path}]")
-                        schema.migrate(self._pool, tables.name, tables.migrations[self.backend])
+                        if tables.needs and self.backend == "postgres" and not pool.fetchval(tables.needs[0]):
+                            raise NotSupportedError(f"{tables.needs[1]} [{pool.path}]")
+                        schema.migrate(pool, tables.name, tables.migrations[self.backend])
                     self._is_migrated = True
-        return self._pool
+        return pool
 
     async def async_pool(self) -> AsyncPool | AsyncPostgresPool:
         """Return the asynchronous pool, its tables up to date."""
@@ -147,6 +146,25 @@ class Handles:
         for async_pool in last:
             await async_pool.close()
 
+    def _opened(self) -> Pool | PostgresPool:
+        """Return the synchronous pool, opened if there is none yet; under `_opening`."""
+        with self._lock:
+            self._refuse_if_closed()
+            if self._pool is not None:
+                return self._pool
+            other = self._async_pool
+            if self.backend == "sqlite":  # under the lock: of `:memory:` each opening would make another file
+                opened: Pool | PostgresPool = self._own(get_pool(self._where(), **self._settings))
+                self._pool = opened
+                return opened
+        opened = sync_twin(other) if other else get_pool(self._where(), **self._settings)
+        with self._lock:
+            if not self._is_closed:
+                self._pool = self._own(opened)
+                return opened
+        opened.close()
+        raise ClosedError(_CLOSED)
+
     def _take(self) -> list[Pool | PostgresPool | AsyncPool | AsyncPostgresPool]:
         with self._lock:
             self._is_closed = True
@@ -163,7 +181,7 @@ class Handles:
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
-            raise ClosedError("the database was closed by close()")
+            raise ClosedError(_CLOSED)
 
 
 def _close_from_here(pool: AsyncPool | AsyncPostgresPool) -> None:

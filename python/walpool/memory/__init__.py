@@ -39,6 +39,7 @@ from walpool.memory.records import (
 from walpool.memory.sqlite import AsyncSqliteMemoryStore, SqliteMemoryStore
 from walpool.pool import Pool
 from walpool.registry import get_async_pool, get_pool
+from walpool.settings import Settings
 
 if TYPE_CHECKING:
     from walpool.aio import AsyncPool
@@ -112,10 +113,10 @@ def open(  # noqa: A001 - as in walpool.memory.open
         NotSupportedError: the file's memory tables come from a newer walpool.
         StorageError: the file cannot be opened.
     """
+    _refuse(Settings.load(url, **settings), tenancy, index)
     pool = get_pool(url, tenant=tenant if tenancy == "rls" else None, **settings)
     try:
         if isinstance(pool, Pool):
-            _refuse(tenancy, index)
             return SqliteMemoryStore(pool, tenant=tenant, collection=collection, words=words)
         return PostgresMemoryStore(
             pool, tenant=tenant, collection=collection, words=words, tenancy=tenancy, index=index
@@ -150,6 +151,7 @@ def open_async(
     Raises:
         ConfigError: a setting is wrong. What opening the file can raise (see `open`) is raised by the call that does.
     """
+    _refuse(Settings.load(url, **settings), tenancy, index)
     pool = get_async_pool(url, tenant=tenant if tenancy == "rls" else None, **settings)
     if pool.backend == "postgres":
         return AsyncPostgresMemoryStore(
@@ -160,10 +162,9 @@ def open_async(
             tenancy=tenancy,
             index=index,
         )
-    _refuse(tenancy, index)
     return AsyncSqliteMemoryStore(cast("AsyncPool", pool), tenant=tenant, collection=collection, words=words)
 
 
-def _refuse(tenancy: str | None, index: str | None) -> None:
-    if tenancy is not None or index is not None:
-        raise ConfigError("tenancy= and index= are for PostgreSQL; a file has neither")
+def _refuse(settings: Settings, tenancy: str | None, index: str | None) -> None:
+    if settings.path is not None and (tenancy is not None or index is not None):
+        raise ConfigError(f"tenancy= and index= are for PostgreSQL; a file has neither [{settings.path}]")

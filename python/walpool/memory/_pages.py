@@ -252,7 +252,8 @@ def _canonical(value: object) -> str:
     """Return a text that equal arguments share and others do not; types are told apart."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return type(value).__name__ + _canonical(fields)
+        # Most are None in a query, and none of them is worth its text.
+        return type(value).__name__ + _canonical({name: each for name, each in fields.items() if each is not None})
     if isinstance(value, Mapping):
         pairs = sorted((_canonical(key), _canonical(item)) for key, item in value.items())
         return "{" + ",".join(f"{key}:{item}" for key, item in pairs) + "}"

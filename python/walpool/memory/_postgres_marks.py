@@ -171,7 +171,11 @@ def _marks(marks: Iterable[str]) -> str:
 def _mark(space: Space, kind: str, *what: str) -> str:
     digest = _of_space(space.tenant, space.collection).copy()
     # With its length in front, since a name may hold anything.
-    digest.update("".join(f"{len(text)}:{text}" for text in (kind, *what)).encode("utf-8", "surrogatepass"))
+    named = "".join(f"{len(text)}:{text}" for text in (kind, *what))
+    try:
+        digest.update(named.encode())
+    except UnicodeEncodeError:
+        raise DataError("a category or a key of metadata has a lone surrogate, which UTF-8 has not") from None
     return digest.hexdigest()
 
 

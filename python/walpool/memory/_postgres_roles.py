@@ -39,8 +39,9 @@ def init_sql(
     """Return the SQL of roles, tables, policies and grants, one transaction; for a superuser, or who may as much.
 
     Args:
-        owner: the role that owns the tables; made if it is not there, as are the others.
-        app: the role that stores log in as.
+        owner: the role that owns the tables; made if it is not there, as are the others. Memory tables that are there
+            become its own.
+        app: the role that stores log in as; it may be the one that owned the tables before.
         reader: the role that may only look.
         version: which version of the memory tables the database has; 0 if it has none.
         hnsw_dims: also make an HNSW index for embeddings of this length.
@@ -56,8 +57,17 @@ def init_sql(
         f"GRANT USAGE, CREATE ON SCHEMA public TO {its}",
         f"GRANT USAGE ON SCHEMA public TO {apps}, {readers}",
         f"GRANT {its} TO CURRENT_USER",
+        # Where other sets of tables made it, it stays whose it is: they have versions there too.
+        f"""DO $schema$ BEGIN
+    IF to_regclass('walpool_schema') IS NULL THEN
+        CREATE TABLE walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL);
+        ALTER TABLE walpool_schema OWNER TO {its};
+    END IF;
+END $schema$""",
+        f"GRANT SELECT, INSERT, UPDATE ON walpool_schema TO {its}",
+        f"GRANT SELECT ON walpool_schema TO {apps}, {readers}",
+        *(f"ALTER TABLE {table} OWNER TO {its}" for table in TABLES if version),
         f"SET LOCAL ROLE {its}",
-        "CREATE TABLE IF NOT EXISTS walpool_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL)",
         *(sql for migration in MIGRATIONS[version:] for sql in migration),
         f"""INSERT INTO walpool_schema (name, version) VALUES ('memory', {len(MIGRATIONS)})
     ON CONFLICT (name) DO UPDATE SET version = excluded.version""",
@@ -73,7 +83,6 @@ def init_sql(
     parts += [
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {listed} TO {apps}",
         f"GRANT SELECT ON {listed} TO {readers}",
-        f"GRANT SELECT ON walpool_schema TO {apps}, {readers}",
         "COMMIT",
     ]
     return "".join(f"{part};\n" for part in parts)
@@ -96,12 +105,12 @@ def trusted(name: str) -> Read[ConfigError | None]:
         if reason is not None:
             return ConfigError(
                 f"tenancy='rls': the role of the connection {reason}, so that the policies would not hold; connect as "
-                f"the app's role (walpool pg-init --print-sql) [{name}]"
+                f"the app's role (walpool pg-init makes one) [{name}]"
             )
         if secured < len(TABLES):
             return ConfigError(
-                "tenancy='rls': row-level security is not on, and forced, for every memory table; have the owner run "
-                f"what walpool pg-init --print-sql prints [{name}]"
+                "tenancy='rls': row-level security is not on, and forced, for every memory table; have a superuser run "
+                f"walpool pg-init on this database, or what it prints with --print-sql [{name}]"
             )
         return None
 
@@ -116,6 +125,6 @@ END $roles$"""
 
 
 def _quoted(name: str) -> str:
-    if "\0" in name or "$roles$" in name:
+    if any(part in name for part in ("\0", "$roles$", "$schema$")):
         raise ConfigError("a role has another name")
     return '"' + name.replace('"', '""') + '"'

@@ -264,7 +264,7 @@ def _nearest_rows(
         # LIMIT: the server expects that half of all are looked at, and would read the table for them once more.
         source = f"""WITH halves AS MATERIALIZED ({halves})
             SELECT h.key, {scored} AS score, v.embedding
-            FROM halves AS h LEFT JOIN LATERAL (SELECT v.embedding FROM memory_vectors AS v
+            FROM halves AS h LEFT JOIN LATERAL (SELECT v.embedding, v.norm FROM memory_vectors AS v
                 WHERE v.tenant = ?1 AND v.collection = ?2 AND v.key = h.key LIMIT 1) AS v ON true
             WHERE {may_be} AND coalesce(h.middle + h.error >= (SELECT middle - error AS least FROM halves
                 WHERE {is_behind} ORDER BY least DESC NULLS LAST LIMIT 1 OFFSET {wanted} - 1), true)"""

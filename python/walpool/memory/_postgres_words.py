@@ -22,13 +22,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
+from walpool.memory import _words
 from walpool.memory._operations import Given, Space
 from walpool.memory._words import Option, Term, Tokenizer, Typed
 
 __all__ = ["Indexed", "Lookup", "alone", "either", "every", "folded", "indexed", "lexemes", "raw"]
 
 _TOKEN: Final = re.compile("(?:[^\\W_]|[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd])+")
-_MARKS: Final = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")  # combining
 _LONGEST: Final = 500  # characters of a word; a lexeme has 2,046 bytes at most
 _PLACES: Final = 255
 _LAST_PLACE: Final = 16_383
@@ -113,11 +113,9 @@ def lexemes(query: str, tokenizer: Tokenizer) -> Typed | None:
 
 
 def folded(text: str) -> str:
-    """Return a text without case and accents."""
-    text = text.lower()
-    if text.isascii():
-        return text
-    return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", text)))
+    """Return a text without case and accents, put together again as Unicode's NFC is."""
+    text = _words.folded(text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _tokens(text: str) -> list[str]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 
 from walpool.errors import DataError
@@ -74,9 +75,12 @@ def save(space: Space, records: Sequence[Record]) -> Write[None]:
             for number, record in enumerate(saved[start : start + _MOST], start + 1)
         ]
         statements.append((_RECORDS, (*owner, _json(rows), len(saved))))
-    if bare := [record.id for record in saved if record.embedding is None]:
+    # Of one scope next to each other: a search there reads half as many pages.
+    by_scope = sorted(saved, key=attrgetter("scope"))
+    if bare := [record.id for record in by_scope if record.embedding is None]:
         statements.append(_scoped(space, bare))
-    statements += _vectors(space, [(record.id, record.embedding) for record in saved if record.embedding is not None])
+    pairs = [(record.id, record.embedding) for record in by_scope if record.embedding is not None]
+    statements += _vectors(space, pairs)
     return Write(statements, nothing, reads.refusal(space, packed))
 
 

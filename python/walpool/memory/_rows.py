@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from walpool.errors import DataError
 from walpool.memory._operations import encoded
-from walpool.memory.records import Changes, DimsError, EmbeddingError, Record
+from walpool.memory.records import Changes, DimsError, EmbeddingError, Record, utc
 from walpool.types import Row
 
 __all__ = ["COLUMNS", "changed", "embeddings", "meets", "metadata_text", "micros", "record", "time", "values"]
@@ -82,9 +82,12 @@ def time(micros: int) -> datetime:
 
 
 def micros(time: datetime) -> int:
-    """Return a time as the tables hold it: microseconds since 1970, UTC."""
-    aware = time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time
-    return (aware - _EPOCH) // _MICROSECOND
+    """Return a time as the tables hold it: microseconds since 1970, UTC.
+
+    Raises:
+        DataError: it could not be given back.
+    """
+    return (utc(time) - _EPOCH) // _MICROSECOND
 
 
 def meets(metadata: str, wanted: Mapping[Any, Any]) -> bool:

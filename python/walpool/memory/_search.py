@@ -16,12 +16,12 @@ from typing import Any, Final, Generic, Protocol, TypeVar, get_args
 
 from walpool.errors import DataError
 from walpool.memory import _pages, _words
-from walpool.memory._operations import Read, Search, Space, Steps, ask
+from walpool.memory._operations import MOST, Read, Search, Space, Steps, ask
 from walpool.memory._pages import MOST_ENTRIES, Entry, WindowPage
 from walpool.memory._ranking import Facts, Found, Ranked, join, rank
 from walpool.memory._rows import micros
 from walpool.memory._words import Typed
-from walpool.memory.records import DimsError, Hit, Hits, Metric, Mode, Query, Record
+from walpool.memory.records import DimsError, Hit, Hits, Metric, Mode, Query, Record, packed
 from walpool.types import Row
 
 __all__ = ["SCALE", "Chosen", "Finder", "Ground", "Matches", "facts_by_key"]
@@ -135,8 +135,11 @@ class Finder(ABC, Generic[G]):
             asked = replace(asked, embedding=None)
         elif asked.embedding is None:
             raise DataError(f"a search by {mode} needs an embedding")
-        elif mode == "vector":
-            return self.nearest(space, asked, asked.embedding)
+        else:
+            embedding = packed(asked.embedding)
+            if mode == "vector":
+                return self.nearest(space, asked, embedding)
+            asked = replace(asked, embedding=embedding)
         is_any = mode == "hybrid"
         typed = None if asked.text is None else _words.parse(asked.text, _tokenizer(space), any_part=is_any)
         return self._window(space, asked, typed)
@@ -173,7 +176,7 @@ class Finder(ABC, Generic[G]):
         """Return the reads of a whole window, and the page that it would be carried on with."""
         now = micros(datetime.now(timezone.utc))
         chosen = Chosen(space, asked.query, (yield from self.narrowed(space, asked.query)))
-        depth = max(asked.limit, min(MOST_ENTRIES, max(_LEAST, _DEEPER * asked.limit)))
+        depth = min(max(asked.limit, min(MOST_ENTRIES, max(_LEAST, _DEEPER * asked.limit))), MOST)
         if asked.fts is not None:
             matches = yield from self.of_query(ground, chosen, asked.fts, depth=depth)
         elif typed is None:

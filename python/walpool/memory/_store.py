@@ -103,9 +103,9 @@ class Store:
         """Take over `pool` and bring its memory tables up to date."""
         self._pool = pool
         self._sql = backend
-        space = operations.space(tenant, collection, words)
+        self._space = operations.space(tenant, collection, words)
         self._prepare()
-        self._space = _opened(self._read(backend.opened(space, words)))
+        self._space = _opened(self._read(backend.opened(self._space, words)))
 
     @property
     def tenant(self) -> str:
@@ -438,7 +438,11 @@ class AsyncStore:
 
     async def __aenter__(self) -> Self:
         """Return the store, its tables up to date."""
-        await self._ready()
+        try:
+            await self._ready()
+        except BaseException:
+            await self.close()  # nobody enters, and so nobody leaves
+            raise
         return self
 
     async def __aexit__(

@@ -27,7 +27,7 @@ from walpool.errors import DataError
 
 __all__ = [
     "Lookup", "Option", "Term", "Tokenizer", "Typed", "alone", "anything", "counter", "either", "every", "excerpt",
-    "parse",
+    "folded", "parse",
 ]  # fmt: skip
 
 Tokenizer: TypeAlias = Literal["unicode61", "trigram"]
@@ -44,6 +44,9 @@ _WORD: Final = re.compile(r"[^\W_]+")
 _BETWEEN: Final = re.compile(r"[\W_]+")
 _TO_SPACE: Final = {code: " " for code in range(128) if not chr(code).isalnum()}
 _MARKS: Final = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")  # combining
+# Small letters that are another form of one to FTS5, as to Unicode's case folding, and not to `lower()`: micro, long s,
+# sigma at the end of a word, and their like.
+_OTHER_FORM: Final = re.compile("[\u00b5\u017f\u03c2\u03d0\u03d1\u03d5\u03d6\u03f0\u03f1\u03f5\u1e9b\u1fbe]")
 _QUOTES: Final = str.maketrans("“”„‟«»", '""""""')
 # A phrase, a word up to the next quote, or a quote without a partner. Right behind a phrase a new word begins.
 _PIECES: Final = re.compile(r'(?P<minus>(?<!\S)-)?"(?P<phrase>[^"]*)"(?P<star>\*?)|(?P<word>[^\s"]+)|"')
@@ -147,17 +150,17 @@ def anything(typed: Typed) -> str | None:
 def counter(typed: Typed) -> Callable[[str], list[int]]:
     """Return what counts the terms in a content: for each, how often it occurs, about as the tokenizer sees it."""
     if typed.tokenizer == "trigram":
-        parts = [[_folded(option.text) for option in term.options] for term in typed.terms]
-        return lambda content: _count_parts(parts, _folded(content))
-    words = [[f" {_folded(o.text)} " for o in term.options if _is_word(o)] for term in typed.terms]
+        parts = [[folded(option.text) for option in term.options] for term in typed.terms]
+        return lambda content: _count_parts(parts, folded(content))
+    words = [[f" {folded(o.text)} " for o in term.options if _is_word(o)] for term in typed.terms]
     phrases = [(number, _phrase(o)) for number, term in enumerate(typed.terms) for o in term.options if not _is_word(o)]
 
     def count(content: str) -> list[int]:
-        folded = _folded(content)
-        spaced = _spaced(folded)
+        text = folded(content)
+        spaced = _spaced(text)
         counts = [sum(map(spaced.count, options)) for options in words]
         for number, phrase in phrases:
-            counts[number] += len(phrase.findall(folded))
+            counts[number] += len(phrase.findall(text))
         return counts
 
     return count
@@ -187,14 +190,23 @@ def excerpt(typed: Typed, content: str, marks: tuple[str, str]) -> str | None:
     return ("…" if start else "") + marked + content[behind:end] + ("…" if end < len(content) else "")
 
 
+def folded(text: str) -> str:
+    """Return a text without case and accents, taken apart as Unicode's NFD is."""
+    text = text.lower()
+    if text.isascii():
+        return text
+    text = _OTHER_FORM.sub(lambda found: found[0].casefold(), text)
+    return _MARKS.sub("", unicodedata.normalize("NFD", text))
+
+
 def _in_words(typed: Typed, content: str) -> Iterator[tuple[int, int, int]]:
     """Yield where each term stands: start, end, its number."""
     if content.isascii():
         found = [(match.start(), match.end(), match[0]) for match in _WORD.finditer(content.lower())]
     else:
-        found = [(match.start(), match.end(), _folded(match[0])) for match in _WORD.finditer(content)]
+        found = [(match.start(), match.end(), folded(match[0])) for match in _WORD.finditer(content)]
     wanted = [
-        (_WORD.findall(_folded(option.text)), option.is_prefix, number)
+        (_WORD.findall(folded(option.text)), option.is_prefix, number)
         for number, term in enumerate(typed.terms)
         for option in term.options
     ]
@@ -334,27 +346,21 @@ def _patterns(text: str) -> list[str]:
     return ["%" + re.sub("[!%_]", r"!\g<0>", form) + "%" for form in forms]
 
 
-def _spaced(folded: str) -> str:
+def _spaced(text: str) -> str:
     """Return a folded text with two spaces between its words, so that each has its own two."""
-    if folded.isascii():
-        return f" {folded.translate(_TO_SPACE).replace(' ', '  ')} "
-    return f" {_BETWEEN.sub('  ', folded)} "
-
-
-def _folded(text: str) -> str:
-    """Return a text without case and accents."""
-    text = text.lower()
-    return text if text.isascii() else _MARKS.sub("", unicodedata.normalize("NFD", text))
+    if text.isascii():
+        return f" {text.translate(_TO_SPACE).replace(' ', '  ')} "
+    return f" {_BETWEEN.sub('  ', text)} "
 
 
 def _is_word(option: Option) -> bool:
-    return not option.is_prefix and _WORD.fullmatch(_folded(option.text)) is not None
+    return not option.is_prefix and _WORD.fullmatch(folded(option.text)) is not None
 
 
 def _phrase(option: Option) -> re.Pattern[str]:
-    words = r"[\W_]+".join(_WORD.findall(_folded(option.text)))
+    words = r"[\W_]+".join(_WORD.findall(folded(option.text)))
     return re.compile(rf"(?<![^\W_]){words}" + ("" if option.is_prefix else r"(?![^\W_])"))
 
 
-def _count_parts(parts: list[list[str]], folded: str) -> list[int]:
-    return [sum(folded.count(part) for part in options if part) for options in parts]
+def _count_parts(parts: list[list[str]], text: str) -> list[int]:
+    return [sum(text.count(part) for part in options if part) for options in parts]

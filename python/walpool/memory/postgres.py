@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from walpool import schema
-from walpool.errors import ConfigError, IntegrityError, ProgrammingError
+from walpool.errors import ConfigError, Error, IntegrityError, NotSupportedError, ProgrammingError
 from walpool.memory import _postgres_hnsw as hnsw
 from walpool.memory import _postgres_sql as reads
 from walpool.memory import _postgres_upkeep as upkeep
 from walpool.memory import _postgres_writes as writes
 from walpool.memory._operations import Result, Statement, Steps
+from walpool.memory._postgres_needs import hidden, missing
 from walpool.memory._postgres_roles import init_sql, trusted
 from walpool.memory._postgres_schema import MIGRATIONS
 from walpool.memory._postgres_search import PostgresFinder
@@ -24,7 +25,7 @@ from walpool.memory._store import AsyncStore, Backend, Store, drive, drive_async
 if TYPE_CHECKING:
     from walpool.postgres import AsyncPostgresPool, PostgresPool
 
-__all__ = ["AsyncPostgresMemoryStore", "PostgresMemoryStore", "init_sql"]
+__all__ = ["AsyncPostgresMemoryStore", "PostgresMemoryStore", "init_sql", "lacking"]
 
 T = TypeVar("T")
 
@@ -66,8 +67,9 @@ class PostgresMemoryStore(Store):
             `compact`. None: every search is exact.
 
     Raises:
-        ConfigError: the collection was begun with another word index; `tenancy` or `index` is no such thing, or the
-            connection's role stands above row-level security.
+        ConfigError: the collection was begun with another word index; `tenancy` or `index` is no such thing; under
+            `rls` the pool names another tenant, or the connection's role stands above row-level security; or it stands
+            under it without `tenancy`.
         NotSupportedError: the memory tables come from a newer walpool; the server lacks pgvector.
     """
 
@@ -82,7 +84,7 @@ class PostgresMemoryStore(Store):
         index: str | None = None,
     ) -> None:
         """Take over `pool` and bring its memory tables up to date."""
-        self._is_secured = _is_secured(tenancy, tenant)
+        self._is_secured = _is_secured(tenancy, tenant, pool)
         super().__init__(pool, _backend(index), tenant=tenant, collection=collection, words=words)
         self._index()
 
@@ -102,7 +104,12 @@ class PostgresMemoryStore(Store):
 
     def _prepare(self) -> None:
         if not self._is_secured:
-            super()._prepare()
+            try:
+                super()._prepare()
+            except (NotSupportedError, ProgrammingError):
+                _refuse(_unsupported(self._read(missing()), self.pool.path))
+                raise
+            _refuse(self._read(hidden(self.tenant, self.pool.path)))
             return
         _refuse(_version_error(schema.version(self.pool, "memory"), self.pool.path))
         _refuse(self._read(trusted(self.pool.path)))
@@ -150,7 +157,7 @@ class AsyncPostgresMemoryStore(AsyncStore):
         index: str | None = None,
     ) -> None:
         """Take over `pool`."""
-        self._is_secured = _is_secured(tenancy, tenant)
+        self._is_secured = _is_secured(tenancy, tenant, pool)
         super().__init__(pool, _backend(index), tenant=tenant, collection=collection, words=words)
 
     @property
@@ -169,7 +176,12 @@ class AsyncPostgresMemoryStore(AsyncStore):
 
     async def _prepare(self) -> None:
         if not self._is_secured:
-            await super()._prepare()
+            try:
+                await super()._prepare()
+            except (NotSupportedError, ProgrammingError):
+                _refuse(_unsupported(await self._read(missing()), self.pool.path))
+                raise
+            _refuse(await self._read(hidden(self.tenant, self.pool.path)))
             await self._index()
             return
         _refuse(_version_error(await schema.version_async(self.pool, "memory"), self.pool.path))
@@ -192,18 +204,33 @@ class AsyncPostgresMemoryStore(AsyncStore):
         return await self.pool.batch(statements, key=_key(self))
 
 
+def lacking(pool: PostgresPool) -> str | None:
+    """Return what a server lacks for the memory tables, in words; None where they are there, or can be made."""
+    if schema.version(pool, "memory") == len(MIGRATIONS):
+        return None
+    read = missing()
+    return read.decode(pool.fetch(read.sql, read.params))
+
+
 def _backend(index: str | None) -> Backend:
     if index not in (None, "hnsw"):
         raise ConfigError(f"index={index!r} is not accepted: use 'hnsw', or None for exact searches")
     return _POSTGRES if index is None else _HNSW
 
 
-def _is_secured(tenancy: str | None, tenant: str) -> bool:
+def _is_secured(tenancy: str | None, tenant: str, pool: PostgresPool | AsyncPostgresPool) -> bool:
     if tenancy not in (None, "rls"):
         raise ConfigError(f"tenancy={tenancy!r} is not accepted: use 'rls', or None")
-    if tenancy == "rls" and not tenant:
+    if tenancy is None:
+        return False
+    if not tenant:
         raise ConfigError("tenancy='rls' needs a tenant")
-    return tenancy == "rls"
+    if pool.tenant != tenant:  # the server would show the store no rows, and refuse it all writes
+        raise ConfigError(
+            f"tenancy='rls': the pool names another tenant than the store, or none; open it with the store's tenant= "
+            f"[{pool.path}]"
+        )
+    return True
 
 
 def _version_error(found: int, name: str) -> ConfigError | None:
@@ -211,11 +238,15 @@ def _version_error(found: int, name: str) -> ConfigError | None:
         return None
     return ConfigError(
         f"tenancy='rls': the memory tables have version {found} and not {len(MIGRATIONS)}; they are the owner's to "
-        f"make: have it run what walpool pg-init --print-sql prints [{name}]"
+        f"make: have a superuser run walpool pg-init on this database, or what it prints with --print-sql [{name}]"
     )
 
 
-def _refuse(reason: ConfigError | None) -> None:
+def _unsupported(what: str | None, name: str) -> NotSupportedError | None:
+    return None if what is None else NotSupportedError(f"{what} [{name}]")
+
+
+def _refuse(reason: Error | None) -> None:
     if reason is not None:
         raise reason
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from math import isfinite
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeGuard
 
 from walpool.errors import DataError
 from walpool.memory import _html
@@ -33,7 +33,9 @@ __all__ = [
     "Weights",
     "normalize_scope",
     "pack",
+    "packed",
     "unpack",
+    "utc",
 ]
 
 _SHOWN: Final = 10  # elements of a page, in its repr
@@ -79,8 +81,10 @@ def pack(embedding: Iterable[float] | bytes) -> bytes:
         EmbeddingError: it is empty, its bytes are not a whole number of floats, or it holds a NaN, an infinity, or a
             number too large for a float32.
     """
-    if isinstance(embedding, bytes) and len(embedding) % 4:
-        raise EmbeddingError(f"a packed embedding has 4 bytes a dimension, not {len(embedding)} bytes in all")
+    if _is_packed(embedding):
+        embedding = bytes(embedding)
+        if len(embedding) % 4:
+            raise EmbeddingError(f"a packed embedding has 4 bytes a dimension, not {len(embedding)} bytes in all")
     try:
         values = array("f", embedding)
     except OverflowError:  # an int too large even for a float64
@@ -95,6 +99,21 @@ def pack(embedding: Iterable[float] | bytes) -> bytes:
     if sys.byteorder == "big":
         values.byteswap()
     return values.tobytes()
+
+
+def packed(embedding: object) -> bytes:
+    """Return what was given as a packed embedding as bytes; its numbers are not looked at.
+
+    Raises:
+        EmbeddingError: it is something else, such as the numbers themselves.
+    """
+    if isinstance(embedding, bytes):
+        return embedding
+    if _is_packed(embedding):
+        return bytes(embedding)
+    raise EmbeddingError(
+        f"an embedding is given packed, not as a {type(embedding).__name__}: pack(numbers) makes it so"
+    )
 
 
 def unpack(blob: bytes) -> list[float]:
@@ -148,14 +167,18 @@ class Record:
     """Whether only its source should see it; kept for the caller, who decides."""
 
     def __post_init__(self) -> None:
-        """Normalize the scope and the times, and refuse what no store could give back."""
+        """Bring the fields into one form, and refuse what no store could give back."""
         if not self.id:
             raise DataError("a record needs an id")
         if not 0.0 <= self.importance <= 1.0:
             raise DataError("the importance of a record lies between 0 and 1")
+        if type(self.importance) is not float:
+            object.__setattr__(self, "importance", float(self.importance))
+        if self.embedding is not None:
+            object.__setattr__(self, "embedding", packed(self.embedding))
         object.__setattr__(self, "scope", normalize_scope(self.scope))
-        object.__setattr__(self, "created_at", _utc(self.created_at))
-        object.__setattr__(self, "accessed_at", _utc(self.accessed_at))
+        object.__setattr__(self, "created_at", utc(self.created_at))
+        object.__setattr__(self, "accessed_at", utc(self.accessed_at))
 
     def __repr__(self) -> str:
         """Return the fields, a long text shortened and the embedding as its length."""
@@ -210,7 +233,7 @@ class Query:
         for name in ("created_after", "created_before", "accessed_before"):
             time = getattr(self, name)
             if time is not None:
-                object.__setattr__(self, name, _utc(time))
+                object.__setattr__(self, name, utc(time))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,8 +378,21 @@ def _listed(name: str, lines: list[str], page: Records | Hits) -> str:
     return "\n  ".join([f"<{name}: {len(page)}{behind}", *lines, *left_out]) + ">"
 
 
-def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+def _is_packed(embedding: object) -> TypeGuard[bytes | bytearray | memoryview]:
+    # A view of floats is numbers, whatever its bytes are.
+    return isinstance(embedding, (bytes, bytearray)) or (isinstance(embedding, memoryview) and embedding.itemsize == 1)
+
+
+def utc(time: datetime) -> datetime:
+    """Return a time in UTC; one without a zone is taken as UTC.
+
+    Raises:
+        DataError: UTC has no such time that Python can tell.
+    """
+    try:
+        return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+    except OverflowError:
+        raise DataError("a time lies before the year 1 or behind the year 9999 in UTC") from None
 
 
 _PUBLIC = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from walpool.migrating import _sqlite_sql
 from walpool.migrating.plan import Plan
-from walpool.migrating.sets import OWN, set_of
+from walpool.migrating.sets import DERIVED, OWN, LooksAhead, set_of
 
 if TYPE_CHECKING:
     from walpool.migrating._own import Own
@@ -42,11 +42,20 @@ def choose(source: Side, plan: Plan, options: Options, own: Own) -> list[str]:
     plan.tables = [table for table in plan.tables if owners.get(table.name, "") is None and table.name in wanted]
     plan.moved = sorted(asked & set(options.movers))
     chosen = sorted(owner for owner, why in lacking.items() if not why)
-    # The triggers of a set are made with it.
-    made = tuple(f"a trigger of {name}:" for name, owner in owners.items() if owner in chosen)
-    plan.left_out = [(name, why) for name, why in plan.left_out if not why.startswith(made)]
-    _tell(plan, is_without_memory="memory" in present - set(options.movers))
+    _forget_what_is_made(plan, owners, {*chosen, *plan.moved})
+    _tell(plan, options, is_without_memory="memory" in present - set(options.movers))
     return chosen
+
+
+def _forget_what_is_made(plan: Plan, owners: dict[str, str | None], going: set[str]) -> None:
+    """Say nothing of the triggers, views and virtual tables of sets that go: the target has its own."""
+    triggers = tuple(f"a trigger of {name}:" for name, owner in owners.items() if owner in going)
+    derived = [pattern for name, pattern in DERIVED.items() if name in going]
+    plan.left_out = [
+        (name, why)
+        for name, why in plan.left_out
+        if not why.startswith(triggers) and not any(pattern.fullmatch(name) for pattern in derived)
+    ]
 
 
 def _present(source: Side) -> set[str]:
@@ -56,9 +65,10 @@ def _present(source: Side) -> set[str]:
     return {name for (name,) in source.fetch(_sqlite_sql.SETS)}
 
 
-def _tell(plan: Plan, *, is_without_memory: bool) -> None:
+def _tell(plan: Plan, options: Options, *, is_without_memory: bool) -> None:
     """Note what a person should know of what is left out."""
-    plan.notes += [f"the set {name} is moved by what knows it" for name in plan.moved]
+    silent = [name for name in plan.moved if not isinstance(options.movers[name], LooksAhead)]
+    plan.notes += [f"the set {name} is moved as a whole" for name in silent]
     if is_without_memory:
         plan.notes.append("memories go by walpool export and walpool import")
     names = {table.name for table in plan.tables}

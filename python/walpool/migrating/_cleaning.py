@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from walpool.errors import DataError
+from walpool.errors import ConfigError, DataError
 from walpool.migrating._barred import barred, let_in
 from walpool.migrating._faults import as_json, fault, mended, shown_key
 from walpool.migrating._long_keys import cut, too_long
@@ -16,7 +16,7 @@ from walpool.migrating.plan import Fault, Table
 if TYPE_CHECKING:
     from walpool.types import Row
 
-__all__ = ["Cleaner", "OnBad", "faults_of"]
+__all__ = ["Cleaner", "OnBad", "faults_of", "refuse_unwritable"]
 
 OnBad: TypeAlias = Literal["fail", "skip", "replace"]
 
@@ -64,6 +64,19 @@ class Cleaner:
         if tells and lines and self._path is not None:
             _append(self._path, lines)
         return found
+
+
+def refuse_unwritable(path: str | os.PathLike[str] | None) -> None:
+    """Raise `ConfigError` where the file for rows that are left out cannot be written; leaves none where none was."""
+    if path is None:
+        return
+    is_there = os.path.lexists(path)
+    try:
+        _append(path, ())
+        if not is_there:
+            os.unlink(path)
+    except OSError as error:
+        raise ConfigError(f"the file for rows that are left out: {error.strerror} [{os.fspath(path)}]") from None
 
 
 def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:

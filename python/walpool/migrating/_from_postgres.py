@@ -204,7 +204,7 @@ def _indexes(
     for _, name, unique, is_primary, is_odd, keys, falling, definition in side.fetch(sql.INDEXES, (oid,)):
         if is_odd:
             notes.append(
-                f"the index {name} is of a kind that SQLite lacks or on expressions, and not made: {definition}"
+                f"the index {name} is on a part or expressions, or of a kind that SQLite lacks: not made: {definition}"
             )
             continue
         columns = tuple(attributes[key] for key in keys)

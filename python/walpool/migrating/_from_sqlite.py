@@ -34,6 +34,7 @@ _NOW: Final = {
     "current_date": "YYYY-MM-DD",
     "current_time": "HH24:MI:SS",
 }
+_TRUTH: Final = "becomes boolean: write TRUE and FALSE for 1 and 0 in SQL, and give a bool as the parameter"
 _RESERVED: Final = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 _TYPES: Final = {Form.TEXT: "TEXT", Form.BYTEA: "BYTEA"}
 
@@ -217,10 +218,10 @@ def _form(side: SqliteSide, table: str, column: str, declared: str, stored: _Sto
     wanted = _declared(declared)
     integers, reals, texts, blobs = stored[:4]
     if not any(stored[:4]):
-        return wanted or Form.TEXT, ""
+        return wanted or Form.TEXT, _TRUTH if wanted is Form.BOOLEAN else ""
     if wanted is Form.BOOLEAN:
         if side.fetch(sql.only_booleans(table, column))[0][0]:
-            return Form.BOOLEAN, ""
+            return Form.BOOLEAN, _TRUTH
         wanted = Form.BIGINT
     if wanted is Form.JSON and texts:
         return Form.JSON, _mixed(stored, stored.texts)

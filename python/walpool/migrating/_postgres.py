@@ -104,6 +104,10 @@ class PostgresSide:
 
     # What there is.
 
+    def encoding(self) -> str:
+        """Return the encoding of the database."""
+        return str(self.fetch("SELECT current_setting('server_encoding')")[0][0])
+
     def names(self) -> set[str]:
         """Return the names of the tables and views that there are."""
         return {name for (name,) in self.fetch(sql.NAMES)}

@@ -14,7 +14,7 @@ from walpool.migrating import _from_postgres, _from_sqlite, retiring
 from walpool.migrating._barred import irreplaceable
 from walpool.migrating._checking import check
 from walpool.migrating._choosing import choose
-from walpool.migrating._cleaning import Cleaner, OnBad
+from walpool.migrating._cleaning import Cleaner, OnBad, refuse_unwritable
 from walpool.migrating._comparing import Comparison, compare
 from walpool.migrating._copying import copy
 from walpool.migrating._existing import fit_into
@@ -29,7 +29,7 @@ from walpool.migrating._state import State
 from walpool.migrating._trying import try_conditions
 from walpool.migrating.plan import Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
-from walpool.migrating.sets import OWN, Mover, Set
+from walpool.migrating.sets import OWN, LooksAhead, Mover, Set
 from walpool.settings import Settings
 
 __all__ = ["Options", "Refused", "migrate"]
@@ -88,7 +88,13 @@ class Options:
     tenant: str | None = None
 
 
-def migrate(source: str, target: str, options: Options | None = None, progress: Progress | None = None) -> Report:
+def migrate(
+    source: str,
+    target: str,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    on_begun: Callable[[], object] = bool,
+) -> Report:
     """Copy a database into another one, and compare both: a SQLite file to PostgreSQL, or back.
 
     The source stays as it is. Stopped at any moment, the target is such that `resume` goes on.
@@ -98,19 +104,23 @@ def migrate(source: str, target: str, options: Options | None = None, progress: 
         target: path or URL of what is written: one of the two is a file, the other `postgresql://`.
         options: how; None is `Options()`.
         progress: called with how far it is.
+        on_begun: called when something may have been written: from then on `resume` or `repair` goes on.
 
     Raises:
         Refused: it cannot be done as asked; see its `report`. Nothing was written.
         ConfigError: both are of one backend, the source is not there, or there is nothing to compare.
         DataError: a row that the target cannot take came into the source after the plan was made.
     """
-    with _Migration(source, target, options or Options(), progress) as migration:
+    with _Migration(source, target, options or Options(), progress, on_begun) as migration:
         return migration.run()
 
 
 class _Migration:
-    def __init__(self, source: str, target: str, options: Options, progress: Progress | None) -> None:
+    def __init__(
+        self, source: str, target: str, options: Options, progress: Progress | None, on_begun: Callable[[], object]
+    ) -> None:
         self._addresses = source, target
+        self._on_begun = on_begun
         self._options = options
         self._progress = progress
         self._own = Own(options.sets)
@@ -120,7 +130,8 @@ class _Migration:
         if (source_path is None) == (target_path is None):
             kind = "PostgreSQL databases" if source_path is None else "SQLite files"
             other = "pg_dump, or logical replication" if source_path is None else "pool.backup()"
-            raise ConfigError(f"both are {kind}: walpool migrate goes from the one to the other; use {other}")
+            both = f"{Settings.load(source).shown_url} and {Settings.load(target).shown_url}"
+            raise ConfigError(f"{both}: both are {kind}, and migrate goes from one backend to the other; use {other}")
         if source_path is not None and not os.path.isfile(source_path):
             raise ConfigError(f"there is no file {source_path}")
         # A target that is not there is not made before something is written into it.
@@ -147,6 +158,8 @@ class _Migration:
         if options.resume and known is not None:  # where nothing was written yet it begins
             plan, on_bad, _ = known
             self._refuse_another(plan)
+            refuse_unwritable(options.bad_path)
+            self._on_begun()
             return self._work(plan, options.on_bad or on_bad)
         with self._timed("plan"):
             plan = self._planned()
@@ -162,8 +175,10 @@ class _Migration:
         if options.is_dry:
             return report
         if plan.obstacles:
-            more = f", and {len(plan.obstacles) - 1} more reasons" if len(plan.obstacles) > 1 else ""
+            others = len(plan.obstacles) - 1
+            more = f", and {others} more reason{'s' if others > 1 else ''}" if others else ""
             raise Refused(f"{plan.obstacles[0]}{more}", report)
+        refuse_unwritable(options.bad_path)
         if plan.direction == "to_sqlite" and on_bad != "fail":
             plan.tables = [replace(table, on_odd=on_bad) if table.is_suspect else table for table in plan.tables]
         target = self._target = self._target or self._opened(self._addresses[1])
@@ -174,6 +189,7 @@ class _Migration:
         except (NotSupportedError, ProgrammingError) as error:
             plan.obstacles.append(f"the tables cannot be made: {error}")
             raise Refused(plan.obstacles[0], report) from error
+        self._on_begun()
         return self._work(plan, on_bad)
 
     # The plan.
@@ -196,11 +212,13 @@ class _Migration:
             return plan
         if self._target is not None and options.force:
             fit_into(source, self._target, plan)
-        for name in plan.moved:
-            look = options.movers[name].look
-            plan.obstacles += look(source.address, self._addresses[1]) if look is not None else []
         for owner in chosen:
             self._own.look(owner, source, self._target, plan)
+        for name in plan.moved:
+            if isinstance(mover := options.movers[name], LooksAhead):
+                obstacles, notes = mover.look(source.address, self._addresses[1])
+                plan.obstacles += obstacles
+                plan.notes += notes
         check(source, plan, self._ticks(plan, "look at"))
         if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
             try_conditions(self._target, plan)
@@ -215,6 +233,8 @@ class _Migration:
         if there and not self._options.force:
             some = ", ".join(sorted(there)[:3])
             plan.obstacles.append(f"the target is not empty ({some}): --force leaves what is there, and adds to it")
+        if isinstance(self._target, PostgresSide) and (encoding := self._target.encoding()) != "UTF8":
+            plan.obstacles.append(f"the target is encoded in {encoding}: make the database with ENCODING 'UTF8'")
 
     def _refuse_another(self, plan: Plan) -> None:
         if plan.source != self._source.name:
@@ -266,8 +286,9 @@ class _Migration:
         if is_held:
             return TableReport(table.name)  # what it lacks is found by the comparison
         tick = self._ticks_of("copy", table)
+        before = state.table(table)
         progressed = copy(self._source, self._target, table, state, cleaner, tick)
-        return TableReport(table.name, progressed.rows, progressed.skipped, progressed.replaced)
+        return TableReport(table.name, progressed.rows, before.rows, progressed.skipped, progressed.replaced)
 
     def _finished(self, table: Table, state: State) -> None:
         assert self._target is not None
@@ -344,6 +365,7 @@ class _Migration:
         report = Report(plan, [TableReport(table.name) for table in plan.tables], seconds=self._seconds)
         with ExitStack() as frozen:
             if self._options.repair:
+                self._on_begun()
                 self._made_equal(report, Cleaner(on_bad), frozen, set())
                 if self._options.retire and report.is_same:
                     self._cut_over(report)
@@ -367,7 +389,7 @@ class _Migration:
             if name not in self._options.movers:
                 raise ConfigError(f"the migration moves the set {name}, and nothing here can")
             with self._timed(f"set {name}"):
-                said = self._options.movers[name].move(self._source.address, target.address)
+                said = self._options.movers[name](self._source.address, target.address)
             report.tables.append(TableReport(f"set {name}", is_compared=True, buckets=list(said)))
 
     # What all of it needs.

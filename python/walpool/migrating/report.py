@@ -24,6 +24,7 @@ class TableReport:
     Attributes:
         name: which.
         copied: rows that were written, by this run and by those before it that it went on from.
+        earlier: how many of these the runs before it wrote.
         skipped, replaced: rows that were left out, or changed, because the target could not take them.
         compared: rows of the source that were compared, as the target has to have them.
         buckets: those that differ.
@@ -33,6 +34,7 @@ class TableReport:
 
     name: str
     copied: int = 0
+    earlier: int = 0
     skipped: int = 0
     replaced: int = 0
     compared: int = 0

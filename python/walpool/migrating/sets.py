@@ -11,27 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from walpool.migrating.plan import Column
 from walpool.postgres.binary import Form
 from walpool.schema import TENANT, Migration
 
 __all__ = [
-    "OWN",
-    "Backend",
-    "Face",
-    "Mover",
-    "Part",
-    "Set",
-    "blob",
-    "integer",
-    "real",
-    "set_of",
-    "text",
-    "vector",
-    "versioned",
-]
+    "DERIVED", "OWN", "Backend", "Face", "LooksAhead", "Mover", "Part", "Set", "blob", "integer", "real", "set_of",
+    "text", "vector", "versioned",
+]  # fmt: skip
 
 Backend: TypeAlias = Literal["sqlite", "postgres"]
 
@@ -39,25 +28,22 @@ Code: TypeAlias = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 """What a value becomes that was read, and one that is written."""
 
 
-class Ask(Protocol):
-    """Is asked about one set of tables in two databases."""
+class Mover(Protocol):
+    """Moves one set of tables from one database to another."""
 
     def __call__(self, source: str, target: str, /) -> list[str]:
-        """Return sentences."""
+        """Copy what the target lacks, compare both, and return what differs, in sentences.
+
+        Called again it adds what is missing, and changes nothing that is there.
+        """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mover:
-    """Moves one set of tables from one database to another.
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A `Mover` that says beforehand what stands in its way."""
 
-    Attributes:
-        move: copies what the target lacks, compares both, and returns what differs. Called again it adds what is
-            missing, and changes nothing that is there.
-        look: returns why that cannot be done, and writes nothing; None knows of nothing.
-    """
-
-    move: Ask
-    look: Ask | None = None
+    def look(self, source: str, target: str, /) -> tuple[list[str], list[str]]:
+        """Return why the set cannot be moved, and what a person should know of it; in sentences, for the plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +217,8 @@ _TABLES: Final = {
     "crewai_long_term": re.compile(r"long_term_memories"),
     "openai_agents": re.compile(r"agent_(sessions|messages)"),
 }
+DERIVED: Final = {"memory": re.compile(r"memory_(words|trigrams)(_\w+)?")}
+"""What a set has besides its tables, virtual tables and views, by its name."""
 _CREWAI_CHECKPOINTS: Final = {"id", "created_at", "parent_id", "branch", "data"}
 
 

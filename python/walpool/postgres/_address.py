@@ -5,20 +5,22 @@ Owns what every connection is opened with. Knows no pool.
 
 from __future__ import annotations
 
+import difflib
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import psycopg
 from psycopg import conninfo
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import Conninfo, PipelineStatus, TransactionStatus
 
 from walpool.errors import ConfigError, NotSupportedError
-from walpool.postgres import _errors
+from walpool.postgres._kept import Kept
+from walpool.postgres._surroundings import completed
+from walpool.postgres._unreached import unreached
 from walpool.postgres._values import adapters
-from walpool.postgres._wire import Connection
+from walpool.postgres._wire import NAMES, Connection
 from walpool.settings import Settings
 
 __all__ = ["Address", "is_usable"]
@@ -35,6 +37,10 @@ _ALIVE: Final = {
 }
 
 
+_IS_OURS: Final = """SELECT pg_backend_pid() = %s,
+    CASE WHEN pg_backend_pid() = %s AND %s THEN set_config('default_transaction_read_only', 'on', false) END"""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A PostgreSQL database as a URL names it, less walpool's own settings in its query."""
@@ -44,6 +50,8 @@ class Address:
 
     parameters: dict[str, Any] = field(repr=False)
     """libpq's, by name; a password stands there."""
+    most_kept: int
+    """Statements that a session of ours keeps prepared, at most."""
 
     @classmethod
     def of(cls, settings: Settings) -> Address:
@@ -52,62 +60,75 @@ class Address:
         Raises:
             ConfigError: libpq does not understand it. Its own message, which quotes the URL, is not passed on.
         """
-        url, shown = settings.url or "", str(settings.shown_url)
-        parameters = _parsed(_without_settings(url, settings))
+        url, shown = (settings.url or "").strip(), str(settings.shown_url)  # a secret's file ends in a line feed
+        libpqs = _without_settings(url, settings)
+        parameters = _parsed(libpqs)
         if _is_torn(url, shown, parameters):
-            raise ConfigError(f"write %2F for / and %40 for @ in the password of {shown!r}, and so on")
+            raise ConfigError(
+                f"write %2F for / and %40 for @ in the password of {shown!r}, and so on; a port is a number"
+            )
         if parameters is None:  # and not in an except clause: the exception there quotes the URL
-            raise ConfigError(f"{shown!r} is no PostgreSQL URL that libpq understands")
+            _refuse_unknown_keys(libpqs, settings)
+            encoded = (
+                "; in a user's name and a password write %25 for %, %3F for ?, and so on" if "***@" in shown else ""
+            )
+            raise ConfigError(f"{shown!r} is no PostgreSQL URL that libpq understands{encoded}")
         if "options" in parameters:
             raise ConfigError(f"{shown!r} sets options=, which poolers such as PgBouncer refuse; set them for the role")
-        known = conninfo.conninfo_to_dict("", **parameters)
-        if _is_remote(known) and "sslmode" not in known and "PGSSLMODE" not in os.environ:
+        known = completed(parameters)
+        if _is_remote(known) and "sslmode" not in known:
             # libpq's own default falls back to plain text in silence.
             parameters["sslmode"] = "require"
-        return cls(_name(known), parameters)
+        return cls(_name(known), parameters, settings.statement_cache)
 
-    def connect(self, timeout: float) -> Connection:
+    def connect(self, timeout: float, *, reads_only: bool = False) -> Connection:
         """Open one connection.
 
         Args:
             timeout: seconds.
+            reads_only: whether its session refuses writes, if it has one of its own.
 
         Raises:
-            OperationalError: the server cannot be reached, or refuses.
+            ConfigError: libpq does not take a parameter.
+            OperationalError: the server cannot be reached, or refuses; `retryable` unless it will refuse again.
             NotSupportedError: the server is too old.
         """
         limits = {"connect_timeout": max(1, math.ceil(min(timeout, 2**30))), "application_name": "walpool", **_ALIVE}
         try:
-            # No prepared statements, and transactions that are begun by name: a pooler gives each transaction
-            # another server, https://www.pgbouncer.org/features.html
+            # No statements that psycopg prepares, and transactions that are begun by name: a pooler gives each
+            # transaction another session, https://www.pgbouncer.org/features.html
             connection = Connection.connect(
                 **{**limits, **self.parameters},
                 autocommit=True,
                 prepare_threshold=None,
                 context=adapters(),
             )
+            try:
+                self._prepare(connection, reads_only)
+            except BaseException:
+                connection.close()
+                raise
         except psycopg.ProgrammingError:  # a bad value, before anything was sent; the message may quote it
             raise ConfigError(f"libpq does not accept a parameter in the query of {self.name}") from None
         except psycopg.Error as error:
-            failure = _errors.mapped(error, f"connecting to {self.name}")
+            failure = unreached(error, self.name)
         else:
-            return self._fit(connection)
+            return connection
         raise failure
 
-    def _fit(self, connection: Connection) -> Connection:
-        try:
-            self._refuse_unfit(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _refuse_unfit(self, connection: Connection) -> None:
+    def _prepare(self, connection: Connection, reads_only: bool) -> None:
+        """Refuse a server that is too old; see whether the session is ours, and what it may keep then."""
         if connection.info.server_version < OLDEST:
             version = connection.info.server_version // 10_000
             raise NotSupportedError(f"PostgreSQL {version} is too old: walpool needs 14 or newer [{self.name}]")
         if connection.info.encoding != "utf-8":
             connection.execute("SET client_encoding TO 'UTF8'")  # what a pooler follows too
+        # A pooler greets with a number of its own: no process of the server's can be told to stop through it otherwise.
+        is_ours, _ = connection.execute(_IS_OURS, (*[connection.pgconn.backend_pid] * 2, reads_only)).fetchall()[0]
+        connection.is_pooled = not is_ours
+        connection.reads_only = reads_only and is_ours
+        if NAMES and is_ours:
+            connection.kept = Kept(self.most_kept)
 
 
 def is_usable(connection: Connection) -> bool:
@@ -136,6 +157,19 @@ def _without_settings(url: str, settings: Settings) -> str:
     return location + (mark + "&".join(kept) if kept else "")
 
 
+def _refuse_unknown_keys(url: str, settings: Settings) -> None:
+    """Name a key of the query that neither walpool nor libpq knows; nothing that may be a piece of a password."""
+    query = url.partition("?")[2]
+    if "@" in query:
+        return
+    known = [*settings.values(), *(option.keyword.decode() for option in Conninfo.get_defaults())]
+    for key in (unquote(pair.partition("=")[0]) for pair in query.split("&")):
+        if key.isidentifier() and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"the URL's key {key!r} is no setting, and no parameter of libpq{meant}")
+
+
 def _is_torn(url: str, shown: str, parameters: dict[str, Any] | None) -> bool:
     """Return whether libpq takes, or might take, a piece of the password for the host or the database, and name it.
 
@@ -156,9 +190,8 @@ def _is_torn(url: str, shown: str, parameters: dict[str, Any] | None) -> bool:
     return "password" not in parameters or "@" in others
 
 
-def _is_remote(parameters: dict[str, Any]) -> bool:
-    named = parameters.get("hostaddr") or parameters.get("host")
-    hosts = str(named or os.environ.get("PGHOSTADDR") or os.environ.get("PGHOST", "")).split(",")
+def _is_remote(parameters: dict[str, str]) -> bool:
+    hosts = (parameters.get("hostaddr") or parameters.get("host") or "").split(",")
     return any(host and not host.startswith(("/", "@")) and not _is_loopback(host) for host in hosts)
 
 
@@ -166,13 +199,13 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
-def _name(parameters: dict[str, Any]) -> str:
-    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").split(",")
-    ports = str(parameters.get("port") or "").split(",")
+def _name(parameters: dict[str, str]) -> str:
+    hosts = (parameters.get("host") or parameters.get("hostaddr") or "").split(",")
+    ports = (parameters.get("port") or "").split(",")
     places = [
         quote(host, safe="") + (f":{port}" if port else "")
         for host, port in zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
     ]
     user = parameters.get("user")
-    before = f"{quote(str(user), safe='')}@" if user else ""
-    return f"postgresql://{before}{','.join(places)}/{quote(str(parameters.get('dbname') or ''), safe='')}"
+    before = f"{quote(user, safe='')}@" if user else ""
+    return f"postgresql://{before}{','.join(places)}/{quote(parameters.get('dbname') or '', safe='')}"

@@ -1,21 +1,25 @@
 """`Connections`: so many connections at most, lent out in the order in which they are asked for.
 
-Knows no SQL and no jobs.
+Where the server has no room for so many, callers take turns on those that there are. Knows no SQL and no jobs.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from walpool.errors import ClosedError, InterfaceError
+from walpool.errors import ClosedError, InterfaceError, OperationalError
 from walpool.postgres._address import is_usable
+from walpool.postgres._room import Room
 from walpool.postgres._steps import Blocking, finish
+from walpool.postgres._unreached import has_no_room, no_room
 
 if TYPE_CHECKING:
     from walpool.errors import Error
@@ -28,6 +32,9 @@ __all__ = ["Connections", "Loan"]
 
 SLICE: Final = 0.05
 """Seconds between two looks of somebody who waits: Ctrl-C is heard, and a lost wake-up would cost no more than this."""
+
+
+_logger = logging.getLogger("walpool")
 
 
 class Loan:
@@ -126,9 +133,10 @@ class Connections:
     out again.
     """
 
-    def __init__(self, address: Address, limit: int, figures: Figures, role: str) -> None:
+    def __init__(self, address: Address, limit: int, figures: Figures, role: str, *, reads_only: bool = False) -> None:
         self._address = address
-        self._limit = limit
+        self._reads_only = reads_only
+        self._room = Room(limit)
         self._figures = figures
         self._role = role  # the name that the figures begin with
         self._process = os.getpid()
@@ -138,9 +146,16 @@ class Connections:
         self._out: set[object] = set()  # the turns that have a permit: a connection, or one that is being opened
         self._line: deque[_Place] = deque()
         self._is_closed = False
+        self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()  # all, out or idle
+        self._was_reached = False
+        self._neighbours: tuple[Connections, ...] = ()
         self._inherited: list[Connection | None] = []  # kept in a child, whose end of them must not be closed
         self.while_waiting: Callable[[], object] = bool
         """Called now and then by who waits, with no lock held."""
+
+    def acquaint(self, *neighbours: Connections) -> None:
+        """Tell who else of this process has connections to the server; those may have to go to make room."""
+        self._neighbours = neighbours
 
     def lend(self, timeout: float, refuse: Callable[[], Error]) -> Loan:
         """Take the steps of `lending` on this thread."""
@@ -156,16 +171,43 @@ class Connections:
         began = time.monotonic()
         loan = Loan(self)
         try:
-            place = self._enter(loan, began + timeout, refuse)
-            if place is not None:
-                yield place
+            while True:
+                place = self._enter(loan, began + timeout, refuse)
+                if place is not None:
+                    yield place
+                if self._lend_idle(loan):
+                    break
+                try:
+                    yield Blocking(partial(self._open, loan, began + timeout))
+                    break
+                except OperationalError as error:
+                    if time.monotonic() >= began + timeout or not self._makes_do(error):
+                        raise
+                self._leave(loan)
+                yield Blocking(partial(time.sleep, SLICE))
             self._figures.sample(f"{self._role}_wait_ms", (time.monotonic() - began) * 1000)
-            if not self._lend_idle(loan):
-                yield Blocking(partial(self._open, loan, began + timeout))
         except BaseException:
             loan.end()
             raise
         return loan
+
+    def _makes_do(self, error: OperationalError) -> bool:
+        """Return whether to wait for room, where the server has none for one more; the first call of all does not."""
+        if not has_no_room(error) or not any(each._was_reached for each in (self, *self._neighbours)):
+            return False
+        for neighbours in self._neighbours:
+            neighbours.clear()  # what they do not need just now
+        count = self._count()
+        with self._lock:
+            is_news = self._room.fits(count, str(error))
+        if is_news:
+            _logger.warning("no more connections for the %s, which have %d: %s", self._role, count, error)
+        return True
+
+    def _count(self) -> int:
+        """Return how many connections there are, out or idle."""
+        with self._lock:
+            return sum(not connection.closed for connection in self._opened)
 
     def _open(self, loan: Loan, deadline: float) -> None:
         loan.take(self.opened(deadline))
@@ -174,7 +216,11 @@ class Connections:
 
     def opened(self, deadline: float) -> Connection:
         """Return a new connection, for a loan that has a permit."""
-        connection = self._address.connect(deadline - time.monotonic())
+        connection = self._address.connect(deadline - time.monotonic(), reads_only=self._reads_only)
+        with self._lock:
+            self._was_reached = True
+            self._opened.add(connection)
+            self._room.grows()
         self._figures.add("connections_opened")
         return connection
 
@@ -246,7 +292,7 @@ class Connections:
         with self._lock:
             if self._is_closed:
                 raise ClosedError(f"the pool is closed [{self._address.name}]")
-            if len(self._out) < self._limit and not self._line:
+            if len(self._out) < self._room.limit and not self._line:
                 loan.turn = object()
                 self._out.add(loan.turn)
                 return None
@@ -258,7 +304,7 @@ class Connections:
         """Return whether a place has its permit; do what is done now and then by who waits for one."""
         if not place.is_told:
             if time.monotonic() >= deadline:
-                raise refuse()
+                raise no_room(self._room.said) if self._room.is_short else refuse()
             self.while_waiting()
             return place.is_told
         if place not in self._out:
@@ -272,7 +318,7 @@ class Connections:
             if isinstance(turn, _Place) and turn in self._line:
                 self._line.remove(turn)
             self._out.discard(turn)
-            while self._line and len(self._out) < self._limit:
+            while self._line and len(self._out) < self._room.limit:
                 following = self._line.popleft()
                 self._out.add(following)
                 following.tell()

@@ -62,9 +62,11 @@ class Engine:
         self.process = os.getpid()
         self.figures = Figures(address.name, settings.slow_threshold)
         self.handles = 0
-        self._readers = Connections(address, settings.readers, self.figures, "readers")
+        self._readers = Connections(address, settings.readers, self.figures, "readers", reads_only=True)
         self._groups = Connections(address, LEADERS, self.figures, "groups")
         self._writers = Connections(address, transactions(settings.readers), self.figures, "writers")
+        for each in (purposes := (self._readers, self._groups, self._writers)):
+            each.acquaint(*(other for other in purposes if other is not each))
         self._durable: tuple[tuple[str, str], ...] = ()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._readers.while_waiting = self._writers.while_waiting = self._revoke_late
@@ -83,8 +85,7 @@ class Engine:
     def is_pooled(self) -> bool:
         """Return whether a pooler stands between: then another process serves us than the one that greeted us."""
         with self._first() as connection:
-            serving = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
-            return bool(serving != connection.pgconn.backend_pid)
+            return connection.is_pooled
 
     def submit(self, job: Job, timeout: float | None) -> list[Result]:
         """Run a job; see `Writer.submit`."""
@@ -214,12 +215,14 @@ class Engine:
         The connection had died while it lay idle; or a request to stop the read before it came late.
         """
         is_early = deadline is None or time.monotonic() < deadline
-        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early)
+        is_servers = "statement timeout" in (error.diag.message_primary or "")  # of the role or the database
+        return is_broken(connection, error) or (error.sqlstate == CANCELLED and is_early and not is_servers)
 
     def _read_failed(self, error: psycopg.Error, sql: bytes) -> Error:
         if error.sqlstate == CANCELLED:
-            return StatementTimeout(f"the read ran past its timeout and was stopped [{self.address.name}]")
-        return mapped(error, self.address.name, sql=sql)
+            whose = "its timeout, or the server's statement_timeout,"
+            return StatementTimeout(f"the read ran past {whose} and was stopped [{self.address.name}]")
+        return mapped(error, self.address.name, sql=sql, is_read=True)
 
     def _begin(
         self,

@@ -122,18 +122,20 @@ class Uneven(Exception):
 def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
     translated = _only(sql)
-    row, size = checked(translated.arrange(params))
+    row, size = checked(translated.arrange(params), translated.place)
     return Job([Statement(translated.encoded, [row])], len(sql) + size)
 
 
 def many(sql: str, rows: Iterable[Params]) -> Job:
     """Return the job of `executemany`."""
     translated = _only(sql)
+    if translated.gives_rows:
+        raise ProgrammingError("executemany() takes no statement that returns rows: give it to batch() for each row")
     statement = Statement(translated.encoded, [], translated.fold)
     total = len(sql)
     for number, params in enumerate(rows, 1):
         try:
-            row, size = checked(translated.arrange(params))
+            row, size = checked(translated.arrange(params), translated.place)
         except Error as error:
             raise _placed(error, f"; in row {number} of executemany") from None
         statement.rows.append(row)
@@ -154,7 +156,7 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
                 made.append(Statement(translated.encoded, [], translated.fold))
                 total += len(sql)
                 last = sql
-            row, size = checked(translated.arrange(params))
+            row, size = checked(translated.arrange(params), translated.place)
         except Error as error:
             raise _placed(error, f"; in statement {number} of the batch") from None
         made[-1].rows.append(row)

@@ -148,6 +148,23 @@ _UNKNOWN: Final = {
     "sqlite_master": "PostgreSQL keeps its tables in information_schema.tables",
     "sqlite_schema": "PostgreSQL keeps its tables in information_schema.tables",
 }
+# By the types that the message names, in the order in which it does: the wanted one first, or as they stand in the SQL.
+_NUMBER: Final = r"\b(?:smallint|integer|bigint|numeric|real|double precision)\b"
+_TRUTH: Final = (
+    "write TRUE and FALSE for 1 and 0, give a bool as the parameter, and write n <> 0 where a number n is the "
+    f"condition, {_WORKS}"
+)
+_TYPES: Final = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (rf"\bboolean \S+ {_NUMBER}|{_NUMBER} \S+ boolean\b", _TRUTH),
+        (rf"\btext \S+ {_NUMBER}|{_NUMBER} \S+ text\b",
+         f"give a str where a text is compared and an int where a number is, or write CAST(x AS TEXT), {_WORKS}"),
+        (r"\b(?:sum|avg)\(boolean\)", f"write count(*) FILTER (WHERE flag), {_WORKS}"),
+        (rf"\bboolean\b.*{_NUMBER}", _TRUTH),
+        (rf"{_NUMBER}.*\bboolean\b", f"write CASE WHEN flag THEN 1 ELSE 0 END, {_WORKS}"),
+    )
+)  # fmt: skip
 # By the statement, where the message is about syntax or an operator and so names no more than a place.
 _SYNTAX: Final = (
     Rule("==", r"(?<!\S)==(?!\S)", f"write = for ==, {_WORKS}"),
@@ -162,6 +179,10 @@ _SYNTAX: Final = (
     Rule("LIMIT", rf"{_KEYWORD}LIMIT [^(),]+ ,", f"write LIMIT count OFFSET offset, {_WORKS}"),
     Rule("INDEXED", r"(?<!\S)INDEXED BY ", f"leave INDEXED BY out, {_WORKS}"),
     Rule("CONFLICT", "ON CONFLICT DO UPDATE ", f"name the key: ON CONFLICT (key) DO UPDATE, {_WORKS}"),
+    Rule("WALPOOL_ROWS", r"^DECLARE .* CURSOR FOR (?:INSERT|UPDATE|DELETE|MERGE)(?!\S)",
+         "the statement writes, and this is a read: use execute(), batch() or transaction()"),
+    Rule("WALPOOL_ROWS", r"^DECLARE .* CURSOR FOR (?!SELECT |WITH |VALUES |TABLE |\()",
+         "stream() takes SELECT, WITH, VALUES and TABLE: use fetch()"),
     Rule("AUTOINCREMENT", "AUTOINCREMENT", f"make the key in the client (a UUID as TEXT), {_WORKS}"),
 )  # fmt: skip
 
@@ -208,8 +229,8 @@ def refuse(shapes: Sequence[str]) -> None:
 def hint(sql: str, message: str) -> str | None:
     """Return what to write instead where the server refused a statement; None where nothing is known of it.
 
-    For SQLSTATE 42601 (syntax), 42883 (function or operator), 42703 (column), 42704 (type, collation), 42P01 (table),
-    42P02 (no such parameter) and 42P18 (a parameter of which the type is not known).
+    For SQLSTATE 42601 (syntax), 42883 (function or operator), 42703 (column), 42704 (type, collation), 42804 (another
+    type), 42P01 (table), 42P02 (no such parameter) and 42P18 (a parameter of which the type is not known).
 
     Args:
         sql: the statement as the caller wrote it.
@@ -220,6 +241,9 @@ def hint(sql: str, message: str) -> str | None:
     for name, parenthesis, comma in _NAMED.findall(message.lower()):
         text = _UNKNOWN.get(name + parenthesis) or _UNKNOWN.get(name + parenthesis + comma)
         if text and name.upper() in words:  # it may stand in a function of the server's
+            return text
+    for pattern, text in _TYPES:
+        if pattern.search(message.lower()):
             return text
     if "$1" not in words and _PARAMETER.search(message):
         return f"say which type the parameter has: CAST(? AS TEXT), {_WORKS}"

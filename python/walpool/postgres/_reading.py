@@ -16,7 +16,7 @@ from walpool.postgres._results import Rows
 from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import CANCEL_S, Exchange, Failed
+from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def query(sql: str, params: Params) -> Query:
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
     translated.refuse_copy()
-    return Query(translated.encoded, checked(translated.arrange(params))[0])
+    return Query(translated.encoded, checked(translated.arrange(params), translated.place)[0])
 
 
 def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]]) -> Steps[Rows]:
@@ -89,18 +89,33 @@ def reading_once(connection: Connection, asked: Query, settings: Sequence[tuple[
     Raises:
         psycopg.Error: it was refused; the transaction is over.
     """
-    exchange = Exchange(connection)
-    exchange.say(b"BEGIN READ ONLY")
-    exchange.set_local(settings)
+    for keeps in (True, False):
+        try:
+            return (yield from _reading(connection, asked, settings, keeps=keeps))
+        except Outdated:
+            continue
+        except Failed as failure:
+            error = failure.error
+        raise error
+    raise AssertionError("unreachable")
+
+
+def _reading(connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], *, keeps: bool) -> Steps[Rows]:
+    exchange = Exchange(connection, keeps=keeps)
+    is_alone = connection.reads_only and not settings  # a transaction by itself, and nothing to set in it
+    if not is_alone:
+        exchange.say(b"BEGIN READ ONLY")
+        exchange.set_local(settings)
     asked.through(exchange)
-    exchange.say(b"COMMIT")
+    if not is_alone:
+        exchange.say(b"COMMIT")
     try:
         (answer,) = yield from exchange.running()
     except Failed as failure:
-        if not is_broken(connection, failure.error):
+        if not is_alone and not is_broken(connection, failure.error):
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
                 yield Blocking(partial(connection.execute, "ROLLBACK"))
-        raise failure.error from None
+        raise
     convert = partial(Rows.of, connection, answer)
     if exchange.is_large((answer,)):
         rows: Rows = yield Blocking(convert)

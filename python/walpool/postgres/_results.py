@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from walpool.errors import ProgrammingError
+
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
@@ -63,10 +65,16 @@ class Result:
 
 
 def made(rows: list[Row], names: tuple[str, ...], row: RowFactory | None) -> list[Any]:
-    """Return rows as `row` makes them: tuples, dicts, or what a callable of (names, values) returns."""
+    """Return rows as `row` makes them: tuples, dicts, or what a callable of (names, values) returns.
+
+    Raises:
+        ProgrammingError: it is none of these.
+    """
     if row is None or row is tuple:
         return rows
     if row is dict:
         return [dict(zip(names, values, strict=True)) for values in rows]
+    if not callable(row):
+        raise ProgrammingError("row must be tuple, dict or a callable of (columns, values)")
     make = cast("Callable[[tuple[str, ...], Row], Any]", row)
     return [make(names, values) for values in rows]

@@ -14,7 +14,7 @@ from walpool.postgres._errors import is_broken, is_conflict, is_lock_timeout
 from walpool.postgres._jobs import Uneven
 from walpool.postgres._results import Result
 from walpool.postgres._steps import Blocking
-from walpool.postgres._wire import Exchange, Failed, committing
+from walpool.postgres._wire import Exchange, Failed, Outdated, committing
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -82,18 +82,21 @@ def _run_statements(
     connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]]
 ) -> Steps[list[list[Result]]]:
     """Run the jobs' statements, with rows of one INSERT in one; if these fail once more without, to know which row."""
-    if any(job.may_fold for job in jobs):
+    folded = any(job.may_fold for job in jobs)
+    keeps = True
+    while True:
         try:
-            return (yield from _run_once(connection, jobs, settings, folded=True))
+            return (yield from _run_once(connection, jobs, settings, folded=folded, keeps=keeps))
         except Uneven:
-            pass
-    return (yield from _run_once(connection, jobs, settings, folded=False))
+            folded = False
+        except Outdated:
+            keeps = False
 
 
 def _run_once(
-    connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]], *, folded: bool
+    connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]], *, folded: bool, keeps: bool
 ) -> Steps[list[list[Result]]]:
-    exchange = Exchange(connection)
+    exchange = Exchange(connection, keeps=keeps)
     exchange.say(b"BEGIN")
     exchange.set_local(settings)
     runs = []
@@ -104,6 +107,8 @@ def _run_once(
         answers = yield from exchange.running()
     except Failed as failure:
         yield Blocking(partial(_roll_back, connection, failure.error))
+        if isinstance(failure, Outdated):
+            raise
         raise _refused(failure, jobs, runs) from None
     convert = partial(_results, connection, jobs, answers, runs)
     try:

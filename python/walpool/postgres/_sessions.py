@@ -83,12 +83,12 @@ class Session:
 
     def read(self, asked: Query, timeout: float | None) -> Rows:
         """Run a query; it sees what the transaction wrote."""
-        return self._run(lambda: Rows.of(self._connection, self._guarded(asked.through, timeout)[0]))
+        return self._run(lambda: Rows.of(self._connection, self._guarded(asked.through, timeout, sql=asked.sql)[0]))
 
     def declare(self, asked: Query) -> None:
         """Open the one cursor of a stream."""
         cursor = asked._replace(sql=b"DECLARE walpool_rows NO SCROLL CURSOR FOR " + asked.sql)
-        self._run(lambda: self._guarded(cursor.through, None))
+        self._run(lambda: self._guarded(cursor.through, None, sql=cursor.sql))
 
     def next_rows(self, count: int) -> Rows:
         """Return the next rows of the cursor."""
@@ -204,7 +204,7 @@ class Session:
             raise mapped(error, self._name) from None
 
     def _guarded(
-        self, ask: Callable[[Exchange], object], timeout: float | None, job: Job | None = None
+        self, ask: Callable[[Exchange], object], timeout: float | None, job: Job | None = None, sql: bytes = b""
     ) -> list[PGresult]:
         """Send statements behind a savepoint, which is undone if they fail."""
         exchange = Exchange(self._connection)
@@ -219,8 +219,9 @@ class Session:
         except Failed as failure:
             if not is_broken(self._connection, failure.error):
                 self._connection.execute("ROLLBACK TO walpool_statement; RELEASE walpool_statement")
-                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", b"")
-                raise mapped(failure.error, self._name, place=place, sql=sql) from None
+                place, sql = (job.place(failure.answered), job.sql(failure.answered)) if job is not None else ("", sql)
+                is_read = self._begin is Begin.SNAPSHOT
+                raise mapped(failure.error, self._name, place=place, sql=sql, is_read=is_read) from None
             raise failure.error from None
 
     def _results(self, job: Job, answers: Sequence[PGresult]) -> list[Result]:
@@ -267,7 +268,9 @@ class Session:
             raise InterfaceError(f"the transaction is in use by another thread or task [{self._name}]")
         if self._is_over:
             self._lock.release()
-            raise self._late() if time.monotonic() >= self._deadline else ClosedError(f"it is over [{self._name}]")
+            what = self._begin.name.lower()
+            is_late = time.monotonic() >= self._deadline
+            raise self._late() if is_late else ClosedError(f"the {what} has ended [{self._name}]")
         return _Taken(self)
 
     def _let_go(self) -> None:

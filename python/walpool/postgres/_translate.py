@@ -13,6 +13,7 @@ is PostgreSQL's own and reaches it as it is, but not beside parameters of ours, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,9 @@ __all__ = ["Translated", "parse", "translate"]
 
 _LARGEST: Final = 32_766  # SQLite's SQLITE_MAX_VARIABLE_NUMBER; PostgreSQL takes 65,535
 _CACHED: Final = 512  # texts
+_QUERIES: Final = frozenset({"SELECT", "VALUES", "TABLE", "SHOW", "EXPLAIN"})
+_VERBS: Final = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "ALTER", "DROP", "CALL", "DO"}
+_FOREIGN: Final = re.compile(r"%s|%\(\w+\)s|\$[0-9]+")  # how drivers of PostgreSQL's write parameters
 _Place: TypeAlias = tuple[Token, int]  # a token and its n of `$n`; 0 for the operator ?
 
 
@@ -52,6 +56,8 @@ class Translated:
     """The text as it goes to the server."""
     copies: bool = False
     """Whether a statement is a COPY from or to the client."""
+    gives_rows: bool = False
+    """Whether the first statement is a query, or has a RETURNING."""
     positions: tuple[int, ...] | None = None
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
     fold: Fold | None = None
@@ -75,6 +81,12 @@ class Translated:
         msg = f"parameters must be a sequence or a mapping, not {kind}; a single one is given as (value,)"
         raise ProgrammingError(msg)
 
+    def place(self, index: int) -> str:
+        """Return what the caller calls the parameter that is `$n` for n = index + 1: its place, or its name."""
+        if self.names is not None:
+            return f":{self.names[index]}"
+        return str((index if self.positions is None else self.positions[index]) + 1)
+
     def refuse_copy(self) -> None:
         """Refuse COPY from or to the client, which takes the connection with it: another protocol begins there.
 
@@ -87,7 +99,9 @@ class Translated:
 
     def _in_order(self, params: Sequence[object]) -> Sequence[object]:
         if len(params) != self.wanted:
-            msg = f"the statement takes {self.wanted} parameters, but {len(params)} were given"
+            foreign = not self.wanted and _FOREIGN.search(self.sql)
+            instead = f"; {foreign[0]} is none of them: they are written ?, ?1 and :name" if foreign else ""
+            msg = f"the statement takes {self.wanted} parameters, but {len(params)} were given{instead}"
             raise ProgrammingError(msg)
         if self.names:
             msg = f"the statement names its parameter :{self.names[0]}; give a mapping instead of a sequence"
@@ -123,6 +137,9 @@ def translate(sql: str) -> Translated:
 
 def parse(sql: str) -> Translated:
     """Return what `translate` does, without keeping it: for a script, which is long and runs once."""
+    given: object = sql  # the caller may not be typed
+    if not isinstance(given, str):
+        raise TypeError(f"the SQL is a str, not {type(given).__name__}")
     if "\0" in sql:
         msg = "the SQL contains a NUL character"
         raise ProgrammingError(msg)
@@ -147,6 +164,7 @@ def parse(sql: str) -> Translated:
         keyword=keyword,
         is_single=len(held) <= 1,
         copies=any(map(_copies, held)),
+        gives_rows=any(map(_gives_rows, held[:1])),
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
         fold=fold_of(text, count) if keyword == "INSERT" and len(held) == 1 else None,
     )
@@ -155,6 +173,17 @@ def parse(sql: str) -> Translated:
 def _copies(statement: list[Token]) -> bool:
     shapes = [token.shape for token in statement]
     return shapes[0] == "COPY" and not {("FROM", "STDIN"), ("TO", "STDOUT")}.isdisjoint(pairwise(shapes))
+
+
+def _gives_rows(statement: list[Token]) -> bool:
+    depth = 0
+    outside = []  # the words that stand in no parentheses
+    for token in statement:
+        depth += (token.shape == "(") - (token.shape == ")")
+        if not depth and token.kind == "word":
+            outside.append(token.shape)
+    verb = next((word for word in outside if word in _VERBS), "")
+    return verb in _QUERIES or "RETURNING" in outside
 
 
 def _encoded(sql: str) -> bytes:

@@ -6,7 +6,7 @@ The same values as on SQLite, so that a call means the same on both. Owns psycop
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isnan
 from typing import Any, Final
 
@@ -21,16 +21,31 @@ __all__ = ["adapters", "checked"]
 
 _PLAIN: Final = frozenset((type(None), bool))
 _INT64: Final = 2**63
+_CONVERSIONS: Final = {  # by the name of a type, in the words of the SQLite engine
+    name: advice
+    for names, advice in (
+        ("datetime date time", "give .isoformat(), or microseconds as an int"),
+        ("Decimal UUID Path PosixPath WindowsPath", "give str(value)"),
+        ("list dict set tuple", "give json.dumps(value)"),
+        ("ndarray", "give value.tobytes()"),
+        ("int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ bool float16 float32", "give value.item()"),
+    )
+    for name in names.split()
+}
 _OVERHEAD: Final = 16  # bytes that a parameter is reckoned at besides its text
 
 
-def checked(values: Sequence[object]) -> tuple[list[object], int]:
+def checked(values: Sequence[object], place: Callable[[int], str]) -> tuple[list[object], int]:
     """Return parameters as psycopg takes them, and about how many bytes they take in memory.
 
     What PostgreSQL could not give back as it was is refused.
 
+    Args:
+        values: in the order of `$1`, `$2`, ...
+        place: what the caller calls the one of an index.
+
     Raises:
-        ProgrammingError: a type that walpool does not convert in silence; the message names the position.
+        ProgrammingError: a type that walpool does not convert in silence; the message names the place and a conversion.
         DataError: an integer over 64 bits, a NaN, a NUL or a lone surrogate in a text.
     """
     taken: list[object] = []
@@ -47,38 +62,37 @@ def checked(values: Sequence[object]) -> tuple[list[object], int]:
             is_plain = True
         else:
             is_plain = kind in _PLAIN
-        taken.append(value if is_plain else _checked(value, len(taken) + 1))
+        taken.append(value if is_plain else _checked(value, place(len(taken))))
     return taken, size
 
 
-def _checked(value: object, position: int) -> object:
+def _checked(value: object, place: str) -> object:
     if isinstance(value, str):
-        return _text(value, position)
+        return _text(value, place)
     if isinstance(value, int):  # a subclass of int too, as an IntEnum
         if not -_INT64 <= value < _INT64:
-            raise DataError(f"parameter {position} is an int that does not fit in 64 bits; give a str or bytes")
+            raise DataError(f"parameter {place} is an int that does not fit in 64 bits; give a str or bytes")
         return int.__int__(value)
     if isinstance(value, float):
         if isnan(value):
-            raise DataError(f"parameter {position} is NaN, which SQLite would store as NULL; give None")
+            raise DataError(f"parameter {place} is NaN, which SQLite would store as NULL; give None")
         return value
     if isinstance(value, Binary):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
     kind = type(value).__name__
-    raise ProgrammingError(
-        f"parameter {position} is a {kind}, which walpool does not convert; give None, bool, int, float, str or bytes"
-    )
+    advice = _CONVERSIONS.get(kind, "give None, bool, int, float, str or bytes")
+    raise ProgrammingError(f"parameter {place} is a {kind}, which walpool does not convert; {advice}")
 
 
-def _text(value: str, position: int) -> str:
+def _text(value: str, place: str) -> str:
     if "\0" in value:
-        raise DataError(f"parameter {position} is a str with a NUL, which PostgreSQL cannot store; give bytes")
+        raise DataError(f"parameter {place} is a str with a NUL, which PostgreSQL cannot store; give bytes")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"parameter {position} is a str with lone surrogates, which UTF-8 has not") from None
+        raise DataError(f"parameter {place} is a str with lone surrogates, which UTF-8 has not") from None
     return str.__str__(value)  # a member of a `str` enumeration is its value, as on SQLite
 
 

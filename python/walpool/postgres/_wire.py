@@ -18,6 +18,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.waiting import Ready, Wait
 
+from walpool.postgres._kept import fit
 from walpool.postgres._steps import Answers, finish
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from psycopg.abc import Transformer as Converter
     from psycopg.pq.abc import PGresult
 
+    from walpool.postgres._kept import Kept, Types
     from walpool.postgres._steps import Steps
     from walpool.types import Row
 
-__all__ = ["CANCEL_S", "Connection", "Exchange", "Failed", "committed", "committing", "durations"]
+__all__ = ["CANCEL_S", "Connection", "Exchange", "Failed", "Outdated", "committed", "committing", "durations"]
 
 NAMES: Final = capabilities.has_send_close_prepared()
 """Whether this libpq can close a prepared statement, as it can from 17 on."""
@@ -38,13 +40,21 @@ PIECES_AT_ONCE: Final = 16
 """Pieces in which such rows come at most, of 8 KiB or more where the server has them ready."""
 CANCEL_S: Final = 5.0
 """Seconds that a request to stop a statement may take; then the statement runs on."""
+_OUTDATED: Final = frozenset({"0A", "22", "26", "42", "XX"})
+"""Classes of what a kept statement may be refused for if the schema has changed since it was parsed."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """psycopg's connection, with the one converter that all of its exchanges use."""
+    """psycopg's connection, with the one converter that all of its exchanges use, and what its session keeps."""
 
     _converter: Converter | None = None
+    is_pooled = True
+    """Whether a pooler may stand between, so that the next transaction may have another session."""
+    reads_only = False
+    """Whether its session refuses writes by itself."""
+    kept: Kept | None = None
+    """The statements that its session keeps, if it has one of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,19 +101,35 @@ class Failed(Exception):
         """How many runs of statements that were asked for were answered before."""
 
 
+class Outdated(Failed):
+    """The session had kept the statement, and the schema may be another one now: worth an attempt with nothing kept.
+
+    https://www.postgresql.org/docs/18/sql-prepare.html; "cached plan must not change result type" is one such refusal.
+    """
+
+
 class Exchange:
     """Statements for one round trip; `running` sends them. In a transaction that the first one begins, or that is open.
 
-    A statement that is asked for time and again is parsed once. While nothing comes between, the unnamed statement of
-    the protocol does; else it gets a name, which is closed at the end: behind a pooler the next transaction has another
-    session, and this one goes to somebody else.
+    A statement that is asked for time and again is parsed once: for good where the session keeps it (`Kept`). Else the
+    unnamed statement of the protocol does, while nothing comes between; or it gets a name, which is closed at the end:
+    behind a pooler the next transaction has another session, and this one goes to somebody else.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, keeps: bool = False) -> None:
+        """Make one.
+
+        Args:
+            connection: where they go.
+            keeps: whether the session keeps statements from one exchange to another, if it can. They may be outdated.
+        """
         self._connection = connection
         self._pgconn = connection.pgconn
-        self._wanted: list[bool] = []  # for each result to come, whether the caller asked for it
-        self._parsed: dict[bytes, tuple[bytes, tuple[int, ...]]] = {}  # a statement's name, and its parameters' types
+        self._kept = connection.kept if keeps else None
+        self._old: set[bytes] = set()  # the statements that the session had kept
+        self._new: dict[bytes, int] = {}  # those that it keeps from now on, with the place of their preparation
+        self._sent: list[tuple[bytes, bool]] = []  # for each result to come its statement, and whether it is wanted
+        self._parsed: dict[bytes, tuple[bytes, Types]] = {}  # a statement's name, and its parameters' types
         self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
         self._names: list[bytes] = []
         self._pieces = 0  # in which the answers came
@@ -112,38 +138,55 @@ class Exchange:
     def say(self, sql: bytes) -> None:
         """Add a statement without parameters, whose result nobody wants."""
         self._pgconn.send_query_params(sql, None)
-        self._wanted.append(False)
+        self._sent.append((sql, False))
         self._unnamed = None
 
     def set_local(self, settings: Iterable[tuple[str, str]]) -> None:
         """Set server settings until the end of the transaction; no session keeps any, since poolers share them."""
-        given = [text.encode() for pair in settings for text in pair]
+        given = [text for pair in settings for text in pair]
         if given:
             calls = ", ".join(f"set_config(${n}, ${n + 1}, true)" for n in range(1, len(given), 2))
-            self._pgconn.send_query_params(f"SELECT {calls}".encode(), given)
-            self._wanted.append(False)
-            self._unnamed = None
+            self._add(f"SELECT {calls}".encode(), given, is_wanted=False)
 
     def ask(self, sql: bytes, rows: Sequence[Sequence[object]]) -> None:
         """Add a statement that runs once for each row of parameters; parsed anew where a row has other types."""
-        converter, pgconn, wanted = self._connection.converter, self._pgconn, self._wanted
         for row in rows:
-            values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
-            types, formats = converter.types or (), converter.formats
-            name, parsed = self._parsed.get(sql, (b"", None))
-            if parsed is None or not (types == parsed or _fit(values, types, parsed)):
-                self._parsed[sql] = (b"", types)
+            self._add(sql, row)
+
+    def _add(self, sql: bytes, row: Sequence[object], *, is_wanted: bool = True) -> None:
+        converter = self._connection.converter
+        values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
+        types, formats = converter.types or (), converter.formats
+        name, parsed = self._parsed.get(sql, (b"", types))
+        is_parsed = sql in self._parsed and fit(values, types, parsed)
+        if not is_parsed or not (name or self._unnamed == sql):
+            name, parsed = self._named(sql, parsed if is_parsed else types, values, again=is_parsed)
+            self._parsed[sql] = (name, parsed)
+            if not name:
+                self._pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
                 self._unnamed = sql
-                pgconn.send_query_params(sql, values, types, formats, Format.BINARY)
-            elif name or self._unnamed == sql:
-                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-            elif NAMES:
-                name = self._named(sql, parsed)
-                pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-            else:
-                self._unnamed = sql
-                pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
-            wanted.append(True)
+                self._sent.append((sql, is_wanted))
+                return
+        self._pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+        self._sent.append((sql, is_wanted))
+
+    def _named(self, sql: bytes, types: Types, values: Sequence[object], *, again: bool) -> tuple[bytes, Types]:
+        """Return a statement's name, and the types of its parameters; no name, if it is better sent without."""
+        kept = self._kept.find(sql, types, values) if self._kept is not None else None
+        if kept is not None and not kept.is_new:
+            self._old.add(sql)
+            return kept.name, kept.types
+        if kept is not None:
+            name, types = kept.name, kept.types
+            self._new[sql] = len(self._sent)
+        elif again and NAMES:
+            name = b"walpool_%d" % len(self._names)
+            self._names.append(name)
+        else:
+            return b"", types
+        self._pgconn.send_prepare(name, sql, types)
+        self._sent.append((sql, False))
+        return name, types
 
     def run(self) -> list[PGresult]:
         """Take the steps of `running` on this thread."""
@@ -154,38 +197,35 @@ class Exchange:
 
         Raises:
             Failed: the server refused one.
+            Outdated: it may do so because of what the session had kept.
             psycopg.Error: the connection broke.
         """
-        names, self._names = self._names, []
-        results = yield from self._sent(names)
+        names, self._names = self._names + self._gone(), []
+        results = yield from self._answered(names)
         try:
             return self._asked_for(results)
         except Failed:
+            names += self._gone()
             if names and not self._connection.closed:  # what was to close them was skipped
-                self._wanted = []
+                self._sent = []
                 self._pgconn.enter_pipeline_mode()
-                yield from self._sent(names)
+                yield from self._answered(names)
             raise
 
     def is_large(self, answers: Sequence[PGresult]) -> bool:
         """Return whether to convert their rows takes longer than an event loop can wait for."""
         return self._pieces > PIECES_AT_ONCE or sum(answer.ntuples for answer in answers) > AT_ONCE
 
-    def _named(self, sql: bytes, types: tuple[int, ...]) -> bytes:
-        name = b"walpool_%d" % len(self._names)
-        self._names.append(name)
-        self._parsed[sql] = (name, types)
-        self._pgconn.send_prepare(name, sql, types)
-        self._wanted.append(False)
-        return name
+    def _gone(self) -> list[bytes]:
+        return self._kept.take_gone() if self._kept is not None else []
 
-    def _sent(self, names: Sequence[bytes]) -> Steps[list[PGresult]]:
+    def _answered(self, names: Sequence[bytes]) -> Steps[list[PGresult]]:
         """Send what was added, close the names, and return all results."""
         try:
             for name in names:
                 self._pgconn.send_close_prepared(name)
             self._pgconn.pipeline_sync()
-            results: list[PGresult] = yield Answers(self._connection, self._answers(len(self._wanted) + len(names) + 1))
+            results: list[PGresult] = yield Answers(self._connection, self._answers(len(self._sent) + len(names) + 1))
             self._pgconn.exit_pipeline_mode()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._pgconn.transaction_status == TransactionStatus.ACTIVE:
@@ -230,12 +270,22 @@ class Exchange:
 
     def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
         asked: list[PGresult] = []
-        for result, is_wanted in zip(results, self._wanted, strict=False):  # the last ones answer closes and the sync
+        # The last ones answer closes and the sync.
+        for place, (result, (sql, is_wanted)) in enumerate(zip(results, self._sent, strict=False)):
             if result.status not in _GOOD:
-                raise Failed(errors.error_from_result(result), len(asked))
+                error = errors.error_from_result(result)
+                outdated = [sql] if sql in self._old and (error.sqlstate or "")[:2] in _OUTDATED else []
+                self._forget(place, outdated)
+                raise (Outdated if outdated else Failed)(error, len(asked))
             if is_wanted:
                 asked.append(result)
         return asked
+
+    def _forget(self, failed: int, outdated: Iterable[bytes]) -> None:
+        """Have the session keep neither what is outdated, nor what was not prepared, since something failed before."""
+        if self._kept is not None:
+            self._kept.forget(outdated)
+            self._kept.forget(sql for sql, place in self._new.items() if place >= failed)
 
 
 def committed(connection: Connection) -> bytes:
@@ -257,14 +307,6 @@ def committing(connection: Connection) -> Steps[bytes]:
     except Failed as failure:
         error = failure.error
     raise error
-
-
-def _fit(values: Sequence[object], given: Sequence[int], types: Sequence[int]) -> bool:
-    """Return whether values fit a statement that was parsed for other types: NULL fits any."""
-    return all(
-        kind == parsed or (kind == 0 and value is None)
-        for value, kind, parsed in zip(values, given, types, strict=True)
-    )
 
 
 def durations(**seconds: float | None) -> tuple[tuple[str, str], ...]:

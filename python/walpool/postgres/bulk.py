@@ -68,6 +68,7 @@ class Bulk:
         self._name = pool.path
         self._local = pool._local
         self._process = os.getpid()
+        self._reads_only = False  # whether the transaction that is open does
         self._connection = pool._engine.address.connect(pool.settings.write_timeout)
 
     @contextmanager
@@ -89,6 +90,7 @@ class Bulk:
             local.append(("transaction_timeout", "0"))
         if not waits_for_disk:
             local.append(("synchronous_commit", "off"))
+        self._reads_only = reads_only
         exchange = Exchange(self._connection)
         exchange.say(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reads_only else b"BEGIN")
         exchange.set_local(local)
@@ -200,7 +202,7 @@ class Bulk:
             return exchange.run()
         except Failed as failure:
             place = job.place(failure.answered) if job is not None else ""
-            raise mapped(failure.error, self._name, place=place) from None
+            raise mapped(failure.error, self._name, place=place, is_read=self._reads_only) from None
         except psycopg.Error as error:
             raise mapped(error, self._name) from None
 
