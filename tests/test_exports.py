@@ -111,7 +111,9 @@ EXPORTS = {
         "unpack",
     },
     "walpool.migrating": {
+        "Barred",
         "Column",
+        "Element",
         "Fault",
         "ForeignKey",
         "Index",

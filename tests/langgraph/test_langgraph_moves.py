@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,39 @@ def test_what_the_target_cannot_take_of_a_set_is_found_first(
     assert "bad: langgraph_items.key" in capsys.readouterr().out
     with walpool.get_pool(postgres_url) as pool:
         assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([0.5] * 16_001, "an embedding of 16001 dims: pgvector holds 16000 at most"),
+        ([0.5] * 70_000, "an embedding of 70000 dims"),
+        ([], "a BLOB that is no embedding of float32"),
+    ],
+)
+def test_vector_that_pgvector_does_not_hold_is_found_first_and_left_out_when_told(
+    database: Path,
+    postgres_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    numbers: list[float],
+    said: str,
+) -> None:
+    with WalpoolStore(database, index=INDEX) as store:
+        store.put(("n",), "good", {"text": "a"})
+        store.put(("n",), "odd", {"text": "b"})
+    with walpool.Pool(database) as pool:
+        packed = struct.pack(f"<{len(numbers)}f", *numbers)
+        odd = "(SELECT id << 16 FROM langgraph_items WHERE key = 'odd')"
+        assert pool.execute(f"UPDATE langgraph_vectors SET embedding = ? WHERE id = {odd}", (packed,)).rowcount == 1
+    assert migrate(database, postgres_url) == 2
+    assert f'bad: langgraph_vectors.embedding, key ["n", "odd"]: {said}' in capsys.readouterr().out
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    assert migrate(database, postgres_url, "--on-bad", "skip-to-file", tmp_path / "bad.jsonl") == 0
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT key FROM langgraph_vectors") == [("good",)]
+        assert pool.fetch("SELECT count(*) FROM langgraph_items") == [(2,)]
 
 
 def test_vectors_are_refused_where_there_is_no_pgvector(

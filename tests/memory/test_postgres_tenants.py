@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,36 +12,13 @@ from looping import on_asyncio
 import walpool
 import walpool.memory
 from tests.memory.contract import ids, record
+from tests.postgres.secured import ROLES, Secured
 from walpool.errors import ConfigError, DatabaseError
 from walpool.memory import Query, pack
 from walpool.memory.postgres import init_sql
 
 if TYPE_CHECKING:
     from benches.postgres_server import PostgresServer
-
-ROLES = {"owner": "memory_owner", "app": "memory_app", "reader": 'memory "reader"'}
-
-
-class Secured:
-    """A database with row-level security, and its URLs."""
-
-    def __init__(self, server: PostgresServer, name: str) -> None:
-        self.server = server
-        self.name = name
-        self.app = server.url(database=name, user=ROLES["app"])
-        self.reader = server.url(database=name, user=ROLES["reader"])
-        self.superuser = server.url(database=name, user="postgres")
-
-
-@pytest.fixture
-def secured(own_postgres_server: PostgresServer) -> Iterator[Secured]:
-    name = "memory_tenants"
-    own_postgres_server.create_database(name)
-    try:
-        own_postgres_server.execute(init_sql(**ROLES), database=name)
-        yield Secured(own_postgres_server, name)
-    finally:
-        own_postgres_server.drop_database(name)
 
 
 def opened(url: str, tenant: str, **named: Any) -> walpool.memory.MemoryStore:

@@ -177,7 +177,7 @@ def test_types_that_sqlite_lacks_become_their_text(postgres_url: str, tmp_path: 
         assert pool.fetchval("SELECT count(*) FROM part") == 2
     assert row == (
         "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", -3, 4, "12.5000", pytest.approx(0.1), "2024-02-29 21:59:59.123456+00",
-        "2024-02-29", "1 day 02:00:00", '{a,"b,c",NULL}', '{"a": 2, "b": 1}', "bad", b"\x00\xff", 1, "10.0.0.1/8", "ab",
+        "2024-02-29", "P1DT2H", '["a","b,c",null]', '{"a": 2, "b": 1}', "bad", b"\x00\xff", 1, "10.0.0.1/8", "ab",
     )  # fmt: skip
     notes = {note for table in report.plan.tables for note in table.notes}
     assert "money: numeric(12,4) becomes its text" in notes
@@ -185,6 +185,15 @@ def test_types_that_sqlite_lacks_become_their_text(postgres_url: str, tmp_path: 
         "part_1": "a partition: its rows go with the table that it is a part of",
         "v": "a view: make it anew in the target",
     }
+
+
+def test_rows_of_a_server_come_in_the_order_of_their_keys_and_not_of_the_keys_texts(
+    postgres_url: str, tmp_path: Path, migrated: Migrated
+) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script("CREATE TABLE t (id numeric PRIMARY KEY); INSERT INTO t VALUES (9), (10), (100)")
+    assert migrated(postgres_url, tmp_path / "a.db").is_same
+    assert rows_of(tmp_path / "a.db", "t") == [("10",), ("100",), ("9",)]
 
 
 def test_rows_that_changed_in_postgres_are_repaired_in_the_file(

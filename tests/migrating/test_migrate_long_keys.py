@@ -28,11 +28,13 @@ def bad(migrated: Migrated, source: Path, url: str, **options: Any) -> list[tupl
     return [(fault.table, fault.column, fault.why) for fault in refused.value.report.plan.faults]
 
 
+@pytest.mark.parametrize("without", ["", "WITHOUT ROWID"])
 def test_primary_key_that_is_too_long_is_found_first_and_one_that_can_be_compressed_is_not(
-    tmp_path: Path, postgres_url: str, migrated: Migrated
+    tmp_path: Path, postgres_url: str, migrated: Migrated, without: str
 ) -> None:
     rows = [("short", 1), (EVEN, 2), *((key, 3) for key in LONG)]
-    fill(tmp_path / "a.db", "CREATE TABLE t (k TEXT PRIMARY KEY, n INT)", ("INSERT INTO t VALUES (?, ?)", rows))
+    script = f"CREATE TABLE t (k TEXT PRIMARY KEY, n INT) {without}"
+    fill(tmp_path / "a.db", script, ("INSERT INTO t VALUES (?, ?)", rows))
     faults = bad(migrated, tmp_path / "a.db", postgres_url)
     assert faults == [("t", "k", "a key of 3600 bytes, too long for an index on k")] * 4
 

@@ -12,6 +12,7 @@ import pytest
 from migrations import Migrated, fill, rows_of
 
 import walpool
+from walpool import cli
 from walpool.errors import ConfigError
 from walpool.migrating import Column, Plan, Refused
 from walpool.postgres.binary import Form
@@ -186,6 +187,23 @@ def test_what_the_program_s_own_sql_has_to_follow_is_told(
     assert [note for note in back.notes if note.startswith("the index open_ones is on a part or expressions")]
 
 
+def test_memories_that_pgvector_does_not_hold_are_refused_first(
+    tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from walpool import memory
+
+    source = str(tmp_path / "a.db")
+    with memory.open(source, tenant="ann", collection="long") as store:
+        store.save([memory.Record(id="1", content="one", embedding=memory.pack([0.5] * 16_001))])
+    with memory.open(source, tenant="bob") as store:
+        store.save([memory.Record(id="1", content="one", embedding=memory.pack([0.5] * 16_000))])
+    assert cli.main(["migrate", source, postgres_url]) == 2
+    assert "up to 16000 dims, and these are longer: 1 of ann/long" in capsys.readouterr().err
+    with walpool.get_pool(postgres_url) as pool:
+        assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    assert cli.main(["migrate", source, postgres_url, "--tenant", "bob"]) == 0
+
+
 def test_target_that_is_not_empty_is_refused(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:
     fill(tmp_path / "a.db", "CREATE TABLE t (a INTEGER PRIMARY KEY)", ("INSERT INTO t VALUES (?)", [(1,)]))
     with walpool.get_pool(postgres_url) as pool:
@@ -240,10 +258,12 @@ def test_foreign_key_to_rows_that_are_not_there_is_said(tmp_path: Path, postgres
 
 
 def test_plan_comes_back_from_its_json() -> None:
-    from walpool.migrating import Fault, ForeignKey, Index, LongKeys, Table
+    from walpool.migrating import Barred, Element, Fault, ForeignKey, Index, LongKeys, Table
 
     column = Column("a", Form.NUMERIC, "NUMERIC(9,2)", "DECIMAL", default="1", sorts_alike=False, limits=(9, 2))
+    array = Column("b", Form.ARRAY, "d[]", "TEXT", element=Element(Form.ENUM, ("x", "y"), 7), domain="d", behind="e")
     index, foreign = Index("i", ("a",), True, (True,), ("(a)",), "a > 1"), ForeignKey(("a",), "p", ("b",))
-    table = Table("t", (column,), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=(LongKeys(("a",), (-1, 2)),))
+    long, barred = (LongKeys(("a",), (-1, 2)),), (Barred("b", "d", (-3, 4)),)
+    table = Table("t", (column, array), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=long, barred=barred)
     plan = Plan("s", "t", "to_postgres", [table], [("x", "why")], ["note"], [Fault("t", "a", "[1]", "bad")], 1, ["no"])
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan

@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from migrations import Migrated, fill, rows_of
 
 import walpool
+from tests.postgres.secured import ROLES, Secured
 from walpool import cli, memory
 from walpool.errors import ConfigError
 from walpool.interchange import export_memory
-from walpool.memory.postgres import init_sql
-
-if TYPE_CHECKING:
-    from benches.postgres_server import PostgresServer
-
-ROLES = {"owner": "moving_owner", "app": "moving_app", "reader": "moving_reader"}
 
 # A table of the user's own, with a policy of its own, in which each tenant counts from 1.
-NOTES = """
+NOTES = f"""
     CREATE TABLE notes (
         tenant text NOT NULL DEFAULT current_setting('walpool.tenant'), id bigint GENERATED ALWAYS AS IDENTITY,
         body varchar(20), data jsonb, PRIMARY KEY (tenant, id)
     );
     ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
     CREATE POLICY notes_tenant ON notes USING (tenant = current_setting('walpool.tenant', true));
-    GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO moving_app;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO {ROLES["app"]};
     CREATE TABLE walpool_migration (name text COLLATE "C" PRIMARY KEY, state text NOT NULL, document text NOT NULL);
-    GRANT SELECT, INSERT, UPDATE, DELETE ON walpool_migration TO moving_app;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON walpool_migration TO {ROLES["app"]};
     INSERT INTO notes (tenant, body) VALUES ('other', 'not mine');
 """
 
 
-class Secured:
-    """A database with row-level security, as the app and as one who stands above it see it."""
-
-    def __init__(self, server: PostgresServer, name: str) -> None:
-        self.app = server.url(database=name, user=ROLES["app"])
-        self.above = server.url(database=name, user="postgres")
-
-
 @pytest.fixture
-def secured(own_postgres_server: PostgresServer) -> Iterator[Secured]:
-    name = "moving_tenants"
-    own_postgres_server.create_database(name)
-    try:
-        own_postgres_server.execute(init_sql(**ROLES), database=name)
-        own_postgres_server.execute(NOTES, database=name)
-        yield Secured(own_postgres_server, name)
-    finally:
-        own_postgres_server.drop_database(name)
+def secured(secured: Secured) -> Secured:
+    secured.server.execute(NOTES, database=secured.name)
+    return secured
 
 
 @pytest.fixture
@@ -70,7 +49,7 @@ def test_rows_become_those_of_the_tenant_and_come_back_alone(
     report = migrated(source, secured.app, force=True, tenant="acme")
     assert report.is_same
     assert any("row-level security" in note for note in report.plan.notes)
-    with walpool.get_pool(secured.above) as pool:
+    with walpool.get_pool(secured.superuser) as pool:
         assert pool.fetch("SELECT tenant, count(*) FROM notes GROUP BY 1 ORDER BY 1") == [("acme", 300), ("other", 1)]
         pool.execute("UPDATE notes SET body = 'changed' WHERE tenant = 'acme' AND id = 7")
         pool.execute("DELETE FROM notes WHERE tenant = 'acme' AND id = 8")
@@ -79,7 +58,7 @@ def test_rows_become_those_of_the_tenant_and_come_back_alone(
     assert (table.changed, table.missing, table.extra) == ([[7]], [[8]], [[999]])
     report = migrated(source, secured.app, repair=True, tenant="acme")
     assert (report.is_same, report.repaired) == (True, 3)
-    with walpool.get_pool(secured.above) as pool:
+    with walpool.get_pool(secured.superuser) as pool:
         assert pool.fetchval("SELECT body FROM notes WHERE tenant = 'other'") == "not mine"
 
     report = migrated(secured.app, tmp_path / "back.db", tables=["notes"], tenant="acme")
@@ -94,7 +73,7 @@ def test_row_without_a_tenant_is_refused_by_the_policy_and_nothing_is_written(
 ) -> None:
     with pytest.raises(walpool.errors.Error):
         migrated(source, secured.app, force=True)
-    with walpool.get_pool(secured.above) as pool:
+    with walpool.get_pool(secured.superuser) as pool:
         assert pool.fetchval("SELECT count(*) FROM notes") == 1
 
 

@@ -15,10 +15,12 @@ from migrations import Migrated, fill
 
 import walpool
 from walpool.migrating import Column, Refused
-from walpool.migrating._canonical import Bad, canonical
-from walpool.migrating._existing import _FORMS, _type
-from walpool.migrating._postgres_sql import COLUMNS
+from walpool.migrating._catalog import columns_of
+from walpool.migrating._existing import _fitted
+from walpool.migrating._postgres_sql import spelled
 from walpool.postgres import Bulk, PostgresPool
+from walpool.postgres.binary import Form
+from walpool.postgres.spelling.spelling import Bad
 
 GOOD: list[tuple[str, list[Any], list[str]]] = [
     # the type, what the file has, what the server has as its text
@@ -108,89 +110,6 @@ def test_one_value_in_two_spellings_is_the_same_to_the_comparison_and_another_va
         assert migrated(tmp_path / "a.db", postgres_url, repair=True).is_same
 
 
-BAD: list[tuple[str, str, str, str | None]] = [
-    # the type, the value as SQL, what is said, what it is replaced by
-    ("jsonb", "'{\"a\": NaN}'", "no JSON", '"{\\"a\\": NaN}"'),
-    ("jsonb", "'{\"a\": '", "no JSON", '"{\\"a\\": "'),
-    ("jsonb", "'[\"\\u0000\"]'", "a NUL (\\u0000)", '["\N{REPLACEMENT CHARACTER}"]'),
-    ("jsonb", "'[\"\\ud83d\"]'", "surrogate", '["\N{REPLACEMENT CHARACTER}"]'),
-    ("jsonb", "'[1e200000]'", "beyond the range of numeric", '"[1e200000]"'),
-    ("jsonb", "printf('%.*c', 401, '[') || printf('%.*c', 401, ']')", "nested", f'"{"[" * 401}{"]" * 401}"'),
-    ("jsonb", "7", "INTEGER in a column of text", "7"),
-    ("json", "'nul'", "no JSON", '"nul"'),
-    ("varchar(3)", "'abcd'", "more than 3 characters", "abc"),
-    ("varchar(3)", "'abc  '", "more than 3 characters", "abc"),
-    ("varchar(3)", "'a' || char(0)", "a NUL", "a\N{REPLACEMENT CHARACTER}"),
-    (
-        "varchar(3)",
-        "CAST(x'61eda080' AS TEXT)",
-        "not valid UTF-8",
-        "a\ufffd\ufffd",
-    ),
-    ("varchar(3)", "x'6162'", "BLOB in a column of text", "ab"),
-    ("char(2)", "'abc'", "more than 2 characters", "ab"),
-    ("numeric(6,2)", "1.005", "digits beyond the scale", "1.01"),
-    ("numeric(6,2)", "'0.001'", "digits beyond the scale", "0.00"),
-    ("numeric(6,2)", "10000", "beyond the range of numeric(6,2)", None),
-    ("numeric(6,2)", "'Infinity'", "an infinity", None),
-    ("numeric(6,2)", "9e999", "an infinity", None),
-    ("numeric(6,2)", "'ten'", "no number", None),
-    ("numeric(2,4)", "'0.0100'", "beyond the range", None),
-    ("numeric(3,-2)", "12345", "beyond the scale", "12300"),
-    ("numeric", "x'31'", "BLOB in a column of numbers", None),
-    ("numeric", "'1e131072'", "beyond the range of numeric", None),
-    ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1'", "no UUID", None),
-    ("uuid", "x'a0eebc999c0b4ef8bb6d6bb9bd380a11'", "BLOB in a column of UUIDs", None),
-    ("smallint", "40000", "beyond the range of smallint", None),
-    ("real", "0.1", "real cannot hold", "0.1"),
-    ("real", "1e300", "real cannot hold", None),
-    ("real", "'x'", "TEXT in a column of numbers", None),
-    ("date", "'2023-02-29'", "no calendar", None),
-    ("date", "'2024-02-29 12:00:00'", "no date", "2024-02-29"),
-    ("date", "19000", "INTEGER in a column of dates", None),
-    ("timestamp", "'2024-02-29 23:59:59+02'", "offset", "2024-02-29 21:59:59"),
-    ("timestamp", "'2024-02-29'", "no time", "2024-02-29 00:00:00"),
-    ("timestamp", "'2024-02-29 23:59:59.1234567'", "more than 6 digits", "2024-02-29 23:59:59.123456"),
-    ("timestamp(3)", "'2024-02-29 23:59:59.9999Z'", "more than 3 digits", "2024-02-29 23:59:59.999"),
-    ("timestamptz", "'2024-02-29 23:59:60+00'", "no time", None),
-    ("timestamptz", "'2024-02-30 23:59:00+00'", "no calendar", None),
-    ("timestamptz", "'0001-01-01 00:00:00+01'", "beyond the years", None),
-    ("timestamptz", "'2024-02-29 00:00:00+16'", "16 hours", None),
-    ("timestamptz", "1709200000", "INTEGER in a column of times", None),
-    ("boolean", "2", "other than 0 and 1", None),
-]
-
-
-@pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, *_ in BAD))
-def test_values_that_a_column_cannot_take_are_found_first_and_replaced_or_left_out(
-    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str
-) -> None:
-    bad = [(value, said, becomes) for each, value, said, becomes in BAD if each == kind]
-    values = ", ".join(f"({number}, {value})" for number, (value, _, _) in enumerate(bad, 5))
-    fill(tmp_path / "a.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, NULL), {values}")
-    there(postgres_url, kind)
-    with pytest.raises(Refused) as refused:
-        migrated(tmp_path / "a.db", postgres_url, force=True)
-    faults = refused.value.report.plan.faults
-    assert [fault[:3] for fault in faults] == [("t", "a", f"[{number}]") for number, _ in enumerate(bad, 5)]
-    for fault, (_, said, _) in zip(faults, bad, strict=True):
-        assert said in fault.why
-    assert texts(postgres_url) == []
-
-    report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="replace")
-    assert (report.is_same, report.tables[0].replaced) == (True, len(bad))
-    for (_, found), (_, _, becomes) in zip(texts(postgres_url)[1:], bad, strict=True):
-        assert found == becomes
-
-    there(postgres_url, kind)
-    skipped = tmp_path / "bad.jsonl"
-    report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="skip", bad_path=skipped)
-    assert (report.is_same, report.tables[0].skipped, report.tables[0].copied) == (True, len(bad), 1)
-    lines = [json.loads(line)["why"]["a"] for line in skipped.read_text().splitlines()]
-    assert lines == [fault.why for fault in faults]
-    assert texts(postgres_url) == [("1", None)]
-
-
 def test_value_that_must_be_there_is_replaced_by_the_nothing_of_its_type(
     tmp_path: Path, postgres_url: str, migrated: Migrated
 ) -> None:
@@ -202,12 +121,23 @@ def test_value_that_must_be_there_is_replaced_by_the_nothing_of_its_type(
         "z": ("timestamptz", "1970-01-01 00:00:00+00"),
         "c": ("char(3)", ""),
         "r": ("real", "0"),
+        "t": ("time", "00:00:00"),
+        "tz": ("timetz", "00:00:00+00"),
+        "v": ("interval", "PT0S"),
+        "i": ("inet", "0.0.0.0/32"),
+        "m": ("macaddr", "00:00:00:00:00:00"),
+        "b": ("bit(3)", "000"),
+        "vb": ("varbit", ""),
+        "o": ("oid", "0"),
+        "n": ("name", ""),
+        "a": ("int[]", "{}"),
+        "e": ("mood", "good"),
     }
     script = f"CREATE TABLE t (id INTEGER PRIMARY KEY, {', '.join(kinds)}); INSERT INTO t (id) VALUES (1)"
     fill(tmp_path / "a.db", script)
     with walpool.get_pool(postgres_url) as pool:
         listed = ", ".join(f"{name} {kind} NOT NULL" for name, (kind, _) in kinds.items())
-        pool.script(f"CREATE TABLE t (id bigint PRIMARY KEY, {listed})")
+        pool.script(f"CREATE TYPE mood AS ENUM ('good'); CREATE TABLE t (id bigint PRIMARY KEY, {listed})")
     report = migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="replace")
     assert (report.is_same, report.plan.faulty, report.tables[0].replaced) == (True, len(kinds), 1)
     with PostgresPool(postgres_url) as opened, Bulk(opened) as bulk, bulk.transaction(reads_only=True):
@@ -256,20 +186,6 @@ def test_keys_that_are_one_to_the_server_are_refused_by_name(
         migrated(tmp_path / "a.db", postgres_url, force=True, on_bad="skip")
     assert keys[0].upper() in str(refused.value)
     assert keys[1] not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "kind", ["interval", "text[]", "inet", "bit(3)", "mood", "short", "time", "point", "tsvector", "name", '"char"']
-)
-def test_column_of_another_type_is_refused_by_name_with_what_to_do(
-    tmp_path: Path, postgres_url: str, migrated: Migrated, kind: str
-) -> None:
-    fill(tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
-    with walpool.get_pool(postgres_url) as pool:
-        pool.script("CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN short AS varchar(3)")
-    there(postgres_url, kind)
-    with pytest.raises(Refused, match=r"t\.a: a column of type .* cannot be filled: make it text"):
-        migrated(tmp_path / "a.db", postgres_url, force=True)
 
 
 def test_column_that_must_be_filled_and_that_the_source_lacks_is_refused(
@@ -354,13 +270,13 @@ def test_what_the_server_gives_back_is_reckoned_as_the_server_does(
     with PostgresPool(postgres_url) as pool, Bulk(pool) as bulk, bulk.transaction():
         bulk.execute(f"CREATE TEMP TABLE x (a {kind}) ON COMMIT DROP")
         ((oid,),) = bulk.fetch("SELECT to_regclass('x')::oid::bigint")
-        ((_, shown, *_),) = bulk.fetch(COLUMNS, (oid,))
-        name, limits = _type(shown)
-        column = Column("a", _FORMS[name], shown, "TEXT", limits=limits)
+        (given,) = columns_of(bulk, oid)
+        column = _fitted(Column("a", Form.TEXT, "TEXT", "TEXT"), given, is_bytewise=True)
+        assert column is not None
         taken = {}
         for text in written:
             with suppress(Bad):
-                taken[text] = canonical(column, text)
-        expression = "trim_scale(a)" if name == "numeric" else "a"
-        query = f"SELECT ({expression})::text FROM (SELECT CAST(CAST(? AS text) AS {kind}) AS a) AS v"
-        assert [found for ((found,),) in bulk.fetch_each([(query, (text,)) for text in taken])] == [*taken.values()]
+                taken[text] = column.spelling.read(text, column.limits)
+        query = f"SELECT {spelled(column)} FROM (SELECT CAST(CAST(? AS text) AS {kind}) AS a) AS v"
+        found = [found for ((found,),) in bulk.fetch_each([(query, (text,)) for text in taken])]
+        assert found == [*taken.values()]

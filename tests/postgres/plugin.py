@@ -22,6 +22,7 @@ import pytest
 if TYPE_CHECKING:  # a run that asks for no server imports none of it
     from benches.postgres_server import Databases, PostgresServer
     from tests.postgres.pgbouncer import PgBouncer
+    from tests.postgres.secured import Secured
     from tests.postgres.tls import TlsServer
 
 ROLE = "walpool"  # who owns the databases of tests: no superuser, as where people rent a server
@@ -120,6 +121,15 @@ def own_postgres_url(own_postgres_server: PostgresServer) -> Iterator[str]:
     """Yield what `postgres_url` yields, always on `own_postgres_server`, which the test may restart."""
     with new_database(own_postgres_server) as url:
         yield url
+
+
+@pytest.fixture
+def secured(own_postgres_server: PostgresServer) -> Iterator[Secured]:
+    """Yield a new database whose memories are under row-level security; it is dropped afterwards."""
+    from tests.postgres.secured import secured_database
+
+    with secured_database(own_postgres_server) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ pytest.importorskip("psycopg", exc_type=ImportError)
 import walpool
 from walpool.errors import ClosedError, DataError, IntegrityError, ProgrammingError
 from walpool.postgres import Bulk, PostgresPool
-from walpool.postgres.binary import Form, Unfit, check, digests_form, plain_number, rows
+from walpool.postgres.binary import Form, Unfit, check, digests_form, rows
+from walpool.postgres.spelling.numbers import plain_number
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 FLOATS = st.floats(allow_nan=False)
@@ -188,13 +189,13 @@ def test_reading_transaction_is_one_snapshot_and_writes_nothing(bulk: Bulk, post
 
 def test_texts_of_values_do_not_depend_on_the_role_s_settings(bulk: Bulk, postgres_url: str) -> None:
     with walpool.get_pool(postgres_url) as pool:
-        for setting in ("DateStyle TO 'German'", "TimeZone TO 'Asia/Tokyo'", "IntervalStyle TO 'iso_8601'"):
+        for setting in ("DateStyle TO 'German'", "TimeZone TO 'Asia/Tokyo'", "IntervalStyle TO 'postgres'"):
             pool.execute(f"ALTER ROLE CURRENT_USER SET {setting}")
         try:
             other = PostgresPool(f"{postgres_url}&application_name=other")
             with other, Bulk(other) as fresh, fresh.transaction(reads_only=True):
                 query = "SELECT '2024-01-02 03:04:05+00'::timestamptz::text, '1 day'::interval::text"
-                assert fresh.fetch(query) == [("2024-01-02 03:04:05+00", "1 day")]
+                assert fresh.fetch(query) == [("2024-01-02 03:04:05+00", "P1D")]
         finally:
             for name in ("DateStyle", "TimeZone", "IntervalStyle"):
                 pool.execute(f"ALTER ROLE CURRENT_USER RESET {name}")

@@ -77,11 +77,14 @@ def _obstacles(target: str, going: list[Collection]) -> list[str]:
     if Settings.load(target).path is not None:
         return []
     from walpool.memory.postgres import lacking  # here: psycopg is an extra
+    from walpool.postgres.spelling.vectors import MOST_DIMS
 
     with get_pool(target) as pool:
         lacks = lacking(cast("PostgresPool", pool))
     if lacks is not None:
         return [lacks]
+    if long := [each for each in going if each.dims is not None and each.dims > MOST_DIMS]:
+        return [f"pgvector holds embeddings of up to {MOST_DIMS} dims, and these are longer: {_counted(long)}"]
     if is_secured(target, {}) and (homeless := [each for each in going if not each.tenant]):
         return [f"row-level security has a place for tenants alone, and these are no tenant's: {_counted(homeless)}"]
     return []

@@ -14,7 +14,6 @@ from walpool.settings import Settings
 
 __all__ = ["has_stores", "is_secured", "name_of", "open_collection", "patient"]
 
-_IS_SECURED: Final = "SELECT coalesce(row_security_active(to_regclass('memory_records')), false)"
 _LONG: Final = 24 * 3600.0  # seconds
 
 
@@ -41,8 +40,10 @@ def is_secured(url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> 
     """Return whether row-level security shows the role of a connection one tenant's memories at a time."""
     if Settings.load(url, **settings).path is not None:
         return False
+    from walpool.postgres import policies  # which needs psycopg
+
     with get_pool(url, **settings) as pool:
-        return bool(pool.fetchval(_IS_SECURED))
+        return policies.is_secured(pool.fetch, "memory_records")
 
 
 def has_stores(url: str | os.PathLike[str] | None, settings: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from walpool.langgraph import _cache_sql, _postgres_sql, _sql
 from walpool.langgraph._store_dialects import ITEMS, VECTORS
-from walpool.migrating.sets import Face, Part, Set, blob, integer, text, versioned
+from walpool.migrating.sets import Face, Part, Set, blob, integer, text, vector, versioned
 from walpool.schema import TENANT
 
 __all__ = ["SETS"]
@@ -120,10 +120,13 @@ _ITEMS: Final = Part(
 
 
 def _sent(embedding: Any) -> Any:
-    """Return a packed embedding as pgvector sends one: its length, two bytes, and its numbers with the sign first."""
+    """Return a packed embedding as pgvector sends one: its length, two bytes, and its numbers with the sign first.
+
+    One that pgvector does not hold is as long as it is, whatever its head says, and so found in the plan.
+    """
     if not isinstance(embedding, bytes) or len(embedding) % 4:
         return embedding
-    return (len(embedding) // 4).to_bytes(2, "big") + bytes(2) + _swapped(embedding)
+    return min(len(embedding) // 4, 2**16 - 1).to_bytes(2, "big") + bytes(2) + _swapped(embedding)
 
 
 def _packed(sent: Any) -> Any:
@@ -140,7 +143,7 @@ def _swapped(numbers: bytes) -> bytes:
 _OF_ITEM: Final = "v.id BETWEEN i.id << 16 AND (i.id << 16) + 65535"
 _VECTORS: Final = Part(
     name="langgraph_vectors",
-    columns=(text("namespace"), text("key"), integer("place"), text("path"), blob("embedding", postgres="vector")),
+    columns=(text("namespace"), text("key"), integer("place"), text("path"), vector("embedding")),
     key=("namespace", "key"),
     is_grouped=True,
     sqlite=Face(

@@ -21,11 +21,10 @@ from typing import Final, NamedTuple
 
 from walpool.errors import DataError
 from walpool.memory.records import EmbeddingError, Metric, pack
+from walpool.postgres.spelling.vectors import MOST_DIMS
 from walpool.types import Binary
 
 __all__ = ["SCORES", "Bounds", "around", "bounds", "from_server", "to_server"]
-
-_MOST_DIMS: Final = 16_000
 
 # Of the query, in a SELECT of its own: so the server computes it once, and not again for each row where it has planned
 # the statement once for all.
@@ -97,8 +96,8 @@ def to_server(embedding: bytes) -> Binary:
     """
     pack(embedding)
     values = array("f", embedding)
-    if len(values) > _MOST_DIMS:
-        raise EmbeddingError(f"pgvector holds embeddings of up to {_MOST_DIMS} dims, not of {len(values)}")
+    if len(values) > MOST_DIMS:
+        raise EmbeddingError(f"pgvector holds embeddings of up to {MOST_DIMS} dims, not of {len(values)}")
     values.byteswap()  # packed ones are little-endian, whatever the machine
     return Binary(struct.pack(">HH", len(values), 0) + values.tobytes())
 

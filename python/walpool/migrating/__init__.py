@@ -6,12 +6,14 @@ Needs psycopg 3: `pip install 'walpool[postgres]'`.
 from __future__ import annotations
 
 from walpool.migrating.migration import Options, Refused, migrate
-from walpool.migrating.plan import Column, Fault, ForeignKey, Index, LongKeys, Plan, Table
+from walpool.migrating.plan import Barred, Column, Element, Fault, ForeignKey, Index, LongKeys, Plan, Table
 from walpool.migrating.report import Progress, Report, TableReport
 from walpool.migrating.retiring import unretire
 
 __all__ = [
+    "Barred",
     "Column",
+    "Element",
     "Fault",
     "ForeignKey",
     "Index",
@@ -28,7 +30,9 @@ __all__ = [
 ]
 
 _ALL = (
+    Barred,
     Column,
+    Element,
     Fault,
     ForeignKey,
     Index,

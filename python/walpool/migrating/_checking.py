@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from walpool.migrating._canonical import SPELLED, as_given_back
+from walpool.migrating._canonical import as_given_back, as_one
 from walpool.migrating._cleaning import faults_of
 from walpool.migrating._faults import as_json
 from walpool.migrating._hashing import key_hashes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from walpool.migrating._sides import Side
     from walpool.types import Row
 
-__all__ = ["check"]
+__all__ = ["check", "noted"]
 
 _SHOWN: Final = 4  # keys that an obstacle names
 
@@ -36,14 +36,43 @@ def check(source: Side, plan: Plan, tick: Callable[[Table, int], None]) -> None:
     """
     plan.tables = [_checked(source, plan, table, tick) for table in plan.tables]
     for table in plan.tables:
-        if any(column.form in SPELLED for column in table.key_columns):
+        if any(not column.spelling.sorts_alike for column in table.key_columns):
             _refuse_twins(source, plan, table)
 
 
+def noted(source: Side, plan: Plan, table: Table, look: Callable[[Table, Row], list[tuple[str, str]]]) -> Table:
+    """Enter the bad rows of a table into a plan, and return the table as it is to be compared.
+
+    Args:
+        source: where they are read.
+        plan: changed in its place; what else is wrong with a row is in it already.
+        table: whose.
+        look: returns the columns of a row that are bad, and why.
+    """
+    faulty: set[str] = set()
+    number = 0
+    for rows in source.pages(table):
+        for place, row in enumerate(rows, number + 1):
+            if found := look(table, row):
+                for fault in faults_of(table, row, place):
+                    faulty.add(fault.column)
+                    if (fault.column, fault.why) in found:
+                        plan.found(fault)
+        number += len(rows)
+    return _sorted_otherwise(table, faulty)
+
+
+def _sorted_otherwise(table: Table, faulty: set[str]) -> Table:
+    """Return a table with bad columns: a range of keys that are mended, or left out, is other rows on each side."""
+    columns = tuple(replace(each, sorts_alike=each.sorts_alike and each.name not in faulty) for each in table.columns)
+    return replace(table, columns=columns)
+
+
 def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int], None]) -> Table:
-    looked_at = table.only({column.name for column in table.columns if _may_be_bad(plan, column.form)})
-    if not any(_may_be_bad(plan, column.form) for column in table.columns):
+    odd = {column.name for column in table.columns if source.has_odd(table, column)}
+    if not odd:
         return table
+    looked_at = table.only(odd)
     faulty: set[str] = set()
     number = 0
     # Whether a text is JSON is seen in each value alone: SQLite says if it is worth looking.
@@ -56,13 +85,9 @@ def _checked(source: Side, plan: Plan, table: Table, tick: Callable[[Table, int]
                     faulty.add(fault.column)
         number += len(rows)
         tick(table, len(rows))
-    forms = {Form.JSON} if plan.direction == "to_postgres" else {Form.DOUBLE}
+    forms = {Form.JSON} if plan.direction == "to_postgres" else {Form.DOUBLE, Form.ARRAY}
     return replace(
-        table,
-        # Where a key is mended or left out, a range of keys is no longer the same rows on both sides.
-        columns=tuple(
-            replace(column, sorts_alike=column.sorts_alike and column.name not in faulty) for column in table.columns
-        ),
+        _sorted_otherwise(table, faulty),
         is_suspect=any(
             column.name in faulty and (column.form in forms or column.is_required) for column in table.columns
         ),
@@ -93,19 +118,14 @@ def _refuse_twins(source: Side, plan: Plan, table: Table) -> None:
 
 def _key_hashes(part: Table, rows: list[Row]) -> list[int | None]:
     try:
-        return [*key_hashes(part, as_given_back(part, rows))]
+        return [*key_hashes(part, as_one(part, as_given_back(part, rows)))]
     except Unfit:  # a fault of its own
         return [_key_hashes(part, [row])[0] for row in rows] if len(rows) > 1 else [None]
 
 
-def _may_be_bad(plan: Plan, form: Form) -> bool:
-    """Return whether a column of the source can hold what the target cannot: PostgreSQL's types keep their word."""
-    return plan.direction == "to_postgres" or form is Form.DOUBLE
-
-
 def _is_fit(table: Table, rows: list[Row]) -> bool:
     try:
-        fits(table.forms, as_given_back(table, rows))
+        fits(table.wires, as_given_back(table, rows))
     except Unfit:
         return False
     if not (table.exists or table.owner):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from walpool.errors import ConfigError, DataError
-from walpool.migrating._faults import as_json, fault, mended
+from walpool.migrating._barred import barred, let_in
+from walpool.migrating._faults import as_json, fault, mended, shown_key
 from walpool.migrating._long_keys import cut, too_long
 from walpool.migrating.plan import Fault, Table
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Cleaner", "OnBad", "faults_of", "refuse_unwritable"]
 
 OnBad: TypeAlias = Literal["fail", "skip", "replace"]
-_SHOWN: Final = 200  # characters of a key
 
 
 class Cleaner:
@@ -92,16 +92,18 @@ def faults_of(table: Table, row: Row, number: int | None = None) -> list[Fault]:
         for column, value in zip(table.columns, row, strict=True)
         if (why := fault(column, value)) is not None
     ]
+    if not faulty and table.barred:
+        faulty = barred(table, row)
     if not faulty and table.long:
         faulty = too_long(table, row)
     if not faulty:
         return []
-    key = json.dumps([as_json(part) for part in table.key_of(row)] if table.key else number)
-    return [Fault(table.name, name, key[:_SHOWN], why) for name, why in faulty]
+    return [Fault(table.name, name, shown_key(table, row, number), why) for name, why in faulty]
 
 
 def _replaced(table: Table, row: Row) -> Row:
-    return cut(table, tuple(mended(column, value) for column, value in zip(table.columns, row, strict=True)))
+    fit = tuple(mended(column, value) for column, value in zip(table.columns, row, strict=True))
+    return cut(table, let_in(table, fit))
 
 
 def _line(table: Table, row: Row, faulty: Sequence[Fault]) -> str:

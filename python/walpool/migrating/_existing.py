@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
-from walpool.migrating._canonical import SPELLED
-from walpool.migrating.plan import Column, Plan, Table
+from walpool.migrating._catalog import ServerColumn, Type, columns_of
+from walpool.migrating.plan import Column, Element, Plan, Table
 from walpool.postgres.binary import Form
+from walpool.postgres.policies import is_secured
 
 if TYPE_CHECKING:
     from walpool.migrating._sides import Side
 
 __all__ = ["fit_into"]
-
-_FORMS: Final = {
-    "smallint": Form.SMALLINT,
-    "integer": Form.INTEGER,
-    "bigint": Form.BIGINT,
-    "real": Form.REAL,
-    "double precision": Form.DOUBLE,
-    "numeric": Form.NUMERIC,
-    "text": Form.TEXT,
-    "character varying": Form.TEXT,
-    "character": Form.CHAR,
-    "bpchar": Form.CHAR,
-    "bytea": Form.BYTEA,
-    "boolean": Form.BOOLEAN,
-    "json": Form.JSON,
-    "jsonb": Form.JSONB,
-    "uuid": Form.UUID,
-    "date": Form.DATE,
-    "timestamp without time zone": Form.TIMESTAMP,
-    "timestamp with time zone": Form.TIMESTAMPTZ,
-}
-"""What COPY fills, by the name of a type without its limits."""
-
-_LIMITED: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)(.*)")
-
-_IS_SECURED: Final = "SELECT row_security_active(CAST(? AS oid))"
 
 
 def fit_into(source: Side, target: Side, plan: Plan) -> None:
@@ -51,51 +25,68 @@ def fit_into(source: Side, target: Side, plan: Plan) -> None:
 
 
 def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
-    oid = target.fetch(_postgres_sql.OID, (_sqlite_sql.quoted(table.name),))[0][0]
-    found = {row[0]: row for row in target.fetch(_postgres_sql.COLUMNS, (oid,))}
+    name = _sqlite_sql.quoted(table.name)
+    found = {each.name: each for each in columns_of(target, target.fetch(_postgres_sql.OID, (name,))[0][0])}
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
     columns: list[Column] = []
     for column in table.columns:
-        row = found.pop(column.name, None)
-        if row is None or row[6]:
+        given = found.pop(column.name, None)
+        if given is None or given.is_generated:
             plan.obstacles.append(f"{table.name}: the table that is there has no column {column.name}")
-        elif (fit := _fitted(column, row, is_bytewise=is_bytewise)) is None:
-            plan.obstacles.append(
-                f"{table.name}.{column.name}: a column of type {row[1]} cannot be filled: make it text, and change its "
-                f"type afterwards (ALTER TABLE ... ALTER COLUMN ... TYPE {row[1]} USING ...)"
-            )
+        elif (fit := _fitted(column, given, is_bytewise=is_bytewise)) is None:
+            plan.obstacles.append(_no_use(table, given))
         else:
             columns.append(fit)
-    if target.fetch(_IS_SECURED, (oid,))[0][0]:
+    if is_secured(target.fetch, name):
         plan.notes.append(f"{table.name} is under row-level security: its rows are those of --tenant, by INSERT")
     plan.obstacles += [
-        f"{table.name}.{name}: the source has no such column, and the one that is there must be filled"
-        for name, row in found.items()
-        if row[3] and row[4] is None and not row[5] and not row[6]
+        f"{table.name}.{each.name}: the source has no such column, and the one that is there must be filled"
+        for each in found.values()
+        if _must_be_filled(each)
     ]
     return _existing(table, columns)
 
 
-def _fitted(column: Column, row: tuple[Any, ...], *, is_bytewise: bool) -> Column | None:
+def _must_be_filled(given: ServerColumn) -> bool:
+    is_required = given.is_required or given.type.is_required
+    return is_required and given.default is None and not given.is_identity and not given.is_generated
+
+
+def _fitted(column: Column, given: ServerColumn, *, is_bytewise: bool) -> Column | None:
     """Return a column as the target has it; None if it is of a type that is not filled."""
-    name, limits = _type(row[1])
-    form = _FORMS.get(name)
+    kind, form = given.type, given.type.form
     if form is None:
         return None
-    alike = column.sorts_alike and form not in SPELLED
+    alike = column.sorts_alike and form.spelling.sorts_alike
     if form is Form.TEXT:
-        alike = alike and (row[7] in ("C", "POSIX") or (row[7] == "default" and is_bytewise))
+        alike = alike and (given.collation in ("C", "POSIX") or (given.collation == "default" and is_bytewise))
     return replace(
-        column, form=form, postgres=row[1], is_required=row[3], is_counted=False, sorts_alike=alike, limits=limits
+        column,
+        form=form,
+        postgres=given.shown,
+        is_required=given.is_required or kind.is_required,
+        is_counted=False,
+        sorts_alike=alike,
+        limits=kind.limits,
+        element=_element(kind),
+        domain=", ".join(domain.name for domain in kind.judges),
+        behind=kind.behind,
     )
 
 
-def _type(shown: str) -> tuple[str, tuple[int, ...]]:
-    """Return the name of a type without its limits, and the limits."""
-    found = _LIMITED.fullmatch(shown)
-    if found is None:
-        return shown, ()
-    return found[1] + found[4], tuple(int(limit) for limit in found.groups()[1:3] if limit is not None)
+def _element(kind: Type) -> Element | None:
+    inner = kind.element
+    return None if inner is None or inner.form is None else Element(inner.form, inner.limits, inner.oid)
+
+
+def _no_use(table: Table, given: ServerColumn) -> str:
+    """Return what is said of a column whose type is not filled, and what to do."""
+    name = _sqlite_sql.quoted(given.name)
+    change = f"ALTER TABLE {_sqlite_sql.quoted(table.name)} ALTER COLUMN {name} TYPE {given.shown}"
+    return (
+        f"{table.name}.{given.name}: a column of type {given.shown} cannot be filled: make it text, and change its "
+        f"type afterwards ({change} USING {name}::{given.shown})"
+    )
 
 
 def _fit_sqlite(source: Side, target: Side, plan: Plan, table: Table) -> Table:

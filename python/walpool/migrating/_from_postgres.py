@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from walpool.migrating import _postgres_sql as sql
-from walpool.migrating.plan import Column, ForeignKey, Index, Plan, Table
+from walpool.migrating._catalog import ServerColumn, Type, columns_of
+from walpool.migrating._hashing import hashed_form
+from walpool.migrating._sqlite_sql import quoted
+from walpool.migrating.plan import Column, Element, ForeignKey, Index, Plan, Table
 from walpool.postgres.binary import Form
 
 if TYPE_CHECKING:
@@ -15,29 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["look", "refuse_names"]
 
-_FORMS: Final = {
-    "int2": Form.BIGINT,
-    "int4": Form.BIGINT,
-    "int8": Form.BIGINT,
-    "float4": Form.DOUBLE,
-    "float8": Form.DOUBLE,
-    "bool": Form.BOOLEAN,
-    "bytea": Form.BYTEA,
-    "text": Form.TEXT,
-    "varchar": Form.TEXT,
-    "bpchar": Form.TEXT,
-    "name": Form.TEXT,
-    "json": Form.TEXT,
-}
-"""Those whose values SQLite holds as they are; all others go as their text."""
-
 _DECLARED: Final = {
     Form.BIGINT: "INTEGER",
     Form.DOUBLE: "REAL",
     Form.BOOLEAN: "BOOLEAN",
     Form.BYTEA: "BLOB",
     Form.TEXT: "TEXT",
+    Form.ARRAY: "TEXT",
 }
+_TEXTS: Final = frozenset({Form.TEXT, Form.CHAR, Form.NAME, Form.JSON})
+"""Those whose text is the value itself."""
+
+_LOCAL: Final = "money"
 _BYTEWISE: Final = frozenset({"C", "POSIX", "ucs_basic"})
 _ACTIONS: Final = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
@@ -81,10 +73,13 @@ def refuse_names(plan: Plan) -> None:
 
 def _table(side: PostgresSide, oid: int, name: str, size: int, *, is_bytewise: bool) -> Table:
     notes: list[str] = []
-    found = side.fetch(sql.COLUMNS, (oid,))
-    attributes = {row[8]: row[0] for row in found}
-    columns = [_column(row, notes, is_bytewise=is_bytewise) for row in found if not row[6]]
-    notes += [f"{row[0]} is a generated column, and not copied: add it by hand" for row in found if row[6]]
+    found = columns_of(side, oid)
+    attributes = {each.number: each.name for each in found}
+    kept = [each for each in found if not each.is_generated]
+    columns = [_column(each, notes, is_bytewise=is_bytewise) for each in kept]
+    notes += [
+        f"{each.name} is a generated column, and not copied: add it by hand" for each in found if each.is_generated
+    ]
     foreign: list[ForeignKey] = []
     for kind, constraint, keys, theirs, parent, on_delete, on_update, parent_oid in side.fetch(sql.CONSTRAINTS, (oid,)):
         if kind == "f" and parent_oid is not None:
@@ -115,33 +110,83 @@ def _table(side: PostgresSide, oid: int, name: str, size: int, *, is_bytewise: b
         key=key,
         indexes=tuple(indexes),
         foreign=tuple(foreign),
+        checks=tuple(_labels(each) for each in kept if each.type.form is Form.ENUM and each.type.limits),
         rows=count,
         row_bytes=max(16, size // max(count, 1)),
         notes=tuple(notes),
     )
 
 
-def _column(row: tuple[Any, ...], notes: list[str], *, is_bytewise: bool) -> Column:
-    name, postgres, base, required, default, identity, _, collation, _ = row
-    form = _FORMS.get(base, Form.TEXT)
-    if base not in _FORMS:
-        notes.append(f"{name}: {postgres} becomes its text")
+def _column(given: ServerColumn, notes: list[str], *, is_bytewise: bool) -> Column:
+    name, kind = given.name, given.type
+    form = Form.ARRAY if kind.element is not None else _read_as(kind)
+    notes += [f"{name}: {said}" for said in _said(given)]
+    is_counted = given.is_identity or (given.default or "").startswith("nextval(")
     made = None
-    if default is not None and not default.startswith("nextval("):
-        found = _CAST.match(default)
-        if found and form is not Form.BYTEA:
-            made = _literal(found[1], form)
-        if made is None:
-            notes.append(f"{name}: its default is not carried over: {default}")
-    elif (identity or default) and form is Form.BIGINT:
+    if given.default is not None and not is_counted:
+        made = _default(given.default, form)
+        notes += [f"{name}: its default is not carried over: {given.default}"] if made is None else []
+    elif is_counted and form is Form.BIGINT:
         notes.append(f"{name}: its numbers go on from the largest where it is the primary key alone")
-    alike = form is not Form.TEXT or base == "uuid"
-    if base in ("text", "varchar"):
-        alike = collation in _BYTEWISE or (collation == "default" and is_bytewise)
-    return Column(name, form, postgres, _DECLARED[form], required, made, sorts_alike=alike)
+    alike = form in (Form.BIGINT, Form.DOUBLE, Form.BOOLEAN, Form.BYTEA) or kind.form is Form.UUID
+    if kind.form is Form.TEXT:
+        alike = given.collation in _BYTEWISE or (given.collation == "default" and is_bytewise)
+    element = Element(_read_as(kind.element)) if kind.element is not None else None
+    return Column(
+        name,
+        form,
+        given.shown,
+        _DECLARED[form],
+        given.is_required,
+        made,
+        sorts_alike=alike,
+        element=element,
+        behind=kind.behind,
+    )
+
+
+def _read_as(kind: Type) -> Form:
+    """Return the form in which values of a type are read: as what SQLite has a class for, else as text."""
+    return Form.TEXT if kind.form is None else hashed_form(kind.form)
+
+
+def _said(given: ServerColumn) -> list[str]:
+    """Return what a person should know of what a column becomes."""
+    kind, shown = given.type, given.shown
+    said: list[str] = []
+    if kind.element is not None:
+        said.append(f"{shown} becomes JSON")
+    elif kind.form is Form.ENUM:
+        said.append(f"{shown} becomes its text, with a CHECK that it is a label")
+    elif kind.form is Form.INTERVAL:
+        said.append(f"{shown} becomes its text, a duration of ISO 8601")
+    elif kind.shown == _LOCAL:
+        said.append(f"{shown} becomes its text, as the server's locale writes it: numeric would be a number")
+    elif _read_as(kind) is Form.TEXT and kind.form not in _TEXTS:
+        said.append(f"{shown} becomes its text")
+    for domain in [*kind.domains, *(kind.element.domains if kind.element is not None else ())]:
+        said += [
+            f"the constraint {check} of {domain.name} is not carried over: add it by hand" for check in domain.checks
+        ]
+        said += [f"the NOT NULL of {domain.name} is not carried over: add it by hand"] if domain.is_required else []
+    return said
+
+
+def _labels(given: ServerColumn) -> str:
+    """Return the condition that a text is a label of an enum."""
+    listed = ", ".join("'" + str(label).replace("'", "''") + "'" for label in given.type.limits)
+    return f"{quoted(given.name)} IN ({listed})"
+
+
+def _default(default: str, form: Form) -> str | None:
+    """Return a default as SQLite has it; None if it has none."""
+    found = _CAST.match(default)
+    return _literal(found[1], form) if found and form is not Form.BYTEA else None
 
 
 def _literal(text: str, form: Form) -> str | None:
+    if form is Form.ARRAY:
+        return "'[]'" if text == "'{}'" else None
     if form is Form.TEXT:
         return text if text.startswith("'") else f"'{text}'"
     plain = text.strip("'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from struct import unpack
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from walpool.migrating.plan import Column, Table
 from walpool.postgres.binary import Form, check, digests_form
@@ -20,13 +20,18 @@ Hash: TypeAlias = int
 """The first 8 bytes of a SHA-256, as a signed number."""
 
 
+_HASHED: Final = {
+    **dict.fromkeys((Form.SMALLINT, Form.INTEGER, Form.BIGINT, Form.OID), Form.BIGINT),
+    **dict.fromkeys((Form.DOUBLE, Form.REAL), Form.DOUBLE),
+    **dict.fromkeys((Form.BYTEA, Form.VECTOR), Form.BYTEA),
+    Form.BOOLEAN: Form.BOOLEAN,
+}
+_NARROW: Final = frozenset({Form.SMALLINT, Form.INTEGER, Form.OID})
+
+
 def hashed_form(form: Form) -> Form:
-    """Return the form in which values are hashed: all integers as one, and what has several spellings as text."""
-    if form in (Form.SMALLINT, Form.INTEGER):
-        return Form.BIGINT
-    if form in (Form.DOUBLE, Form.REAL):
-        return Form.DOUBLE
-    return form if form in (Form.BIGINT, Form.BYTEA, Form.BOOLEAN) else Form.TEXT
+    """Return the form in which values are hashed, and read: what SQLite has no class for as text."""
+    return _HASHED.get(form, Form.TEXT)
 
 
 def hashes(table: Table, rows: Sequence[Row], places: Iterable[int] = ()) -> list[Hash]:
@@ -65,7 +70,7 @@ def bucket_of(found: Hash) -> int:
 def _hashes(columns: Sequence[Column], rows: Sequence[Row]) -> list[Hash]:
     if not rows:
         return []
-    narrow = [place for place, column in enumerate(columns) if column.form in (Form.SMALLINT, Form.INTEGER)]
+    narrow = [place for place, column in enumerate(columns) if column.form in _NARROW]
     if narrow:  # hashed as wider ones, they would be taken for what the server cannot hold
         check([columns[place].form for place in narrow], [tuple(row[place] for place in narrow) for row in rows])
     forms = [hashed_form(column.form) for column in columns]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
 from walpool.migrating._canonical import as_given_back
-from walpool.migrating._cleaning import faults_of
+from walpool.migrating._checking import noted
 from walpool.migrating._faults import mended
 from walpool.migrating._long_keys import LONG, SURE, is_long, key_hash, part_of, too_long
 from walpool.migrating.plan import LongKeys, Plan, Table
@@ -40,7 +40,7 @@ def _looked_at(source: SqliteSide, target: PostgresSide, plan: Plan, table: Tabl
         lengths = [column.name for column in part.columns if column.form in LONG]
         if not lengths or not source.fetch(_sqlite_sql.long_row(table.name, lengths, SURE // 6)):
             continue
-        refused = _refused(source, target, part)
+        refused = _refused(source, target, table, part)
         if len(refused) > _MOST:
             plan.obstacles.append(
                 f"{table.name}: more than {_MOST} keys are too long for PostgreSQL's index on {', '.join(columns)}: "
@@ -48,22 +48,7 @@ def _looked_at(source: SqliteSide, target: PostgresSide, plan: Plan, table: Tabl
             )
         elif refused:
             found.append(LongKeys(columns, tuple(sorted(refused))))
-    return _noted(source, plan, replace(table, long=tuple(found), is_suspect=True)) if found else table
-
-
-def _noted(source: SqliteSide, plan: Plan, table: Table) -> Table:
-    """Enter the rows into the plan, and return the table as it is to be compared."""
-    faulty: set[str] = set()
-    number = 0
-    for rows in source.pages(table):
-        for place, row in enumerate(rows, number + 1):
-            if too_long(table, row):
-                for fault in faults_of(table, row, place):
-                    plan.found(fault)
-                    faulty.add(fault.column)
-        number += len(rows)
-    columns = tuple(replace(each, sorts_alike=each.sorts_alike and each.name not in faulty) for each in table.columns)
-    return replace(table, columns=columns)
+    return noted(source, plan, replace(table, long=tuple(found), is_suspect=True), too_long) if found else table
 
 
 def _indexed(target: PostgresSide, table: Table) -> list[tuple[str, ...]]:
@@ -79,20 +64,22 @@ def _indexed(target: PostgresSide, table: Table) -> list[tuple[str, ...]]:
     ]
 
 
-def _refused(source: SqliteSide, target: PostgresSide, part: Table) -> set[int]:
-    """Return the hashes of the keys that an index does not take."""
+def _refused(source: SqliteSide, target: PostgresSide, table: Table, part: Table) -> set[int]:
+    """Return the hashes of the keys that an index does not take; `part` has its columns."""
     refused: set[int] = set()
     seen: set[int] = set()
-    for rows in source.pages(part):
+    wanted = table.only({column.name for column in part.columns})  # by whose key it is read: it may have no rowid
+    places = [wanted.columns.index(column) for column in part.columns]
+    for rows in source.pages(wanted):
         some: dict[int, Row] = {}
         for row in rows:
-            values = tuple(mended(column, value) for column, value in zip(part.columns, row, strict=True))
+            values = tuple(mended(column, row[at]) for column, at in zip(part.columns, places, strict=True))
             if is_long(part, values) and (number := key_hash(part, values)) is not None and number not in seen:
                 some[number] = values
         seen.update(some)
         numbers = list(some)
-        places = target.unindexed(part, list(as_given_back(part, list(some.values()))))
-        refused.update(numbers[place] for place in places)
+        found = target.unindexed(part, list(as_given_back(part, list(some.values()))))
+        refused.update(numbers[place] for place in found)
         if len(refused) > _MOST:
             break
     return refused

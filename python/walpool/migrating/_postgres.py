@@ -7,9 +7,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from walpool.errors import DatabaseError, NotSupportedError, OperationalError, ProgrammingError
+from walpool.errors import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
 from walpool.migrating import _postgres_sql as sql
-from walpool.migrating._canonical import as_given_back
+from walpool.migrating._canonical import as_given_back, as_sent
+from walpool.migrating._faults import shown_key
 from walpool.migrating._hashing import Digest, Hash
 from walpool.migrating._sqlite_sql import any_row, figures, quoted, upsert
 from walpool.migrating.plan import Column, ForeignKey, Table
@@ -117,6 +125,10 @@ class PostgresSide:
         """Return whether a table has rows."""
         return bool(self.fetch(any_row(sql.source(table))))
 
+    def has_odd(self, table: Table, column: Column) -> bool:
+        """Return whether a column holds what a file cannot: the other types of PostgreSQL's keep their word."""
+        return column.form in sql.ODD and bool(self.fetch(sql.odd_row(table, column)))
+
     def has_false_json(self, table: Table, column: Column) -> bool:
         """Return False: the server has looked at each text."""
         return False
@@ -138,7 +150,7 @@ class PostgresSide:
         found: list[Row] = []
         with self.reading():
             for key in keys:
-                found += self._bulk.fetch(query, key)
+                found += self._bulk.fetch(query, sql.parameters(table.key_columns, key))
         return found
 
     def unindexed(self, part: Table, rows: Sequence[Row]) -> list[int]:
@@ -146,15 +158,11 @@ class PostgresSide:
 
         Nothing of it stays: they are tried in transactions that are undone.
         """
-        if not rows or self._is_indexable(part, rows):
-            return []
-        if len(rows) == 1:
-            return [0]
-        half = len(rows) // 2
-        return [
-            *self.unindexed(part, rows[:half]),
-            *(half + place for place in self.unindexed(part, rows[half:])),
-        ]
+        return _refused(rows, lambda some: self._is_indexable(part, some))
+
+    def refused(self, column: Column, values: Sequence[Any]) -> list[int]:
+        """Return the places of the values, as the server gives them back, that the type of a column does not take."""
+        return _refused(values, lambda some: _takes_values(self._bulk, column, some))
 
     def takes(self, table: Table, statement: Callable[[Table], str]) -> bool:
         """Return whether the server takes a statement on a table with these columns; nothing of it stays."""
@@ -176,11 +184,13 @@ class PostgresSide:
                 for statement in sql.probe(part):
                     self._bulk.execute(statement)
                 names = [quoted(column.name) for column in part.columns]
-                self._bulk.copy_in(f"pg_temp.{sql.PROBE}", names, [encoded_rows(part.forms, rows)])
+                self._bulk.copy_in(f"pg_temp.{sql.PROBE}", names, [encoded_rows(part.wires, rows)])
                 raise _Undone
         except _Undone:
             return True
         except (NotSupportedError, ProgrammingError):  # the limit, or no right to temporary tables: then none is sure
+            return False
+        except IntegrityError:  # a domain refuses a value, which is bad whether it is too long or not
             return False
 
     @contextmanager
@@ -228,11 +238,13 @@ class PostgresSide:
 
         Raises:
             Unfit: a value that PostgreSQL cannot hold.
+            DataError: one that a domain refuses.
         """
-        encoded = encoded_rows(table.forms, as_given_back(table, rows)) if rows else b""
+        encoded = encoded_rows(table.wires, as_sent(table, rows)) if rows else b""
         names = [quoted(column.name) for column in table.columns]
         if table.part is None or table.part.is_plain:
-            self._bulk.copy_in(quoted(sql.name(table)), names, [encoded])
+            with self._judged(table, rows):
+                self._bulk.copy_in(quoted(sql.name(table)), names, [encoded])
             return
         self._bulk.execute(sql.given(table))
         self._bulk.copy_in("given", names, [encoded])
@@ -241,16 +253,37 @@ class PostgresSide:
 
     def replace(self, table: Table, rows: Sequence[Row]) -> None:
         """Write rows in place of those that have their keys."""
-        given = as_given_back(table, rows)
-        check(table.forms, given)
+        given = as_sent(table, rows)
+        check(table.wires, given)
+        given = [tuple(sql.parameters(table.columns, row)) for row in given]
         if table.part is not None or not table.exists:
             self._bulk.executemany(sql.insert(table) + upsert(table, self.backend), given)
         elif len(table.columns) > len(table.key):  # its key is the source's, and maybe no constraint of the target's
-            self._bulk.executemany(sql.update(table), [table.others_of(row) + table.key_of(row) for row in given])
+            with self._judged(table, rows):
+                self._bulk.executemany(sql.update(table), [table.others_of(row) + table.key_of(row) for row in given])
+
+    @contextmanager
+    def _judged(self, table: Table, rows: Sequence[Row]) -> Iterator[None]:
+        """Write rows in the block; where a domain refuses one, say which."""
+        try:
+            yield
+        except (IntegrityError, DataError) as error:
+            for place, column in enumerate(table.columns):
+                # Beside the transaction, which has failed.
+                values = [row[place] for row in as_given_back(table, rows)] if column.domain else []
+                with Bulk(self._pool) as asking:
+                    refused = _refused(values, lambda some: _takes_values(asking, column, some))  # noqa: B023
+                if refused:
+                    where = f"{table.name}.{column.name}, key {shown_key(table, rows[refused[0]])}"
+                    raise DataError(
+                        f"{where}: a value that the domain {column.domain} refuses came into the source after the plan "
+                        "was made"
+                    ) from error
+            raise
 
     def delete(self, table: Table, keys: Sequence[Row]) -> None:
         """Delete the rows of these keys."""
-        self._bulk.executemany(sql.delete(table), keys)
+        self._bulk.executemany(sql.delete(table), [sql.parameters(table.key_columns, key) for key in keys])
 
     def clear(self, table: Table) -> None:
         """Delete all rows."""
@@ -313,6 +346,27 @@ class PostgresSide:
 
 class _Undone(Exception):
     """What ends a transaction of which nothing is to stay."""
+
+
+def _takes_values(bulk: Bulk, column: Column, values: Sequence[Any]) -> bool:
+    try:
+        with bulk.transaction(reads_only=True):
+            bulk.fetch(*sql.cast_all(column, values))
+    except OperationalError:
+        raise
+    except DatabaseError:
+        return False
+    return True
+
+
+def _refused(given: Sequence[Any], takes: Callable[[Sequence[Any]], bool]) -> list[int]:
+    """Return the places of what the server does not take, which says so of many at once, and not of which."""
+    if not given or takes(given):
+        return []
+    if len(given) == 1:
+        return [0]
+    half = len(given) // 2
+    return [*_refused(given[:half], takes), *(half + place for place in _refused(given[half:], takes))]
 
 
 def _short(name: str) -> str:

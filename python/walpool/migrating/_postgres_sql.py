@@ -10,6 +10,7 @@ from walpool.migrating._hashing import hashed_form
 from walpool.migrating._sqlite_sql import listed, quoted
 from walpool.migrating.plan import Column, ForeignKey, Index, Table
 from walpool.postgres.binary import Form
+from walpool.postgres.spelling import arrays
 from walpool.types import Row
 
 __all__: list[str] = []
@@ -23,20 +24,29 @@ TABLES: Final = """SELECT c.oid::bigint, c.relname::text, c.relkind::text, c.rel
         AND NOT EXISTS (SELECT 1 FROM pg_depend AS d
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY c.relname"""
-COLUMNS: Final = """WITH RECURSIVE base AS (
-        SELECT t.oid, t.oid AS base, t.typtype, t.typbasetype FROM pg_type AS t
-        UNION ALL
-        SELECT base.oid, t.oid, t.typtype, t.typbasetype FROM base
-            JOIN pg_type AS t ON t.oid = base.typbasetype WHERE base.typtype = 'd')
-    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, a.attnotnull,
+COLUMNS: Final = """SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
         pg_get_expr(d.adbin, d.adrelid), a.attidentity::text, a.attgenerated::text,
         coalesce(co.collname::text, ''), a.attnum::int
     FROM pg_attribute AS a
-    JOIN base ON base.oid = a.atttypid AND base.typtype <> 'd'
-    JOIN pg_type AS t ON t.oid = base.base
     LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_collation AS co ON co.oid = a.attcollation
     WHERE a.attrelid = CAST(? AS oid) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
+# For each column its type, and what that is made of, and so on: a domain of another type, an array of its elements.
+TYPES: Final = """WITH RECURSIVE made AS (
+        SELECT a.attnum, 0 AS level, a.atttypid AS oid, a.atttypmod AS modifier FROM pg_attribute AS a
+        WHERE a.attrelid = CAST(? AS oid) AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT m.attnum, m.level + 1, CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE e.oid END,
+            CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE m.modifier END
+        FROM made AS m JOIN pg_type AS t ON t.oid = m.oid
+        LEFT JOIN pg_type AS e ON e.oid = t.typelem AND e.typarray = t.oid
+        WHERE t.typtype = 'd' OR e.oid IS NOT NULL)
+    SELECT m.attnum::int, t.oid::bigint, format_type(t.oid, m.modifier), t.typtype::text,
+        EXISTS (SELECT 1 FROM pg_type AS e WHERE e.oid = t.typelem AND e.typarray = t.oid), t.typnotnull,
+        ARRAY(SELECT n.conname::text || ' ' || pg_get_constraintdef(n.oid) FROM pg_constraint AS n
+            WHERE n.contypid = t.oid AND n.contype = 'c' ORDER BY n.conname),
+        ARRAY(SELECT l.enumlabel::text FROM pg_enum AS l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder)
+    FROM made AS m JOIN pg_type AS t ON t.oid = m.oid ORDER BY m.attnum, m.level"""
 INDEXES: Final = """SELECT i.indexrelid::bigint, c.relname::text, i.indisunique, i.indisprimary,
         i.indpred IS NOT NULL OR i.indexprs IS NOT NULL OR m.amname <> 'btree' OR NOT i.indisvalid,
         (SELECT array_agg(u.k::int ORDER BY u.n) FROM unnest(i.indkey) WITH ORDINALITY AS u (k, n)
@@ -75,9 +85,42 @@ def count(table: str) -> str:
 
 
 def value(column: Column) -> str:
-    """Return the expression whose value is read."""
+    """Return the expression whose value is read: as a number, as bytes, or as a text."""
+    name, form = quoted(column.name), hashed_form(column.form)
+    if column.form is Form.ARRAY:
+        return _array(column)
+    return name if form in (Form.BYTEA, Form.BOOLEAN) else f"{name}::{form.type}"
+
+
+def _array(column: Column) -> str:
+    """Return the JSON of an array; subscripts that do not begin at 1 stand before it, see `spelling.arrays`."""
+    name, element = quoted(column.name), hashed_form(column.element.form) if column.element is not None else Form.TEXT
+    cast = "text" if element is Form.BYTEA else element.type
+    made = f"array_to_json({name}::{cast}[])::text"
+    return f"CASE WHEN {_is_odd(column)} THEN array_dims({name}) || '=' || {made} ELSE {made} END"
+
+
+ODD: Final = frozenset({Form.DOUBLE, Form.ARRAY})
+"""Forms with values that a file cannot hold: a NaN, an array whose subscripts do not begin at 1."""
+
+
+def _is_odd(column: Column) -> str:
+    """Return the condition that a column has such a value; NULL where it is NULL."""
     name = quoted(column.name)
-    return name if column.form in (Form.BYTEA, Form.BOOLEAN) else f"{name}::{column.form.type}"
+    return f"{name} = 'NaN'" if column.form is Form.DOUBLE else f"array_dims({name}) <> array_dims({name}[:])"
+
+
+def _mended(column: Column) -> str:
+    """Return what a column has in place of such a value, as `Cleaner` replaces it."""
+    name = quoted(column.name)
+    if column.form is Form.ARRAY:
+        return f"{name}[:] AS {name}"  # a slice begins at 1
+    return f"CASE WHEN {_is_odd(column)} THEN {0 if column.is_required else 'NULL'} ELSE {name} END AS {name}"
+
+
+def odd_row(table: Table, column: Column) -> str:
+    """Return the query that gives a row if a column has a value that a file cannot hold."""
+    return f"SELECT 1 FROM {source(table)} WHERE {_is_odd(column)} LIMIT 1"
 
 
 def source(table: Table) -> str:
@@ -95,6 +138,8 @@ def spelled(column: Column) -> str:
     name, form = quoted(column.name), hashed_form(column.form)
     if column.form is Form.NUMERIC:
         return f"trim_scale({name})::text"
+    if column.form is Form.ARRAY:
+        return _array(column)
     if form is Form.DOUBLE:
         return f"{name}::double precision + 0.0::double precision"  # -0.0 as 0.0
     return f"{name}::{form.type}"
@@ -111,23 +156,17 @@ def hash_number(expression: str) -> str:
 
 
 def relation(table: Table) -> str:
-    """Return what a table is hashed from: its rows as the other side is to have them, without a NaN."""
-    doubles = [column for column in table.columns if column.form is Form.DOUBLE]
+    """Return what a table is hashed from: its rows as the other side is to have them."""
+    odd = [column for column in table.columns if column.form in ODD]
     if table.is_grouped:
         place = f"row_number() OVER (PARTITION BY {listed(table.key)} ORDER BY {listed(table.order('postgres'))})"
         return f"(SELECT *, {place} AS walpool_place FROM {source(table)}) AS numbered"
-    if not table.on_nan or not doubles:
+    if not table.on_odd or not odd:
         return source(table)
-    if table.on_nan == "skip":
-        kept = " AND ".join(f"{quoted(column.name)} IS DISTINCT FROM 'NaN'" for column in doubles)
+    if table.on_odd == "skip":
+        kept = " AND ".join(f"({_is_odd(column)}) IS NOT TRUE" for column in odd)
         return f"(SELECT * FROM {source(table)} WHERE {kept}) AS kept"
-    mended = [
-        f"CASE WHEN {name} = 'NaN' THEN {0 if column.is_required else 'NULL'} ELSE {name} END AS {name}"
-        if column in doubles
-        else name
-        for column in table.columns
-        for name in [quoted(column.name)]
-    ]
+    mended = [_mended(column) if column in odd else quoted(column.name) for column in table.columns]
     return f"(SELECT {', '.join(mended)} FROM {source(table)}) AS mended"
 
 
@@ -135,13 +174,29 @@ def within(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list
     """Return the WHERE for the rows after one key and up to another, and its parameters."""
     params: list[Any] = []
     bounds = []
-    order = listed(table.order("postgres"))
-    marks = ", ".join(f"CAST(? AS {column.postgres})" for column in table.ordering_columns("postgres"))
+    ordering = table.ordering_columns("postgres")
+    order, marks = ", ".join(map(_compared, ordering)), ", ".join(map(_mark, ordering))
     for sign, key in ((">", after), ("<=", upto)):
         if key is not None:
             bounds.append(f"({order}) {sign} ({marks})")
-            params += key
+            params += parameters(ordering, key)
     return (f" WHERE {' AND '.join(bounds)}" if bounds else ""), params
+
+
+def parameters(columns: Sequence[Column], values: Sequence[Any]) -> list[Any]:
+    """Return values, as they are read, as parameters that are cast to the types of their columns."""
+    return [
+        arrays.literal(value) if column.form is Form.ARRAY and value is not None else value
+        for column, value in zip(columns, values, strict=True)
+    ]
+
+
+def cast_all(column: Column, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Return the query that fails if the type of a column refuses one of several values that it would give back."""
+    given = parameters([column] * len(values), values)
+    texts = [f"\\x{value.hex()}" if isinstance(value, bytes) else value for value in given]
+    made = f"{{{','.join(map(arrays.quoted, texts))}}}"
+    return f"SELECT count(CAST(v.given AS {column.postgres})) FROM unnest(CAST(? AS text[])) AS v (given)", [made]
 
 
 def page(table: Table, after: Row | None, upto: Row | None, limit: int | None) -> tuple[str, list[Any]]:
@@ -157,9 +212,13 @@ def select(table: Table) -> str:
 
 
 def ordered(table: Table) -> str:
-    """Return the ORDER BY of what is read in pages; nothing where nothing orders a table."""
-    order = table.order("postgres")
-    return f" ORDER BY {listed(order)}" if order else ""
+    """Return the ORDER BY of what is read in pages; nothing where nothing orders a table.
+
+    A name alone would be that of what is selected: the text of a key, which has another order.
+    """
+    of = "part" if table.part is not None else quoted(table.name)
+    order = ", ".join(f"{of}.{quoted(name)}" for name in table.order("postgres"))
+    return f" ORDER BY {order}" if order else ""
 
 
 def digest(table: Table, after: Row | None, upto: Row | None) -> tuple[str, list[Any]]:
@@ -204,13 +263,23 @@ def delete(table: Table) -> str:
 
 
 def _is_key(table: Table) -> str:
-    return " AND ".join(f"{quoted(column.name)} = CAST(? AS {column.postgres})" for column in table.key_columns)
+    return " AND ".join(f"{_compared(column)} = {_mark(column)}" for column in table.key_columns)
+
+
+def _compared(column: Column) -> str:
+    """Return a column as it is compared with a value."""
+    return f"{quoted(column.name)}::{column.behind}" if column.behind else quoted(column.name)
+
+
+def _mark(column: Column) -> str:
+    """Return the place of a value that a column is compared with."""
+    return f"CAST(? AS {column.behind or column.postgres})"
 
 
 def numeric_text(table: Table, column: Column) -> str:
     """Return the query that gives a row if a column has a value whose text SQLite takes for a number."""
     looks = r"^\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*$"
-    return f"SELECT 1 FROM {quoted(table.name)} WHERE {quoted(column.name)}::text ~ '{looks}' LIMIT 1"
+    return f"SELECT 1 FROM {quoted(table.name)} WHERE {value(column)} ~ '{looks}' LIMIT 1"
 
 
 def insert(table: Table) -> str:

@@ -53,6 +53,9 @@ class Side(Protocol):
     def has_rows(self, table: Table) -> bool:
         """Return whether a table has rows."""
 
+    def has_odd(self, table: Table, column: Column) -> bool:
+        """Return whether a column may hold what the other side cannot."""
+
     def has_false_json(self, table: Table, column: Column) -> bool:
         """Return whether a column of JSON has texts that are none."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -14,6 +14,7 @@ from walpool.migrating._faults import Garbled
 from walpool.migrating.plan import Column, Index, Table
 from walpool.pool import Pool
 from walpool.postgres.binary import Form, Unfit
+from walpool.postgres.spelling.arrays import has_bounds
 
 if TYPE_CHECKING:
     from walpool.migrating.sets import Part
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["SqliteSide"]
 
 _READ, _WRITTEN = 0, 1
+_ODD: Final[dict[Form, Callable[[Any], bool]]] = {Form.DOUBLE: math.isnan, Form.ARRAY: has_bounds}
+"""What a file would not give back, though it comes from a server."""
+
 HELD: Final = 86_400.0
 """Seconds that a transaction of a migration may take: the source stands still as long as it is compared."""
 
@@ -111,6 +115,10 @@ class SqliteSide:
     def orphans(self) -> list[str]:
         """Return a sentence for each table with rows that refer to none."""
         return [f"{table}: {number} rows refer to rows that there are not" for table, number in self.fetch(sql.ORPHANS)]
+
+    def has_odd(self, table: Table, column: Column) -> bool:
+        """Return True: a column may hold anything."""
+        return True
 
     def has_false_json(self, table: Table, column: Column) -> bool:
         """Return whether a column of JSON has texts that are none."""
@@ -202,7 +210,8 @@ class SqliteSide:
 
     def _write(self, table: Table, statement: str, rows: Sequence[Row]) -> None:
         for place, column in enumerate(table.columns):
-            if column.form is Form.DOUBLE and any(row[place] is not None and math.isnan(row[place]) for row in rows):
+            is_odd = _ODD.get(column.form)
+            if is_odd is not None and any(row[place] is not None and is_odd(row[place]) for row in rows):
                 raise Unfit(place)
         if self._tx is None:
             raise AssertionError("rows are written in a transaction")

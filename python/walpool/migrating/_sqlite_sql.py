@@ -95,7 +95,7 @@ def largest_integers(table: str, column: str) -> str:
 
 def figures(columns: Sequence[Column], given: str) -> str:
     """Return the query for how many rows there are of what is read from, and how many bytes, in either dialect."""
-    long = [quoted(column.name) for column in columns if column.form in (Form.TEXT, Form.BYTEA)]
+    long = [quoted(column.name) for column in columns if column.form in (Form.TEXT, Form.BYTEA, Form.VECTOR)]
     lengths = " + ".join(f"coalesce(octet_length({name}), 0)" for name in long) or "0"
     return f"SELECT count(*), CAST(coalesce(sum({lengths}), 0) AS BIGINT) FROM {given}"
 
@@ -212,7 +212,7 @@ def clear(table: Table) -> str:
 
 
 def create(table: Table, there: set[str]) -> str:
-    """Return the statement that makes a table, its foreign keys in it: SQLite adds none later.
+    """Return the statement that makes a table, its CHECKs and foreign keys in it: SQLite adds none later.
 
     Args:
         table: which.
@@ -222,6 +222,7 @@ def create(table: Table, there: set[str]) -> str:
     parts = [_column(column, is_rowid=is_rowid and column.is_counted) for column in table.columns]
     if table.primary and not is_rowid:
         parts.append(f"PRIMARY KEY ({listed(table.primary)})")
+    parts += [f"CHECK ({condition})" for condition in table.checks]
     parts += [_foreign(foreign) for foreign in table.foreign if foreign.parent in there]
     return f"CREATE TABLE {quoted(table.name)} ({', '.join(parts)})"
 

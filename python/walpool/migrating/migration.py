@@ -11,6 +11,7 @@ from typing import Final
 
 from walpool.errors import ConfigError, NotSupportedError, ProgrammingError
 from walpool.migrating import _from_postgres, _from_sqlite, retiring
+from walpool.migrating._barred import irreplaceable
 from walpool.migrating._checking import check
 from walpool.migrating._choosing import choose
 from walpool.migrating._cleaning import Cleaner, OnBad, refuse_unwritable
@@ -19,6 +20,7 @@ from walpool.migrating._copying import copy
 from walpool.migrating._existing import fit_into
 from walpool.migrating._faults import as_json
 from walpool.migrating._indexing import find_long_keys
+from walpool.migrating._judging import find_barred
 from walpool.migrating._own import Own
 from walpool.migrating._postgres import PostgresSide
 from walpool.migrating._repairing import repair
@@ -168,6 +170,8 @@ class _Migration:
             plan.obstacles.append(
                 f"{plan.faulty} values that the target cannot take: --on-bad says what to do with them"
             )
+        if on_bad == "replace":
+            plan.obstacles += [said for table in plan.tables for said in irreplaceable(table)]
         if options.is_dry:
             return report
         if plan.obstacles:
@@ -176,7 +180,7 @@ class _Migration:
             raise Refused(f"{plan.obstacles[0]}{more}", report)
         refuse_unwritable(options.bad_path)
         if plan.direction == "to_sqlite" and on_bad != "fail":
-            plan.tables = [replace(table, on_nan=on_bad) if table.is_suspect else table for table in plan.tables]
+            plan.tables = [replace(table, on_odd=on_bad) if table.is_suspect else table for table in plan.tables]
         target = self._target = self._target or self._opened(self._addresses[1])
         try:
             with target.transaction():
@@ -218,6 +222,7 @@ class _Migration:
         check(source, plan, self._ticks(plan, "look at"))
         if isinstance(source, SqliteSide) and isinstance(self._target, PostgresSide):
             try_conditions(self._target, plan)
+            find_barred(source, self._target, plan)
             find_long_keys(source, self._target, plan)
         return plan
 

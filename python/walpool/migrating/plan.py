@@ -9,16 +9,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from walpool.postgres.binary import Form
+from walpool.postgres.binary import Array, Form, Wire
+from walpool.postgres.spelling import arrays
+from walpool.postgres.spelling.spelling import Spelling
 from walpool.types import Row
 
 if TYPE_CHECKING:
     from walpool.migrating.sets import Backend, Part
 
-__all__ = ["Column", "Fault", "ForeignKey", "Index", "Plan", "Table"]
+__all__ = ["Barred", "Column", "Element", "Fault", "ForeignKey", "Index", "LongKeys", "Plan", "Table"]
 
 FAULTS_KEPT = 1000
 """Rows that a plan lists; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """What the elements of an array are.
+
+    Attributes:
+        form: how they go.
+        limits: of their type.
+        oid: the number of their type on the server.
+    """
+
+    form: Form
+    limits: tuple[int | str, ...] = ()
+    oid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +51,12 @@ class Column:
         default: SQL of the target, or None.
         is_counted: an INTEGER PRIMARY KEY, or an identity: the database gives the next number.
         sorts_alike: whether both sides have its values in one order.
-        limits: of a type with some: how many characters; how many digits, and how many of them behind the point; how
-            many digits behind the second.
+        limits: of a type with some: how many characters, or bits; how many digits, and how many of them behind the
+            point; how many digits behind the second; the labels of an enum.
         is_compared: whether both sides are to have one value in it.
+        element: what the elements are of an array.
+        domain: the domain of the target whose conditions its values have to meet; empty is none.
+        behind: the type that the server compares its values as, where that is not the one in `postgres`.
     """
 
     name: str
@@ -47,8 +67,22 @@ class Column:
     default: str | None = None
     is_counted: bool = False
     sorts_alike: bool = True
-    limits: tuple[int, ...] = ()
+    limits: tuple[int | str, ...] = ()
     is_compared: bool = True
+    element: Element | None = None
+    domain: str = ""
+    behind: str = ""
+
+    @property
+    def spelling(self) -> Spelling:
+        """What is known of its values."""
+        element = self.element
+        return self.form.spelling if element is None else arrays.of(element.form.spelling, element.limits)
+
+    @property
+    def wire(self) -> Wire:
+        """What its values are encoded as."""
+        return self.form if self.element is None else Array(self.element.form, self.element.oid)
 
 
 _PLACE = Column("walpool_place", Form.BIGINT, "BIGINT", "INTEGER", is_required=True)
@@ -95,6 +129,15 @@ class LongKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """Values that a domain of PostgreSQL's does not take: of which column, and their hashes, rising."""
+
+    column: str
+    domain: str
+    hashes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """One table that is copied.
 
@@ -111,7 +154,9 @@ class Table:
         exists: whether it is there in the target already.
         is_suspect: whether some of its values must be looked at one by one, wherever they are read.
         long: keys that are too long for an index; their rows are as bad as those with bad values.
-        on_nan: what happens to rows of a server with a NaN, `skip` or `replace`; empty where there are none.
+        barred: values that a domain of the target refuses.
+        on_odd: what happens to rows of a server with what a file cannot hold (a NaN, an array whose subscripts do not
+            begin at 1), `skip` or `replace`; empty where there are none.
         owner: the set of walpool's own that it is a part of.
         part: how both sides have that part.
     """
@@ -129,14 +174,15 @@ class Table:
     exists: bool = False
     is_suspect: bool = False
     long: tuple[LongKeys, ...] = ()
-    on_nan: str = ""
+    barred: tuple[Barred, ...] = ()
+    on_odd: str = ""
     owner: str = ""
     part: Part | None = None
 
     @property
-    def forms(self) -> list[Form]:
-        """The forms of its columns."""
-        return [column.form for column in self.columns]
+    def wires(self) -> list[Wire]:
+        """What the values of its columns are encoded as."""
+        return [column.wire for column in self.columns]
 
     @property
     def key_columns(self) -> list[Column]:
@@ -259,7 +305,8 @@ class Plan:
         for table in document["tables"]:
             del table["part"]  # which is code
             for column in table["columns"]:
-                column["form"] = column["form"].name
+                for typed in filter(None, (column, column["element"])):
+                    typed["form"] = typed["form"].name
         document["faults"] = [fault._asdict() for fault in self.faults]
         return document
 
@@ -275,11 +322,21 @@ class Plan:
 
 def _table(document: Mapping[str, Any]) -> Table:
     given = _tuples(document)
-    given["columns"] = tuple(Column(**{**_tuples(column), "form": Form[column["form"]]}) for column in given["columns"])
+    given["columns"] = tuple(map(_column, given["columns"]))
     given["indexes"] = tuple(Index(**_tuples(index)) for index in given["indexes"])
     given["long"] = tuple(LongKeys(**_tuples(keys)) for keys in given["long"])
+    given["barred"] = tuple(Barred(**_tuples(barred)) for barred in given["barred"])
     given["foreign"] = tuple(ForeignKey(**_tuples(foreign)) for foreign in given["foreign"])
     return Table(**given)
+
+
+def _column(document: Mapping[str, Any]) -> Column:
+    element = document["element"]
+    return Column(**{**_typed(document), "element": None if element is None else Element(**_typed(element))})
+
+
+def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_tuples(document), "form": Form[document["form"]]}
 
 
 def _tuples(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from walpool.schema import TENANT, Migration
 
 __all__ = [
     "DERIVED", "OWN", "Backend", "Face", "LooksAhead", "Mover", "Part", "Set", "blob", "integer", "real", "set_of",
-    "text", "versioned",
+    "text", "vector", "versioned",
 ]  # fmt: skip
 
 Backend: TypeAlias = Literal["sqlite", "postgres"]
@@ -194,9 +194,14 @@ def real(name: str, *, required: bool = True) -> Column:
     return Column(name, Form.DOUBLE, "DOUBLE PRECISION", "REAL", required)
 
 
-def blob(name: str, *, postgres: str = "BYTEA") -> Column:
-    """Return a column of bytes, in PostgreSQL perhaps the form in which another type is sent."""
-    return Column(name, Form.BYTEA, postgres, "BLOB", is_required=True)
+def blob(name: str) -> Column:
+    """Return a column of bytes."""
+    return Column(name, Form.BYTEA, "BYTEA", "BLOB", is_required=True)
+
+
+def vector(name: str) -> Column:
+    """Return a column of embeddings, each as pgvector sends it."""
+    return Column(name, Form.VECTOR, "vector", "BLOB", is_required=True)
 
 
 OWN: Final = frozenset({"walpool_schema", "walpool_migration", "walpool_retired"})

@@ -2,26 +2,28 @@
 
 Pure: no psycopg. A field is its length and its bytes, as the server's own send functions write them, so that a row that
 is hashed here and `sha256(record_send(...))` on the server are the same. Columns are encoded in loops that run in C: a
-function of Python's for each value would take longer than all the rest. A number with decimals, a UUID, a date and a
-time may be given as the text that the server spells it with in UTC, which alone says all of it.
-https://www.postgresql.org/docs/18/sql-copy.html
+function of Python's for each value would take longer than all the rest. What SQLite has no class for is given as the
+text that the server spells it with in UTC, which alone says all of it: see `walpool.postgres.spelling`, where each type
+has a module. https://www.postgresql.org/docs/18/sql-copy.html
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
-from decimal import Decimal
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import chain, repeat
 from math import isfinite
 from operator import add, eq
-from struct import Struct
+from struct import Struct, calcsize
 from typing import Any, Final, TypeAlias
 
+from walpool.postgres.spelling import arrays, bits, intervals, jsons, networks, numbers, texts, times, vectors
+from walpool.postgres.spelling.spelling import Spelling
 from walpool.types import Row
 
-__all__ = ["HEADER", "TRAILER", "Form", "Unfit", "check", "digests_form", "plain_number", "rows"]
+__all__ = ["HEADER", "TRAILER", "Array", "Form", "Unfit", "Wire", "check", "digests_form", "rows"]
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What a COPY BINARY begins with."""
@@ -34,35 +36,115 @@ _NONE: Final = type(None)
 _NUMBER: Final = Struct(">i").pack
 
 
-class Form(Enum):
-    """The forms of values, by the name of the type in PostgreSQL, with the number that the type has there."""
+_Classes: TypeAlias = tuple[type, ...]
 
-    SMALLINT = ("smallint", 21)
-    INTEGER = ("integer", 23)
-    BIGINT = ("bigint", 20)
-    DOUBLE = ("double precision", 701)
-    TEXT = ("text", 25)
-    BYTEA = ("bytea", 17)
-    BOOLEAN = ("boolean", 16)
-    NUMERIC = ("numeric", 1700)
-    JSON = ("json", 114)
-    JSONB = ("jsonb", 3802)
-    CHAR = ("bpchar", 1042)
-    UUID = ("uuid", 2950)
-    REAL = ("real", 700)
-    DATE = ("date", 1082)
-    TIMESTAMP = ("timestamp without time zone", 1114)
-    TIMESTAMPTZ = ("timestamp with time zone", 1184)
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """One type of PostgreSQL's.
+
+    Attributes:
+        name: of it.
+        oid: its number on every server; 0 for what has another one on each.
+        spelling: what is known of its values.
+        takes: the classes of values that are encoded.
+        code: what `struct` calls it, if it always has one length.
+    """
+
+    name: str
+    oid: int
+    spelling: Spelling
+    takes: _Classes = (str,)
+    code: str = ""
+
+
+class Form(Enum):
+    """The forms of values, each with the type of PostgreSQL's that it is the form of."""
+
+    SMALLINT = _Type("smallint", 21, numbers.SMALLINT, (int,), "h")
+    INTEGER = _Type("integer", 23, numbers.INTEGER, (int,), "i")
+    BIGINT = _Type("bigint", 20, numbers.BIGINT, (int,), "q")
+    DOUBLE = _Type("double precision", 701, numbers.DOUBLE, (float, int), "d")
+    TEXT = _Type("text", 25, texts.TEXT)
+    BYTEA = _Type("bytea", 17, bits.BYTEA, (bytes,))
+    BOOLEAN = _Type("boolean", 16, numbers.BOOLEAN, (int, bool), "?")
+    NUMERIC = _Type("numeric", 1700, numbers.NUMERIC, (int, float, str))
+    JSON = _Type("json", 114, jsons.JSON)
+    JSONB = _Type("jsonb", 3802, jsons.JSONB)
+    CHAR = _Type("bpchar", 1042, texts.CHAR)
+    UUID = _Type("uuid", 2950, bits.UUID, code="16s")
+    REAL = _Type("real", 700, numbers.REAL, (float, int), "f")
+    DATE = _Type("date", 1082, times.DATE, code="i")
+    TIMESTAMP = _Type("timestamp without time zone", 1114, times.TIMESTAMP, code="q")
+    TIMESTAMPTZ = _Type("timestamp with time zone", 1184, times.TIMESTAMPTZ, code="q")
+    TIME = _Type("time without time zone", 1083, times.TIME, code="q")
+    TIMETZ = _Type("time with time zone", 1266, times.TIMETZ, code="12s")
+    INTERVAL = _Type("interval", 1186, intervals.INTERVAL, code="16s")
+    NAME = _Type("name", 19, texts.NAME)
+    OID = _Type("oid", 26, numbers.OID, (int,), "I")
+    INET = _Type("inet", 869, networks.INET)
+    CIDR = _Type("cidr", 650, networks.CIDR)
+    MACADDR = _Type("macaddr", 829, networks.MACADDR, code="6s")
+    MACADDR8 = _Type("macaddr8", 774, networks.MACADDR8, code="8s")
+    BIT = _Type("bit", 1560, bits.BIT)
+    VARBIT = _Type("bit varying", 1562, bits.VARBIT)
+    ENUM = _Type("enum", 0, texts.ENUM)
+    ARRAY = _Type("array", 0, arrays.of(texts.TEXT))  # of which elements, an `Array` says
+    VECTOR = _Type("vector", 0, vectors.VECTOR, (bytes,))
 
     @property
     def type(self) -> str:
         """The name of the type."""
-        return self.value[0]
+        return self.value.name
 
     @property
     def oid(self) -> int:
         """The number of the type."""
-        return self.value[1]
+        return self.value.oid
+
+    @property
+    def spelling(self) -> Spelling:
+        """What is known of its values."""
+        return self.value.spelling
+
+    @property
+    def takes(self) -> _Classes:
+        """The classes of values that are encoded."""
+        return self.value.takes
+
+    @property
+    def code(self) -> str:
+        """What `struct` calls it, if it always has one length."""
+        return self.value.code
+
+    @property
+    def wire(self) -> Callable[[Any], Any] | None:
+        """What makes bytes of a value, or a number; None where the value or its text is sent as it is."""
+        return self.value.spelling.wire
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """The form of arrays: values are JSON, as `walpool.postgres.spelling.arrays` has it.
+
+    Attributes:
+        element: the form of their elements.
+        oid: the number of their elements' type on the server.
+    """
+
+    element: Form
+    oid: int
+
+    takes = (str,)
+    code = ""
+
+    def wire(self, text: str) -> bytes:
+        """Return the bytes of an array."""
+        return arrays.wire(text, self.element.spelling, self.oid, partial(_element_fields, self.element))
+
+
+Wire: TypeAlias = Form | Array
+"""What a column is encoded as."""
 
 
 class Unfit(Exception):
@@ -73,7 +155,7 @@ class Unfit(Exception):
         self.column = column
 
 
-def rows(forms: Sequence[Form], given: Sequence[Row]) -> bytes:
+def rows(forms: Sequence[Wire], given: Sequence[Row]) -> bytes:
     """Return rows as a COPY BINARY has them, without its header and trailer.
 
     Raises:
@@ -83,7 +165,7 @@ def rows(forms: Sequence[Form], given: Sequence[Row]) -> bytes:
     return b"".join(chain.from_iterable(zip(*parts, strict=False)))
 
 
-def digests_form(forms: Sequence[Form], given: Sequence[Row]) -> Iterator[bytes]:
+def digests_form(forms: Sequence[Wire], given: Sequence[Row]) -> Iterator[bytes]:
     """Return each row as `record_send(ROW(...))` has it on the server.
 
     Raises:
@@ -92,7 +174,7 @@ def digests_form(forms: Sequence[Form], given: Sequence[Row]) -> Iterator[bytes]
     return map(b"".join, zip(*_parts(forms, given, _NUMBER(len(forms)), with_types=True), strict=False))
 
 
-def check(forms: Sequence[Form], given: Sequence[Row]) -> None:
+def check(forms: Sequence[Wire], given: Sequence[Row]) -> None:
     """Return if every value is of its column's form.
 
     Raises:
@@ -102,64 +184,17 @@ def check(forms: Sequence[Form], given: Sequence[Row]) -> None:
         try:
             _check(form, values, set(map(type, values)))
             some = [value for value in values if value is not None]
-            if form in _CONVERTED:
-                _whole(form, some)
-            elif form is Form.NUMERIC:
-                _spelled(form, some)
+            if form.wire is not None:
+                list(map(form.wire, some))
         except (ValueError, TypeError, OverflowError):
             raise Unfit(number) from None
-
-
-def plain_number(value: float | Decimal) -> str:
-    """Return a number as PostgreSQL writes `trim_scale(value::numeric)`: no exponent, no zeros at its end."""
-    found = format(Decimal(repr(value)) if isinstance(value, float) else Decimal(value), "f")
-    if "." in found:
-        found = found.rstrip("0").rstrip(".")
-    return "0" if found in ("-0", "") else found
 
 
 _Values: TypeAlias = Sequence[Any]
 _Part: TypeAlias = Iterable[bytes]
 
-_FIXED: Final = {
-    Form.SMALLINT: ("h", 2),
-    Form.INTEGER: ("i", 4),
-    Form.BIGINT: ("q", 8),
-    Form.DOUBLE: ("d", 8),
-    Form.REAL: ("f", 4),
-    Form.BOOLEAN: ("?", 1),
-    Form.UUID: ("16s", 16),
-    Form.DATE: ("i", 4),
-    Form.TIMESTAMP: ("q", 8),
-    Form.TIMESTAMPTZ: ("q", 8),
-}
-"""What always has one length: its code in a Struct, and its bytes."""
 
-_EPOCH: Final = date(2000, 1, 1).toordinal()
-_SPECIAL: Final = {"NaN": 0xC000, "Infinity": 0xD000, "-Infinity": 0xF000}  # numbers without digits
-_ENDLESS: Final = {"infinity": 1, "-infinity": -1}
-
-_TYPES: Final[dict[Form, tuple[type, ...]]] = {
-    Form.SMALLINT: (int,),
-    Form.INTEGER: (int,),
-    Form.BIGINT: (int,),
-    Form.DOUBLE: (float, int),
-    Form.TEXT: (str,),
-    Form.BYTEA: (bytes,),
-    Form.BOOLEAN: (int, bool),
-    Form.NUMERIC: (int, float, str),
-    Form.JSON: (str,),
-    Form.JSONB: (str,),
-    Form.CHAR: (str,),
-    Form.UUID: (str,),
-    Form.REAL: (float, int),
-    Form.DATE: (str,),
-    Form.TIMESTAMP: (str,),
-    Form.TIMESTAMPTZ: (str,),
-}
-
-
-def _parts(forms: Sequence[Form], given: Sequence[Row], head: bytes, *, with_types: bool) -> list[_Part]:
+def _parts(forms: Sequence[Wire], given: Sequence[Row], head: bytes, *, with_types: bool) -> list[_Part]:
     """Return what rows are joined of, each part with a piece for every row.
 
     Neighbours of fixed length, and the lengths of what has none, are packed by one call for a row.
@@ -167,14 +202,13 @@ def _parts(forms: Sequence[Form], given: Sequence[Row], head: bytes, *, with_typ
     run = _Run(head)
     for number, (form, values) in enumerate(zip(forms, zip(*given, strict=True), strict=False)):
         kinds = set(map(type, values))
-        prefix = _NUMBER(form.oid) if with_types else b""
+        prefix = _NUMBER(form.oid) if with_types else b""  # only forms of types that all servers have are hashed
         try:
             _check(form, values, kinds)
             if _NONE in kinds:
                 run.add(_nullable(form, values, prefix))
-            elif form in _FIXED:
-                code, size = _FIXED[form]
-                run.pack(prefix + _NUMBER(size), code, _whole(form, values))
+            elif form.code:
+                run.pack(prefix + _size(form), form.code, _whole(form, values))
             else:
                 spelled = _spelled(form, values)
                 run.pack(prefix, "i", map(len, spelled))
@@ -218,123 +252,78 @@ class _Run:
         self._constant, self._format, self._values = b"", ">", []
 
 
-def _check(form: Form, values: _Values, kinds: set[type]) -> None:
+def _check(form: Wire, values: _Values, kinds: set[type]) -> None:
     """Return if values are of a form.
 
     Raises:
         ValueError, TypeError, OverflowError: one is not.
     """
-    if not kinds <= {*_TYPES[form], _NONE}:
+    if not kinds <= {*form.takes, _NONE}:
         raise TypeError
     some = values if _NONE not in kinds else [value for value in values if value is not None]
-    if some and not _FIT[form](form, some):
+    fit = _FIT.get(form)  # where there is none, what does not fit is refused where it is converted
+    if some and fit is not None and not fit(form, some):
         raise ValueError
 
 
-def _texts_fit(_: Form, values: _Values) -> bool:
+def _texts_fit(_: Wire, values: _Values) -> bool:
     return b"\0" not in "".join(values).encode()
 
 
-def _integers_fit(form: Form, values: _Values) -> bool:
-    most: int = 1 << (8 * _FIXED[form][1] - 1)
-    return bool(-most <= min(values) and max(values) < most)
+def _integers_fit(form: Wire, values: _Values) -> bool:
+    least, most = _RANGES[form.code]
+    return bool(least <= min(values) and max(values) <= most)
 
 
-def _doubles_fit(_: Form, values: _Values) -> bool:
+def _doubles_fit(_: Wire, values: _Values) -> bool:
     # A NaN differs from itself, and an integer that a double cannot hold from that double.
     return all(map(eq, values, map(add, values, repeat(0.0))))
 
 
-def _reals_fit(_: Form, values: _Values) -> bool:
+def _reals_fit(_: Wire, values: _Values) -> bool:
     pack, unpack = _REAL.pack, _REAL.unpack
     return all(value == unpack(pack(value))[0] for value in values)
 
 
-def _uuid(text: str) -> bytes:
-    found = bytes.fromhex(text.replace("-", ""))
-    if (len(text), len(found)) != (36, 16):
-        raise ValueError
-    return found
-
-
-def _days(text: str) -> int:
-    if text in _ENDLESS:
-        return 2**31 - 1 if _ENDLESS[text] > 0 else -(2**31)
-    return _ordinal(text) - _EPOCH
-
-
-def _microseconds(text: str) -> int:
-    """Return the number of a time: `2024-02-29 23:59:59.123456`, with `+00` at its end or without."""
-    if text in _ENDLESS:
-        return 2**63 - 1 if _ENDLESS[text] > 0 else -(2**63)
-    plain = text.removesuffix("+00")
-    hours, minutes, seconds = int(plain[11:13]), int(plain[14:16]), int(plain[17:19])
-    if plain[10] + plain[13] + plain[16] != " ::" or hours > 23 or minutes > 59 or seconds > 59:
-        raise ValueError
-    part = plain[20:]
-    if plain[19:20] not in ("", ".") or len(part) > 6:
-        raise ValueError
-    whole = ((_ordinal(plain[:10]) - _EPOCH) * 86_400) + hours * 3600 + minutes * 60 + seconds
-    return whole * 1_000_000 + int(part.ljust(6, "0"))
-
-
-def _ordinal(text: str) -> int:
-    if len(text) != 10 or text[4] + text[7] != "--":
-        raise ValueError
-    return date.fromisoformat(text).toordinal()
-
-
 _REAL: Final = Struct(">f")
-_CONVERTED: Final[dict[Form, Callable[[str], Any]]] = {
-    Form.UUID: _uuid,
-    Form.DATE: _days,
-    Form.TIMESTAMP: _microseconds,
-    Form.TIMESTAMPTZ: _microseconds,
+_RANGES: Final = {
+    "h": (-(2**15), 2**15 - 1),
+    "i": (-(2**31), 2**31 - 1),
+    "q": (-(2**63), 2**63 - 1),
+    "I": (0, 2**32 - 1),
 }
-"""What goes as the number, or the bytes, that its text stands for."""
-
-_FIT: Final[dict[Form, Callable[[Form, _Values], bool]]] = {
-    Form.SMALLINT: _integers_fit,
-    Form.INTEGER: _integers_fit,
-    Form.BIGINT: _integers_fit,
+_FIT: Final[dict[Wire, Callable[[Wire, _Values], bool]]] = {
+    **dict.fromkeys((Form.SMALLINT, Form.INTEGER, Form.BIGINT, Form.OID), _integers_fit),
+    **dict.fromkeys((Form.TEXT, Form.JSON, Form.JSONB, Form.CHAR, Form.NAME, Form.ENUM), _texts_fit),
     Form.DOUBLE: _doubles_fit,
-    Form.TEXT: _texts_fit,
-    Form.JSON: _texts_fit,
-    Form.BYTEA: lambda _, __: True,
+    Form.REAL: _reals_fit,
     Form.BOOLEAN: lambda _, values: {0, 1}.issuperset(values),
     Form.NUMERIC: lambda _, values: all(isinstance(value, str) or isfinite(value) for value in values),
-    Form.JSONB: _texts_fit,
-    Form.CHAR: _texts_fit,
-    Form.REAL: _reals_fit,
-    **dict.fromkeys(_CONVERTED, lambda _, __: True),  # what is none is refused where it is converted
 }
 
 
-def _whole(form: Form, values: _Values) -> Iterable[Any]:
+def _size(form: Wire) -> bytes:
+    return _NUMBER(calcsize(f">{form.code}"))
+
+
+def _whole(form: Wire, values: _Values) -> Iterable[Any]:
     """Return values as a Struct takes them; -0.0 becomes 0.0."""
     if form in (Form.DOUBLE, Form.REAL):
         return map(add, values, repeat(0.0))
-    return list(map(_CONVERTED[form], values)) if form in _CONVERTED else values
+    return values if form.wire is None else list(map(form.wire, values))
 
 
-def _spelled(form: Form, values: _Values) -> list[bytes]:
+def _spelled(form: Wire, values: _Values) -> list[bytes]:
     """Return values that have no fixed length as their bytes."""
-    if form is Form.BYTEA:
-        return list(values)
-    if form is Form.NUMERIC:
-        return [_numeric(value if isinstance(value, str) else plain_number(value)) for value in values]
-    if form is Form.JSONB:
-        return [b"\1" + value.encode() for value in values]  # the version of the format, and the text
-    return list(map(str.encode, values))
+    return list(map(form.wire or str.encode, values))
 
 
-def _nullable(form: Form, values: _Values, prefix: bytes) -> list[bytes]:
+def _nullable(form: Wire, values: _Values, prefix: bytes) -> list[bytes]:
     """Return the fields of a column with NULLs in it."""
     some = [value for value in values if value is not None]
-    if form in _FIXED:
-        code, size = _FIXED[form]
-        pack = Struct(f">{len(prefix) + 4}s{code}").pack
-        fields = map(pack, repeat(prefix + _NUMBER(size)), _whole(form, some))
+    if form.code:
+        pack = Struct(f">{len(prefix) + 4}s{form.code}").pack
+        fields = map(pack, repeat(prefix + _size(form)), _whole(form, some))
     else:
         spelled = _spelled(form, some)
         fields = map(b"".join, zip(repeat(prefix), map(_NUMBER, map(len, spelled)), spelled, strict=False))
@@ -342,20 +331,15 @@ def _nullable(form: Form, values: _Values, prefix: bytes) -> list[bytes]:
     return [null if value is None else next(fields) for value in values]
 
 
-def _numeric(text: str) -> bytes:
-    """Return the binary form of a number: groups of four decimal digits. See numeric_recv() of the server."""
-    if text in _SPECIAL:
-        return Struct(">HhHH").pack(0, 0, _SPECIAL[text], 0)
-    whole, _, part = text.removeprefix("-").partition(".")
-    if not (whole + part).isdecimal():
-        raise ValueError
-    scale = len(part)
-    whole = whole.zfill(-(-len(whole) // 4) * 4)
-    digits = whole + part.ljust(-(-len(part) // 4) * 4, "0")
-    groups = [int(digits[at : at + 4]) for at in range(0, len(digits), 4)]
-    weight = len(whole) // 4 - 1
-    while groups and not groups[0]:
-        del groups[0]
-        weight -= 1
-    head = (len(groups), weight if groups else 0, 0x4000 if text.startswith("-") else 0, scale)
-    return Struct(f">HhHH{len(groups)}H").pack(*head, *groups)
+def _element_fields(form: Form, values: _Values) -> list[bytes]:
+    """Return the fields of an array's elements, in which -0.0 stays what it is, and a NaN too."""
+    if form.code:
+        pack, make = Struct(f">4s{form.code}").pack, form.wire or _as_it_is
+        size = _size(form)
+        return [_NULL if value is None else pack(size, make(value)) for value in values]
+    found = [None if value is None else (form.wire or str.encode)(value) for value in values]
+    return [_NULL if each is None else _NUMBER(len(each)) + each for each in found]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -19,6 +19,7 @@ from walpool.postgres._errors import is_broken, mapped
 from walpool.postgres._reading import query
 from walpool.postgres._results import Result, Rows
 from walpool.postgres._wire import Exchange, Failed
+from walpool.postgres.policies import is_secured
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,7 +32,7 @@ __all__ = ["Bulk"]
 
 _CANONICAL: Final = (
     ("DateStyle", "ISO, YMD"),
-    ("IntervalStyle", "postgres"),
+    ("IntervalStyle", "iso_8601"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "1"),
@@ -42,7 +43,6 @@ _UNLIMITED: Final = (("statement_timeout", "0"), ("idle_in_transaction_session_t
 """What takes long is meant to, whatever limit the role has for what it does every day."""
 
 # PostgreSQL takes no COPY FROM where row-level security holds for the role: https://www.postgresql.org/docs/18/sql-copy.html
-_IS_SECURED: Final = "SELECT coalesce(row_security_active(to_regclass(?)), false)"
 _STAGING: Final = "pg_temp.walpool_staging"
 _MAKE_STAGING: Final = "CREATE TEMP TABLE walpool_staging ON COMMIT DROP AS SELECT {columns} FROM {table} WHERE false"
 _FROM_STAGING: Final = f"INSERT INTO {{table}} ({{columns}}) OVERRIDING SYSTEM VALUE SELECT {{columns}} FROM {_STAGING}"
@@ -53,7 +53,7 @@ _BLOCK: Final = 1 << 20  # bytes that are handed to libpq at once
 class Bulk:
     """One connection to the database of a pool; a context manager. One thread uses it at a time.
 
-    Texts of values are the same on every server: dates as ISO, times in UTC.
+    Texts of values are the same on every server: dates and intervals as ISO 8601, times in UTC.
 
     Args:
         pool: whose database, and whose tenant.
@@ -145,7 +145,7 @@ class Bulk:
         Raises:
             ProgrammingError: a policy refuses a row, or the role may make no temporary tables and has to.
         """
-        if not self.fetch(_IS_SECURED, (table,))[0][0]:
+        if not is_secured(self.fetch, table):
             return self._copy(table, columns, encoded)
         names = {"table": table, "columns": ", ".join(columns)}
         self.execute(_MAKE_STAGING.format(**names))

@@ -1,7 +1,7 @@
-"""JSON as PostgreSQL's `jsonb` gives it back: one text for one value, in whatever spelling it came. Pure.
+"""`json`, which keeps its text, and `jsonb`, which gives back one text for one value. Pure.
 
-Keys by length and then by bytes, the last of those that are there twice, one space behind each comma and colon, numbers
-without an exponent. https://www.postgresql.org/docs/18/datatype-json.html
+`jsonb` has keys by length and then by bytes, the last of those that are there twice, one space behind each comma and
+colon, numbers without an exponent. https://www.postgresql.org/docs/18/datatype-json.html
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import re
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
-__all__ = ["NotJsonb", "jsonb", "nearest_jsonb", "plain"]
+from walpool.postgres.spelling.numbers import plain
+from walpool.postgres.spelling.spelling import Bad, Limits, Spelling, always, nearest_text, plain_text
 
-# What `numeric` holds before and behind its point. https://www.postgresql.org/docs/18/datatype-numeric.html
-_WHOLE_DIGITS: Final = 131_072
-_PART_DIGITS: Final = 16_383
+__all__ = ["JSON", "JSONB"]
+
 _DEEPEST: Final = 400  # Python and the server both read nested values by recursion, and give up somewhere above
 _LONGEST: Final = 0x0FFFFFFF  # bytes of one value
 _PIECES: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _UNKNOWN: Final = "\N{REPLACEMENT CHARACTER}"
-
-
-class NotJsonb(ValueError):
-    """A text that `jsonb` does not take; the message says why."""
 
 
 class _Number:
@@ -37,56 +33,59 @@ class _Number:
         self.text = text
 
 
-def jsonb(text: str) -> str:
-    """Return what `CAST(text AS jsonb)` is as text.
+def _json(value: Any, _: Limits) -> str:
+    text = plain_text(value)
+    if not _is_json(text):
+        raise Bad("no JSON by the standard (a NaN or an infinity, perhaps)")
+    return text
 
-    Raises:
-        NotJsonb: it is no such value.
-    """
-    found = _written(_parsed(text))
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _nearest_json(value: Any, _: Limits) -> str:
+    text = nearest_text(value)
+    return text if _is_json(text) else json.dumps(text)
+
+
+def _jsonb(value: Any, _: Limits) -> str:
+    """Return what `CAST(value AS jsonb)` is as text."""
+    found = _written(_parsed(plain_text(value)))
     try:
         length = len(found.encode())
     except UnicodeEncodeError:
-        raise NotJsonb("half of a surrogate pair in JSON, which jsonb cannot hold") from None
+        raise Bad("half of a surrogate pair in JSON, which jsonb cannot hold") from None
     if "\\u0000" in found and _NUL.search(found):
-        raise NotJsonb("a NUL (\\u0000) in JSON, which jsonb cannot hold")
+        raise Bad("a NUL (\\u0000) in JSON, which jsonb cannot hold")
     if length > _LONGEST:
-        raise NotJsonb("JSON that is too long for jsonb")
+        raise Bad("JSON that is too long for jsonb")
     return found
 
 
-def nearest_jsonb(text: str) -> str:
+def _nearest_jsonb(value: Any, limits: Limits) -> str:
     """Return what a text becomes that `jsonb` does not take: U+FFFD for what it cannot hold, else a string of it."""
+    text = nearest_text(value)
     try:
         found = _SURROGATE.sub(_UNKNOWN, _written(_parsed(text)))
-        return jsonb(_NUL.sub(rf"\1{_UNKNOWN}", found))
-    except NotJsonb:
+        return _jsonb(_NUL.sub(rf"\1{_UNKNOWN}", found), limits)
+    except Bad:
         return json.dumps(text, ensure_ascii=False)
-
-
-def plain(number: Decimal) -> str:
-    """Return a number as `numeric` writes it: all of its digits, the zeros at its end too, and no exponent.
-
-    Raises:
-        OverflowError: it has more digits than `numeric` holds.
-    """
-    exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or number.adjusted() >= _WHOLE_DIGITS or exponent < -_PART_DIGITS:
-        raise OverflowError
-    if not number:
-        return "0." + "0" * -exponent if exponent < 0 else "0"
-    return format(number, "f")
 
 
 def _parsed(text: str) -> Any:
     if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
-        raise NotJsonb(f"JSON that is nested more than {_DEEPEST} deep")
+        raise Bad(f"JSON that is nested more than {_DEEPEST} deep")
     try:
         return _read(text)
     except json.JSONDecodeError:
-        raise NotJsonb("no JSON by the standard (a NaN or an infinity, perhaps)") from None
+        raise Bad("no JSON by the standard (a NaN or an infinity, perhaps)") from None
     except OverflowError:
-        raise NotJsonb("a number in JSON that is beyond the range of numeric") from None
+        raise Bad("a number in JSON that is beyond the range of numeric") from None
 
 
 def _depth(text: str) -> int:
@@ -147,3 +146,11 @@ def _spelled(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_spelled, value)) + "]"
     return value.text if isinstance(value, _Number) else _write(value)
+
+
+def _wire(text: str) -> bytes:
+    return b"\1" + text.encode()  # the version of the format, and the text
+
+
+JSON: Final = Spelling(read=_json, nearest=_nearest_json, zero=always("null"), is_plain=True, sorts_alike=True)
+JSONB: Final = Spelling(read=_jsonb, nearest=_nearest_jsonb, zero=always("null"), wire=_wire)
