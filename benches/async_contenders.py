@@ -51,6 +51,9 @@ class AsyncContender(Protocol):
     async def record(self, pack: Pack) -> None:
         """Write a pack in one transaction; it is committed when this returns."""
 
+    async def transact(self, reads: Sequence[int], key: int, body: str) -> None:
+        """Read rows, then write one, in one transaction with one snapshot; it is committed when this returns."""
+
     async def close(self) -> None:
         """Close every connection; no task is inside a method any more, and the file holds what was written."""
 
@@ -356,9 +359,31 @@ class Asyncpg(OnPostgres):
             await conn.execute(_PG_INSERT_PACK, *pack.pack)
             await conn.execute(_PG_UPDATE_SNAPSHOT, *pack.snapshot)
 
+    async def transact(self, reads: Sequence[int], key: int, body: str) -> None:
+        """REPEATABLE READ, as walpool's; but a statement that fails ends the transaction, where walpool's goes on."""
+        async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read"):
+            for read in reads:
+                await conn.fetchval(_PG_POINT_READ, read)
+            await conn.execute(_PG_UPSERT, key, body)
+
     async def close(self) -> None:
         await self._pool.close()
         await super().close()
+
+
+class AsyncpgSavepoints(Asyncpg):
+    """asyncpg with what walpool guarantees: a savepoint for each statement, so that one that fails undoes no other."""
+
+    name = "asyncpg-savepoints"
+
+    async def transact(self, reads: Sequence[int], key: int, body: str) -> None:
+        """REPEATABLE READ, and a transaction that goes on where a statement failed."""
+        async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read"):
+            for read in reads:
+                async with conn.transaction():
+                    await conn.fetchval(_PG_POINT_READ, read)
+            async with conn.transaction():
+                await conn.execute(_PG_UPSERT, key, body)
 
 
 class AsyncWalpoolOnPostgres(OnPostgres):
@@ -385,6 +410,13 @@ class AsyncWalpoolOnPostgres(OnPostgres):
         chunks = [(INSERT_CHUNK, chunk) for chunk in sorted(pack.chunks)]
         statements = [*chunks, (INSERT_PACK, pack.pack), (UPDATE_SNAPSHOT, pack.snapshot)]
         await self.pool.batch(statements)
+
+    async def transact(self, reads: Sequence[int], key: int, body: str) -> None:
+        """REPEATABLE READ; a statement that fails undoes itself, and the transaction goes on."""
+        async with self.pool.transaction() as tx:
+            for read in reads:
+                await tx.fetchval(POINT_READ, (read,))
+            await tx.execute(_PORTABLE_UPSERT, (key, body))
 
     async def close(self) -> None:
         await self.pool.close()

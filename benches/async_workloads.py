@@ -68,6 +68,21 @@ class AsyncUpserts:
 
 
 @dataclass(frozen=True)
+class AsyncTransactions(AsyncUpserts):
+    """Each task reads three rows and then upserts one that no other task writes, in one transaction, over and over."""
+
+    @staticmethod
+    def _operation(db: a.AsyncContender, worker: int, rows: int) -> Operation:
+        keys = data.keys(worker, 4_096, below=rows)
+
+        def transact(number: int) -> Awaitable[None]:
+            reads = [keys[(number + step) & 4_095] for step in range(1, 4)]
+            return db.transact(reads, worker % rows, data.body(worker, number))
+
+        return transact
+
+
+@dataclass(frozen=True)
 class AsyncPointReads:
     """Each task reads a row of 1 KB by its key, over and over."""
 
@@ -218,6 +233,21 @@ def _backups() -> list[Workload]:
     ]
 
 
+def _transactions() -> list[Workload]:
+    contenders = {"asyncpg": a.Asyncpg, "asyncpg-savepoints": a.AsyncpgSavepoints, "walpool": a.AsyncWalpoolOnPostgres}
+    return [
+        AsyncTransactions(
+            f"postgres-transaction-{tasks}",
+            f"three point reads and an upsert in one transaction on PostgreSQL, {_counted(tasks, 'task')}",
+            "full",
+            contenders,
+            (Faster(times, than=("asyncpg",)), Faster(1.5, than=("asyncpg-savepoints",)), AtMost("errors", 0)),
+            tasks=tasks,
+        )
+        for tasks, times in ((16, 1.0), (1, 0.9))
+    ]
+
+
 def _servers() -> list[Workload]:
     contenders = {"asyncpg": a.Asyncpg, "walpool": a.AsyncWalpoolOnPostgres}
     title = "jobs record packs of 16 chunks on PostgreSQL beside a heartbeat; the latency is the transaction's"
@@ -237,4 +267,4 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups(), *_servers()]
+ASYNC_WORKLOADS: list[Workload] = [*_upserts(), *_reads(), *_backups(), *_servers(), *_transactions()]

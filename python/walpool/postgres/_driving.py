@@ -92,12 +92,17 @@ class Driver:
             stop: makes the server end what it does; called on a thread. The steps stand still meanwhile.
             may_be_left: whether a task that is cancelled leaves what the server does to itself, and does not wait.
         """
+        try:
+            request = next(steps)
+        except StopIteration as end:  # they wait for nothing
+            result: T = end.value
+            return result
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         drive = Drive(self, steps, partial(_settle, future))
         is_left = False
         self._awaited.add(drive)
         try:
-            drive.begin()
+            drive.go_on(request)
             return await future
         except asyncio.CancelledError:
             is_left = may_be_left and not drive.only_waits
@@ -196,6 +201,13 @@ class Drive(Generic[T]):
     def begin(self) -> None:
         """Take steps until they wait for something."""
         self._go(self._steps.send, None)
+
+    def go_on(self, request: Request) -> None:
+        """Take steps after a first one that waits for something."""
+        self._request = request
+        following = self._wait(request)
+        if following is not None:
+            self._go(*following)
 
     def leave(self) -> None:
         """Have a thread take the steps that are left."""

@@ -149,6 +149,8 @@ class Engine:
 
     async def ended(self, session: Session) -> None:
         """End a session of a task's; it ends even if the task is cancelled meanwhile."""
+        if session.is_over:
+            return
         steps = session.ending()
         with suppress(Error):  # the block's own exception is the one to tell
             if running_loop() is None:  # any more: a generator is collected

@@ -90,7 +90,7 @@ class Session:
         self._timeout = 0.0  # for opening a connection in place of one that had died
         self._lock = threading.Lock()  # a session is one caller's: whoever meets it taken is refused
         self._is_open = False  # BEGIN was sent and answered
-        self._is_over = False
+        self.is_over = False  # nothing is held any more
         self._is_ending = False  # asked to end; whoever has it in hand does so
         self._marks = 0
 
@@ -144,7 +144,7 @@ class Session:
         Where a statement still runs its steps do so at their end. In a child process the parent's is left alone.
         """
         self._is_ending = True
-        if self._is_over:
+        if self.is_over:
             return
         if self._process != os.getpid():
             self._release()
@@ -162,12 +162,12 @@ class Session:
         at that time; this is for the others who wait for a connection.
         """
         now = time.monotonic()
-        if self._is_over or now < self._deadline:
+        if self.is_over or now < self._deadline:
             return False
         if not self._lock.acquire(blocking=False):
             return now >= self._deadline + ENDED_AFTER and self._forfeited()
         try:
-            was_open = not self._is_over
+            was_open = not self.is_over
             self._release(broken=True)
             return was_open
         finally:
@@ -203,7 +203,7 @@ class Session:
             return (yield from steps)
         except psycopg.Error as error:
             is_late = time.monotonic() >= self._deadline
-            if not self._is_over:
+            if not self.is_over:
                 if not self._is_half_said() and not is_broken(self._connection, error):
                     raise self._mapped(error) from None
                 self._release(broken=True)
@@ -219,7 +219,7 @@ class Session:
             raise InterfaceError(f"it belongs to the parent process; begin another one in this process [{self._name}]")
         if not self._lock.acquire(blocking=False):
             raise InterfaceError(f"the transaction is in use by another thread or task [{self._name}]")
-        if self._is_over:
+        if self.is_over:
             self._lock.release()
             is_late = time.monotonic() >= self._deadline
             raise self._late() if is_late else ClosedError(f"the {self._begin.name.lower()} has ended [{self._name}]")
@@ -249,9 +249,9 @@ class Session:
         return self._loan.connection
 
     def _release(self, *, broken: bool = False) -> None:
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         if self._loan is None:
             return
         held = time.monotonic() - self._began
@@ -294,9 +294,14 @@ class Session:
         https://www.postgresql.org/docs/17/runtime-config-client.html#GUC-TRANSACTION-TIMEOUT
         """
         limit = "transaction_timeout" if self._is_limited else "idle_in_transaction_session_timeout"
-        left = self._deadline - time.monotonic()
+        limits = durations(lock_timeout=self._busy_timeout, **{limit: self._deadline - time.monotonic()})
         exchange.say(self._begin.value)
-        exchange.set_local((*durations(lock_timeout=self._busy_timeout, **{limit: left}), *self._local_settings))
+        if self._begin is Begin.SNAPSHOT:
+            exchange.set_local((*limits, *self._local_settings))  # by a SELECT, which takes the snapshot here and now
+        else:
+            for name, value in limits:  # ours, not the caller's; half the server's work of a SELECT
+                exchange.say(f"SET LOCAL {name} = '{value}'".encode())
+            exchange.set_local(self._local_settings)
 
     def _committed(self) -> Steps[None]:
         if not self._is_open:  # and nothing is to be committed; an error is told all the same
@@ -332,7 +337,7 @@ class Session:
             raise mapped(error, self._name) from None
 
     def _rolled_back(self) -> Steps[None]:
-        if self._is_over or time.monotonic() >= self._deadline:
+        if self.is_over or time.monotonic() >= self._deadline:
             return
         with suppress(psycopg.Error):  # it is closed then, and so rolled back
             if self._is_open:
@@ -387,7 +392,7 @@ class Session:
                 yield from self._saying(b"ROLLBACK TO walpool_statement", b"RELEASE walpool_statement")
             else:
                 yield from self._undone()
-            if not is_outdated or self._is_over:
+            if not is_outdated or self.is_over:
                 break
         if answered < 0:
             raise error
