@@ -59,6 +59,7 @@ up, with the connection."""
 _OUTDATED: Final = frozenset({"0A", "22", "26", "42", "XX"})
 """Classes of what a kept statement may be refused for if the schema has changed since it was parsed."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
+_COPIES: Final = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH})
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -278,7 +279,7 @@ class Exchange:
             result = pgconn.get_result()
             if result is not None:  # None stands between two statements
                 answers.append(result)
-                if result.status in {ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH}:
+                if result.status in _COPIES:
                     raise psycopg.NotSupportedError("COPY is no statement for execute()")
         return answers
 

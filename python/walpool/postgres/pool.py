@@ -225,10 +225,10 @@ class PostgresPool:
     def transaction(self, *, timeout: float | None = None) -> Iterator[Transaction]:
         """Hold a transaction; commit at the end of the block, roll back on an exception.
 
-        It is one snapshot (REPEATABLE READ), and others go on meanwhile: a row that somebody else has changed since it
-        began cannot be changed here any more, which is a `BusyError`: retryable, from the beginning of the block. Where
-        a decision rests on rows that are only read, read them with FOR UPDATE or FOR SHARE. After `transaction_timeout`
-        it is rolled back.
+        It is one snapshot (REPEATABLE READ), that of its first statement, with which BEGIN is sent. Others go on
+        meanwhile: a row that somebody else has changed since cannot be changed here any more, which is a `BusyError`:
+        retryable, from the beginning of the block. Where a decision rests on rows that are only read, read them with
+        FOR UPDATE or FOR SHARE. After `transaction_timeout` it is rolled back.
 
         Args:
             timeout: seconds to wait for a connection; None uses `write_timeout`.
