@@ -83,6 +83,8 @@ def test_workloads_have_every_target_that_was_set() -> None:
         "backup-engine-32": 7,
         "postgres-backup-32": 3,
         "postgres-backup-10": 3,
+        "postgres-transaction-16": 3,
+        "postgres-transaction-1": 3,
         "crewai-kickoff": 2,
         "crewai-kickoff-add": 2,
         "crewai-flow": 2,
