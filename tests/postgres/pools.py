@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
+import pytest
 from helpers import WITHIN, Caller, eventually
 
 from walpool.postgres import AsyncPostgresPool, PostgresPool
@@ -30,6 +31,30 @@ def array_of(lengths: list[int]) -> str:
 
 def kept(pool: PostgresPool) -> list[str]:
     return [a for (a,) in pool.fetch("SELECT a FROM t ORDER BY a")]
+
+
+def stopping_slowly(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have requests to stop a statement wait; return what is set when one begins, and what lets it go on."""
+    cancel_safe = psycopg.Connection.cancel_safe
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(self: Any, **kwargs: Any) -> None:
+        asked.set()
+        go_on.wait(WITHIN)
+        cancel_safe(self, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", slow)
+    return asked, go_on
+
+
+def refuse_threads(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an engine's threads fail whoever asks one of them."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a thread was asked")
+
+    for threads in (engine.hands.steps, engine.hands.alone):
+        monkeypatch.setattr(threads, "submit", refuse)
 
 
 def assert_unharmed(pool: PostgresPool) -> None:

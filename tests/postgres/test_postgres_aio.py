@@ -30,6 +30,7 @@ from tests.postgres.pools import (
     nothing_is_out,
     plain,
     running,
+    stopping_slowly,
     terminate,
 )
 from walpool import errors
@@ -238,19 +239,12 @@ async def test_statement_that_is_cancelled_is_undone_and_leaves_its_transaction_
 async def test_task_that_is_cancelled_again_while_it_ends_still_gives_all_back(
     apg: AsyncPostgresPool, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cancel_safe = psycopg.Connection.cancel_safe
-    asked, go_on = threading.Event(), threading.Event()
-
-    def slow(self: Any, **kwargs: Any) -> None:
-        asked.set()
-        go_on.wait(WITHIN)
-        cancel_safe(self, **kwargs)
+    asked, go_on = stopping_slowly(monkeypatch)
 
     async def block(begin: Callable[[], Any]) -> None:
         async with begin() as held:
             await held.fetch("SELECT pg_sleep(60)")
 
-    monkeypatch.setattr(psycopg.Connection, "cancel_safe", slow)
     calls: list[Callable[[], Any]] = [
         partial(block, apg.transaction),
         partial(block, apg.read),

@@ -24,7 +24,18 @@ import pytest
 from helpers import WITHIN
 from looping import Heartbeat, cancel, held, on_asyncio, on_every_loop, outcome, stat, until
 
-from tests.postgres.pools import INSERT, Proxy, assert_unharmed, nothing_is_out, others, plain, running, terminate
+from tests.postgres.pools import (
+    INSERT,
+    Proxy,
+    assert_unharmed,
+    nothing_is_out,
+    others,
+    plain,
+    refuse_threads,
+    running,
+    stopping_slowly,
+    terminate,
+)
 from walpool import errors
 from walpool.postgres import AsyncPostgresPool, PostgresPool
 
@@ -56,13 +67,7 @@ async def test_loop_takes_what_tasks_hold_through_without_a_thread(
     apg: AsyncPostgresPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(apg)
-    engine = await apg._here("stats")
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("a thread was asked")
-
-    for threads in (engine.hands.steps, engine.hands.alone):
-        monkeypatch.setattr(threads, "submit", refuse)
+    refuse_threads(await apg._here("stats"), monkeypatch)
 
     async def work(n: int) -> None:
         async with apg.transaction() as tx:
@@ -209,19 +214,12 @@ async def _has(apg: AsyncPostgresPool, rows: list[tuple[str]]) -> bool:
 async def test_connection_is_nobody_elses_while_the_server_is_told_to_stop_its_statement(
     apg: AsyncPostgresPool, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cancel_safe = psycopg.Connection.cancel_safe
-    asked, go_on = threading.Event(), threading.Event()
-
-    def slow(self: Any, **kwargs: Any) -> None:
-        asked.set()
-        go_on.wait(WITHIN)
-        cancel_safe(self, **kwargs)
+    asked, go_on = stopping_slowly(monkeypatch)
 
     async def hold(block: Callable[[], Any]) -> None:
         async with block() as opened:
             await opened.fetch("SELECT pg_sleep(0.2)")
 
-    monkeypatch.setattr(psycopg.Connection, "cancel_safe", slow)
     calls: list[tuple[str, Callable[[], Any]]] = [
         ("readers_out", partial(apg.fetch, "SELECT pg_sleep(0.2)")),
         ("readers_out", partial(hold, apg.read)),

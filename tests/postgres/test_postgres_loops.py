@@ -22,7 +22,7 @@ import pytest
 from helpers import WITHIN, Caller, eventually
 from looping import on_asyncio, on_every_loop, run, until
 
-from tests.postgres.pools import INSERT, kept, running, warm
+from tests.postgres.pools import INSERT, kept, refuse_threads, running, warm
 from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
 from walpool.postgres._hands import Mailbox
 from walpool.postgres._wire import Connection
@@ -40,13 +40,7 @@ async def test_loop_sends_groups_and_reads_without_a_thread(
     apg: AsyncPostgresPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await warm(apg)
-    engine = await apg._here("stats")
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("a thread was asked")
-
-    for threads in (engine.hands.steps, engine.hands.alone):
-        monkeypatch.setattr(threads, "submit", refuse)
+    refuse_threads(await apg._here("stats"), monkeypatch)
 
     async def work(n: int) -> None:
         await apg.execute(INSERT, (str(n),))

@@ -36,9 +36,10 @@ _ALIVE: Final = {
     "tcp_user_timeout": 30_000,  # milliseconds
 }
 
-
-_IS_OURS: Final = """SELECT pg_backend_pid() = %s,
-    CASE WHEN pg_backend_pid() = %s AND %s THEN set_config('default_transaction_read_only', 'on', false) END"""
+# Whether the process that serves is the one that greeted; only then may the session be set for good.
+_IS_OURS: Final = """SELECT is_ours,
+        CASE WHEN is_ours AND %s THEN set_config('default_transaction_read_only', 'on', false) END
+    FROM (SELECT pg_backend_pid() = %s AS is_ours) AS found"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Address:
         if connection.info.encoding != "utf-8":
             connection.execute("SET client_encoding TO 'UTF8'")  # what a pooler follows too
         # A pooler greets with a number of its own: no process of the server's can be told to stop through it otherwise.
-        is_ours, _ = connection.execute(_IS_OURS, (*[connection.pgconn.backend_pid] * 2, reads_only)).fetchall()[0]
+        is_ours, _ = connection.execute(_IS_OURS, (reads_only, connection.pgconn.backend_pid)).fetchall()[0]
         connection.is_pooled = not is_ours
         connection.reads_only = reads_only and is_ours
         if NAMES and is_ours:

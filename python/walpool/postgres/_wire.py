@@ -39,7 +39,6 @@ __all__ = [
     "Exchange",
     "Failed",
     "Outdated",
-    "committed",
     "committing",
     "durations",
     "given_up",
@@ -314,11 +313,6 @@ class Exchange:
         if self._kept is not None:
             self._kept.forget(outdated)
             self._kept.forget(sql for sql, place in self._new.items() if place >= failed)
-
-
-def committed(connection: Connection) -> bytes:
-    """Take the steps of `committing` on this thread."""
-    return finish(committing(connection))
 
 
 def committing(connection: Connection, until: float = inf) -> Steps[bytes]:
