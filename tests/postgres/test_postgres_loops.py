@@ -20,9 +20,9 @@ from typing import Any
 import psycopg
 import pytest
 from helpers import WITHIN, Caller, eventually
-from looping import on_asyncio, on_every_loop, run, until
+from looping import cancel, on_asyncio, on_every_loop, run, until
 
-from tests.postgres.pools import INSERT, kept, refuse_threads, running, warm
+from tests.postgres.pools import INSERT, kept, others, refuse_threads, running, warm
 from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
 from walpool.postgres._hands import Mailbox
 from walpool.postgres._wire import Connection
@@ -223,6 +223,40 @@ async def test_read_on_a_loops_thread_does_not_wait_for_its_tasks_readers(postgr
             with pytest.warns(RuntimeWarning, match="on the thread of a running event loop"):
                 assert pool.fetchval("SELECT 7", timeout=5) == 7
             assert await asyncio.gather(*tasks) == [0, 1]
+
+
+@on_every_loop
+async def test_read_that_a_thread_was_handed_ends_as_its_task_would_have_it(
+    apg: AsyncPostgresPool, other: psycopg.Connection[Any]
+) -> None:
+    await warm(apg)
+    engine = await apg._here("stats")
+    opened = set(others(other))
+    for ends in (cancel, give_up):
+        task = asyncio.create_task(apg.fetchval("SELECT 7 FROM pg_sleep(0.4)"))
+        await until(lambda: len(running(other, "pg_sleep(0.4)")) == 1)
+        engine.driver().hand_over()
+        engine.driver().hand_over()  # once is enough
+        await ends(task)
+        await until_all_are_back(apg)
+    task = asyncio.create_task(apg.fetchval("SELECT 7 FROM pg_sleep(0.4)"))
+    await until(lambda: len(running(other, "pg_sleep(0.4)")) == 1)
+    engine.driver().hand_over()
+    assert await task == 7
+    assert set(others(other)) == opened  # none was closed, with a thread in the midst of it
+
+
+async def give_up(task: asyncio.Task[Any]) -> None:
+    """Close what a task runs, as where its loop is going away."""
+    task.get_coro().close()  # type: ignore[union-attr]
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception()
+
+
+async def until_all_are_back(apg: AsyncPostgresPool) -> None:
+    while (await apg.stats())["readers_out"]:
+        await asyncio.sleep(0.01)
 
 
 @on_asyncio

@@ -215,7 +215,7 @@ class Drive(Generic[T]):
             return
         request = self._request
         self._quit()
-        if self._driver.is_inherited:
+        if self._driver.is_inherited or self.is_handed:
             return
         try:
             self._driver.threads.submit(finish, self._steps, request)
@@ -228,24 +228,17 @@ class Drive(Generic[T]):
         is_under_way = isinstance(request, (Answers, Blocking)) and not (self.is_handed or self.is_still)
         if not is_under_way or self._driver.is_inherited:
             return
-        self._unwatch()
-        self.is_handed = True
-        with suppress(ClosedError):  # no thread is there any more
-            work = self._driver.threads.submit(finish, self._steps, request)
-            self._request = Blocking(work.result)
-            work.add_done_callback(lambda work: self._tell(partial(self._handed_back, work)))
-
-    def _handed_back(self, work: Future[Any]) -> None:
-        request = self._request
-        if isinstance(request, Blocking) and request.do == work.result:
-            error = work.exception()
-            self._end(None if error is not None else work.result(), error)
+        with suppress(ClosedError):  # no thread is there any more: the loop goes on with it when it can
+            self._have_thread(partial(finish, self._steps, request), self._end)
+            self.is_handed = True
+            self._unwatch()
 
     def abandon(self) -> None:
-        """End the steps where they are, as by an exception."""
+        """End the steps where they are, as by an exception; those that a thread has it takes to their end."""
         if not self.is_over:
             self._quit()
-            self._steps.close()
+            if not self.is_handed:
+                self._steps.close()
 
     def lost(self) -> None:
         """Leave or abandon the steps: the loop was closed, and has dropped what it was to call.
@@ -356,10 +349,20 @@ class Drive(Generic[T]):
     # What blocks.
 
     def _have_done(self, request: Answers | Blocking) -> None:
-        work = self._driver.threads.submit(request.wait)
         may_be_left = isinstance(request, Blocking) and request.may_be_left
+        self._have_thread(request.wait, self._go_on_with, may_be_left=may_be_left)
+
+    def _have_thread(
+        self,
+        do: Callable[[], Any],
+        then: Callable[[Any, BaseException | None], object],
+        *,
+        may_be_left: bool = False,
+    ) -> None:
+        """Have a thread do something; then the loop calls `then` with the result or the error, unless it was left."""
+        work = self._driver.threads.submit(do)
         self._request = Blocking(work.result, may_be_left)  # for a thread that takes the steps that are left
-        work.add_done_callback(lambda work: self._tell(partial(self._done, work)))
+        work.add_done_callback(lambda work: self._tell(partial(self._done, work, then)))
 
     def _tell(self, call: Callable[[], object]) -> None:
         """Have the loop call it, from any thread."""
@@ -367,18 +370,21 @@ class Drive(Generic[T]):
         with suppress(RuntimeError):  # it was closed: the call goes, and says so
             soon(Call(self.lost), call)
 
-    def _done(self, work: Future[Any]) -> None:
+    def _done(self, work: Future[Any], then: Callable[[Any, BaseException | None], object]) -> None:
         request = self._request
         if not isinstance(request, Blocking) or request.do != work.result:  # it was left
             return
         if self.is_still:
-            self._postponed = partial(self._done, work)
+            self._postponed = partial(self._done, work, then)
             return
         error = work.exception()
+        then(None if error is not None else work.result(), error)
+
+    def _go_on_with(self, result: Any, error: BaseException | None) -> None:
         if error is not None:
             self._go(self._steps.throw, error)
         else:
-            self._go(self._steps.send, work.result())
+            self._go(self._steps.send, result)
 
     # What others have.
 
