@@ -137,6 +137,16 @@ def test_nobody_feels_that_the_schema_changes(
     assert [ask(sql, params) for _ in range(4)] == [[expected]] * 4
 
 
+@pytest.mark.parametrize("cache", [0, 4])
+def test_nobody_feels_that_a_batch_changes_the_schema_for_itself(postgres_url: str, cache: int) -> None:
+    clear, widen = ("DELETE FROM t WHERE a = ? RETURNING *", ("x",)), "ALTER TABLE t ADD COLUMN b{} int"
+    with PostgresPool(postgres_url, statement_cache=cache) as pool:
+        pool.script(TABLE)
+        for n in range(4):
+            found = pool.batch([clear, ("SELECT 1", ()), clear, widen.format(n), clear])
+            assert [len(result.columns) for result in found] == [2 + n, 1, 2 + n, 0, 3 + n]
+
+
 def test_statements_that_somebody_dropped_are_prepared_again(one: PostgresPool) -> None:
     for n in range(12):
         one.execute(INSERT, (str(n),))

@@ -93,9 +93,9 @@ def reading_once(
     Raises:
         psycopg.Error: it was refused; the transaction is over.
     """
-    for keeps in (True, False):
+    for by_name in (True, False):
         try:
-            return (yield from _reading(connection, asked, settings, until, keeps=keeps))
+            return (yield from _reading(connection, asked, settings, until, by_name=by_name))
         except Outdated:
             continue
         except Failed as failure:
@@ -105,9 +105,9 @@ def reading_once(
 
 
 def _reading(
-    connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], until: float, *, keeps: bool
+    connection: Connection, asked: Query, settings: Sequence[tuple[str, str]], until: float, *, by_name: bool
 ) -> Steps[Rows]:
-    exchange = Exchange(connection, keeps=keeps)
+    exchange = Exchange(connection, by_name=by_name)
     is_alone = connection.reads_only and not settings  # a transaction by itself, and nothing to set in it
     if not is_alone:
         exchange.say(b"BEGIN READ ONLY")

@@ -83,20 +83,20 @@ def _run_statements(
 ) -> Steps[list[list[Result]]]:
     """Run the jobs' statements, with rows of one INSERT in one; if these fail once more without, to know which row."""
     folded = any(job.may_fold for job in jobs)
-    keeps = True
+    by_name = True
     while True:
         try:
-            return (yield from _run_once(connection, jobs, settings, folded=folded, keeps=keeps))
+            return (yield from _run_once(connection, jobs, settings, folded=folded, by_name=by_name))
         except Uneven:
             folded = False
         except Outdated:
-            keeps = False
+            by_name = False
 
 
 def _run_once(
-    connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]], *, folded: bool, keeps: bool
+    connection: Connection, jobs: Sequence[Job], settings: Sequence[tuple[str, str]], *, folded: bool, by_name: bool
 ) -> Steps[list[list[Result]]]:
-    exchange = Exchange(connection, keeps=keeps)
+    exchange = Exchange(connection, by_name=by_name)
     exchange.say(b"BEGIN")
     exchange.set_local(settings)
     runs = []

@@ -379,9 +379,9 @@ class Session:
                 exchange.set_local([("statement_timeout", "0")])
             exchange.say(b"RELEASE walpool_statement")
 
-        for keeps in (True, False):
+        for by_name in (True, False):
             try:
-                exchange, (_, *answers) = yield from self._sent(add, timeout, keeps=keeps)
+                exchange, (_, *answers) = yield from self._sent(add, timeout, by_name=by_name)
                 return exchange, answers
             except Failed as failure:
                 error, answered, is_outdated = failure.error, failure.answered - 1, isinstance(failure, Outdated)
@@ -422,7 +422,7 @@ class Session:
         raise error
 
     def _sent(
-        self, add: Callable[[Exchange], object], timeout: float | None = None, *, keeps: bool = False
+        self, add: Callable[[Exchange], object], timeout: float | None = None, *, by_name: bool = False
     ) -> Steps[tuple[Exchange, list[PGresult]]]:
         """Send what `add` adds to an exchange, with BEGIN if that is not sent yet; return what was asked for.
 
@@ -431,7 +431,7 @@ class Session:
         Args:
             add: adds statements.
             timeout: seconds after which the server stops them by itself, if that is before it ends the transaction.
-            keeps: whether the session keeps statements (`Exchange`).
+            by_name: whether statements may have names (`Exchange`).
 
         Raises:
             Failed: the server refused something.
@@ -440,7 +440,7 @@ class Session:
         loan = self._loan
         assert loan is not None  # it has begun
         while True:
-            exchange = Exchange(loan.connection, keeps=keeps)
+            exchange = Exchange(loan.connection, by_name=by_name)
             if not self._is_open:
                 self._say_begin(exchange)
             add(exchange)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import capabilities, errors
@@ -56,7 +56,7 @@ CANCEL_S: Final = 5.0
 """Seconds that a request to stop a statement may take, and then as many that its answer may; then the server is given
 up, with the connection."""
 _OUTDATED: Final = frozenset({"0A", "22", "26", "42", "XX"})
-"""Classes of what a kept statement may be refused for if the schema has changed since it was parsed."""
+"""Classes of what a named statement may be refused for if the schema has changed since it was parsed."""
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 _COPIES: Final = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH})
 
@@ -125,10 +125,20 @@ class Failed(Exception):
 
 
 class Outdated(Failed):
-    """The session had kept the statement, and the schema may be another one now: worth an attempt with nothing kept.
+    """The statement went by its name, and the schema may be another one since it was parsed: worth an attempt without.
 
     https://www.postgresql.org/docs/18/sql-prepare.html; "cached plan must not change result type" is one such refusal.
     """
+
+
+class _Sent(NamedTuple):
+    """What one result answers."""
+
+    sql: bytes
+    is_wanted: bool = False
+    """Whether the caller asked for it."""
+    by_name: bool = False
+    """Whether the statement was parsed before, and sent by its name."""
 
 
 class Exchange:
@@ -139,19 +149,19 @@ class Exchange:
     behind a pooler the next transaction has another session, and this one goes to somebody else.
     """
 
-    def __init__(self, connection: Connection, *, keeps: bool = False) -> None:
+    def __init__(self, connection: Connection, *, by_name: bool = False) -> None:
         """Make one.
 
         Args:
             connection: where they go.
-            keeps: whether the session keeps statements from one exchange to another, if it can. They may be outdated.
+            by_name: whether statements may have names, kept or not. A named one may be outdated.
         """
         self._connection = connection
         self._pgconn = connection.pgconn
-        self._kept = connection.kept if keeps else None
-        self._old: set[bytes] = set()  # the statements that the session had kept
-        self._new: dict[bytes, int] = {}  # those that it keeps from now on, with the place of their preparation
-        self._sent: list[tuple[bytes, bool]] = []  # for each result to come its statement, and whether it is wanted
+        self._by_name = by_name
+        self._kept = connection.kept if by_name else None
+        self._new: dict[bytes, int] = {}  # statements that it keeps from now on, with the place of their preparation
+        self._sent: list[_Sent] = []  # one for each result to come
         self._parsed: dict[bytes, tuple[bytes, Types]] = {}  # a statement's name, and its parameters' types
         self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
         self._names: list[bytes] = []
@@ -161,7 +171,7 @@ class Exchange:
     def say(self, sql: bytes) -> None:
         """Add a statement without parameters, whose result nobody wants."""
         self._pgconn.send_query_params(sql, None)
-        self._sent.append((sql, False))
+        self._sent.append(_Sent(sql))
         self._unnamed = None
 
     def set_local(self, settings: Iterable[tuple[str, str]]) -> None:
@@ -188,27 +198,26 @@ class Exchange:
             if not name:
                 self._pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
                 self._unnamed = sql
-                self._sent.append((sql, is_wanted))
+                self._sent.append(_Sent(sql, is_wanted))
                 return
         self._pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-        self._sent.append((sql, is_wanted))
+        self._sent.append(_Sent(sql, is_wanted, by_name=bool(name)))
 
     def _named(self, sql: bytes, types: Types, values: Sequence[object], *, again: bool) -> tuple[bytes, Types]:
         """Return a statement's name, and the types of its parameters; no name, if it is better sent without."""
         kept = self._kept.find(sql, types, values) if self._kept is not None else None
         if kept is not None and not kept.is_new:
-            self._old.add(sql)
             return kept.name, kept.types
         if kept is not None:
             name, types = kept.name, kept.types
             self._new[sql] = len(self._sent)
-        elif again and NAMES:
+        elif again and self._by_name and NAMES:
             name = b"walpool_%d" % len(self._names)
             self._names.append(name)
         else:
             return b"", types
         self._pgconn.send_prepare(name, sql, types)
-        self._sent.append((sql, False))
+        self._sent.append(_Sent(sql))
         return name, types
 
     def run(self) -> list[PGresult]:
@@ -223,7 +232,7 @@ class Exchange:
 
         Raises:
             Failed: the server refused one.
-            Outdated: it may do so because of what the session had kept.
+            Outdated: it may do so because the statement was parsed before.
             psycopg.Error: the connection broke.
         """
         names, self._names = self._names + self._gone(), []
@@ -298,13 +307,13 @@ class Exchange:
     def _asked_for(self, results: list[PGresult]) -> list[PGresult]:
         asked: list[PGresult] = []
         # The last ones answer closes and the sync.
-        for place, (result, (sql, is_wanted)) in enumerate(zip(results, self._sent, strict=False)):
+        for place, (result, sent) in enumerate(zip(results, self._sent, strict=False)):
             if result.status not in _GOOD:
                 error = errors.error_from_result(result)
-                outdated = [sql] if sql in self._old and (error.sqlstate or "")[:2] in _OUTDATED else []
+                outdated = [sent.sql] if sent.by_name and (error.sqlstate or "")[:2] in _OUTDATED else []
                 self._forget(place, outdated)
                 raise (Outdated if outdated else Failed)(error, len(asked))
-            if is_wanted:
+            if sent.is_wanted:
                 asked.append(result)
         return asked
 
