@@ -19,7 +19,7 @@ from tests.postgres.pools import assert_unharmed, plain, running
 from walpool import errors
 from walpool.postgres import AsyncPostgresPool, PostgresPool, _driving, _wire
 
-SLEEP = "SELECT 1 FROM pg_sleep(2)"
+SLEEP = "SELECT 1 FROM pg_sleep(60)"
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
 
@@ -33,13 +33,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def stopped(connection: psycopg.Connection[Any], what: str) -> Iterator[None]:
-    """Stop the process that runs something, until the block's end."""
+    """Stop the process that runs something, until the block's end; wait for it to see then that nobody wants it."""
     (process,) = running(connection, what)
     os.kill(process, signal.SIGSTOP)
     try:
         yield
     finally:
         os.kill(process, signal.SIGCONT)
+    eventually(lambda: process not in running(connection, what))
 
 
 def read(pool: PostgresPool) -> None:
@@ -113,7 +114,7 @@ def test_transaction_ends_where_the_server_does_not_answer(own_postgres_url: str
 
         def hold() -> None:
             with pool.transaction() as tx:
-                tx.execute("SELECT 1 FROM pg_sleep(2)")
+                tx.execute(SLEEP)
 
         caller = Caller(hold)
         eventually(lambda: len(running(other, SLEEP)) == 1)
