@@ -82,24 +82,21 @@ def stopped_at_each_step(
     """
     expected: tuple[type[BaseException], ...] = (Stop, *may_fail)
     gc.collect()
-    gc.freeze()  # what is there already is out of the collector's way, which is called after every step
-    try:
-        for step in itertools.count(1, stride):
-            tracer, before, place = AtStep(step, ours), sys.gettrace(), ""
-            sys.settrace(tracer)
-            try:
-                call()
-            except expected:
-                sys.settrace(before)
-                place = traceback.format_exc(-4)
-            finally:
-                sys.settrace(before)
-            gc.collect()  # contextlib keeps an exception in a cycle with its own frame
-            yield place
-            if tracer.left > 0:
-                return
-    finally:
-        gc.unfreeze()
+    gc.freeze()  # what is there already is out of the collector's way, which is called after every step; see `heap`
+    for step in itertools.count(1, stride):
+        tracer, before, place = AtStep(step, ours), sys.gettrace(), ""
+        sys.settrace(tracer)
+        try:
+            call()
+        except expected:
+            sys.settrace(before)
+            place = traceback.format_exc(-4)
+        finally:
+            sys.settrace(before)
+        gc.collect()  # contextlib keeps an exception in a cycle with its own frame
+        yield place
+        if tracer.left > 0:
+            return
 
 
 # At any moment

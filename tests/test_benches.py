@@ -7,9 +7,12 @@ import io
 import json
 import math
 import sqlite3
+import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +25,7 @@ from benches import (
     langgraph_contenders,
     langgraph_workloads,
     measure,
+    postgres_server,
     report,
     run,
     targets,
@@ -36,6 +40,33 @@ pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:Depreca
 # Those on memories have a file of their own: their stores are filled once for all of them.
 HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith("memory-")]
 ENTRIES = [(workload, contender) for workload in HERE for contender in workload.contenders]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_server() -> Iterator[None]:
+    """Give each contender a database of one server in place of a server, which takes a second to make."""
+    start = postgres_server.PostgresServer
+    started = cache(lambda: start(Path(tempfile.gettempdir())))
+
+    class Database:
+        def __init__(self, _near: Path) -> None:
+            self._name = f"of_{id(self)}"
+            started().create_database(self._name)
+
+        def url(self) -> str:
+            return started().url(database=self._name)
+
+        def execute(self, sql: str) -> None:
+            started().execute(sql, database=self._name)
+
+        def close(self) -> None:
+            started().drop_database(self._name)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(postgres_server, "PostgresServer", Database)
+        yield
+    if started.cache_info().currsize:
+        started().close()
 
 
 @pytest.mark.parametrize(("workload", "contender"), ENTRIES, ids=[f"{w.name}-{name}" for w, name in ENTRIES])

@@ -407,7 +407,7 @@ DIMS = 256
 def large(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> tuple[Path, int]:
     """Return a database of many records, and how many."""
     database = tmp_path_factory.mktemp("large") / "test.db"
-    number = 100_000 if pytestconfig.getoption("--torture") else 6_000
+    number = 100_000 if pytestconfig.getoption("--torture") else 3_000
     with walpool.memory.open(database, synchronous="normal") as store:
         for start in range(0, number, 500):
             store.save(

@@ -83,8 +83,8 @@ def assert_all_is_right(asked: dict[str, str], states: dict[str, Any], saver: Wa
 
 
 @pytest.mark.timeout(120)
-def test_hundred_agents_on_one_event_loop_do_not_mix(place: str, database: Path) -> None:
-    asked = questions(100)
+def test_many_agents_on_one_event_loop_do_not_mix(place: str, database: Path) -> None:
+    asked = questions(48)
 
     async def run_all() -> dict[str, Any]:
         async with AsyncWalpoolSaver(place) as saver:
@@ -99,8 +99,8 @@ def test_hundred_agents_on_one_event_loop_do_not_mix(place: str, database: Path)
 
 
 @pytest.mark.timeout(120)
-def test_hundred_agents_on_sixteen_threads_do_not_mix(place: str) -> None:
-    asked = questions(100)
+def test_many_agents_on_sixteen_threads_do_not_mix(place: str) -> None:
+    asked = questions(48)
     with WalpoolSaver(place) as saver:
         graph = agent(saver)
         with ThreadPoolExecutor(16) as threads:
