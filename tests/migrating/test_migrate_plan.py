@@ -150,6 +150,39 @@ def test_what_is_not_carried_over_is_said_in_the_plan(tmp_path: Path, postgres_u
         assert pool.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
 
 
+SERVER_S_OWN = """
+    CREATE TABLE p (a int, b int, PRIMARY KEY (a, b));
+    CREATE TABLE q (a int PRIMARY KEY DEFERRABLE);
+    CREATE TABLE t (
+        id int PRIMARY KEY, a int, b int, c text NOT NULL, d text UNIQUE NULLS NOT DISTINCT,
+        CONSTRAINT late UNIQUE (a) DEFERRABLE INITIALLY DEFERRED, CONSTRAINT never UNIQUE NULLS NOT DISTINCT (c),
+        CONSTRAINT whole FOREIGN KEY (a, b) REFERENCES p MATCH FULL,
+        CONSTRAINT one FOREIGN KEY (id) REFERENCES t MATCH FULL
+    );
+    CREATE INDEX ordered ON t (a NULLS FIRST, b DESC NULLS LAST, c NULLS FIRST, d);
+    CREATE INDEX plain ON t (a, b DESC);
+    CREATE RULE silent AS ON DELETE TO t DO INSTEAD NOTHING;
+"""
+
+
+def test_what_a_file_has_no_word_for_is_said_in_the_plan(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:
+    with walpool.get_pool(postgres_url) as pool:
+        pool.script(SERVER_S_OWN)
+    parent, late, table = migrated(postgres_url, tmp_path / "a.db").plan.tables
+    assert parent.notes == ()
+    assert late.notes == ("the constraint q_pkey is no longer DEFERRABLE: SQLite looks at it with each row",)
+    there = "which has its NULLs there on SQLite, and at the other end if it goes back"
+    several = "is no longer NULLS NOT DISTINCT: SQLite lets several rows have the same values where one is NULL"
+    assert set(table.notes) == {
+        "the constraint late is no longer DEFERRABLE: SQLite looks at it with each row",
+        "the foreign key whole loses MATCH FULL: one NULL in it, and it refers to nothing",
+        "the rule silent is not carried over",
+        f"the index t_d_key {several}",
+        f"the index ordered: a NULLS FIRST becomes a, {there}",
+        f"the index ordered: b DESC NULLS LAST becomes b DESC, {there}",
+    }
+
+
 def test_sets_of_walpool_are_left_to_what_knows_them(tmp_path: Path, postgres_url: str, migrated: Migrated) -> None:
     from walpool import memory
 
@@ -262,7 +295,10 @@ def test_plan_comes_back_from_its_json() -> None:
 
     column = Column("a", Form.NUMERIC, "NUMERIC(9,2)", "DECIMAL", default="1", sorts_alike=False, limits=(9, 2))
     array = Column("b", Form.ARRAY, "d[]", "TEXT", element=Element(Form.ENUM, ("x", "y"), 7), domain="d", behind="e")
-    index, foreign = Index("i", ("a",), True, (True,), ("(a)",), "a > 1"), ForeignKey(("a",), "p", ("b",))
+    index, foreign = (
+        Index("i", ("a",), True, (True,), ("(a)",), "a > 1"),
+        ForeignKey(("a",), "p", ("b",), is_deferred=True),
+    )
     long, barred = (LongKeys(("a",), (-1, 2)),), (Barred("b", "d", (-3, 4)),)
     table = Table("t", (column, array), ("a",), ("a",), (index,), (foreign,), ("a > 0",), long=long, barred=barred)
     plan = Plan("s", "t", "to_postgres", [table], [("x", "why")], ["note"], [Fault("t", "a", "[1]", "bad")], 1, ["no"])

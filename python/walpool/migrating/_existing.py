@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from walpool.migrating import _postgres_sql, _sqlite_sql
 from walpool.migrating._catalog import ServerColumn, Type, columns_of
+from walpool.migrating._sqlite_text import event
 from walpool.migrating.plan import Column, Element, Plan, Table
 from walpool.postgres.binary import Form
 from walpool.postgres.policies import is_secured
@@ -26,7 +27,8 @@ def fit_into(source: Side, target: Side, plan: Plan) -> None:
 
 def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
     name = _sqlite_sql.quoted(table.name)
-    found = {each.name: each for each in columns_of(target, target.fetch(_postgres_sql.OID, (name,))[0][0])}
+    oid = target.fetch(_postgres_sql.OID, (name,))[0][0]
+    found = {each.name: each for each in columns_of(target, oid)}
     is_bytewise = bool(target.fetch(_postgres_sql.COLLATION)[0][0])
     columns: list[Column] = []
     for column in table.columns:
@@ -44,7 +46,8 @@ def _fit_postgres(_: Side, target: Side, plan: Plan, table: Table) -> Table:
         for each in found.values()
         if _must_be_filled(each)
     ]
-    return _existing(table, columns)
+    firing = target.fetch(_postgres_sql.FIRING, (oid,))
+    return _existing(table, columns, [_fires(trigger, *when) for trigger, *when in firing])
 
 
 def _must_be_filled(given: ServerColumn) -> bool:
@@ -100,7 +103,9 @@ def _fit_sqlite(source: Side, target: Side, plan: Plan, table: Table) -> Table:
                 f"{table.name}.{column.name}: a column that is declared {declared} makes {becomes}: declare it "
                 f"{column.sqlite}"
             )
-    return _existing(table, list(table.columns))
+    firing = target.fetch(_sqlite_sql.TRIGGERS, (table.name,))
+    fired = [_fires(trigger, event(ddl) == "INSERT", True) for trigger, ddl in firing]
+    return _existing(table, list(table.columns), fired)
 
 
 def _becomes(source: Side, table: Table, column: Column, declared: str) -> str:
@@ -116,8 +121,17 @@ def _becomes(source: Side, table: Table, column: Column, declared: str) -> str:
     return ""
 
 
-def _existing(table: Table, columns: list[Column]) -> Table:
+def _fires(trigger: str, is_on_insert: bool, is_by_row: bool) -> str:
+    """Return what is said of a trigger of the table that is there: it is left on."""
+    if not is_on_insert:
+        return f"its trigger {trigger} fires for what --repair changes or deletes"
+    return f"its trigger {trigger} fires for each {'row' if is_by_row else 'batch of rows'} that is copied"
+
+
+def _existing(table: Table, columns: list[Column], fired: list[str]) -> Table:
     if len(columns) < len(table.columns):
         return table
     note = "it is there already, and taken as it is: no index and no foreign key is made"
-    return replace(table, columns=tuple(columns), exists=True, indexes=(), foreign=(), notes=(*table.notes, note))
+    return replace(
+        table, columns=tuple(columns), exists=True, indexes=(), foreign=(), notes=(*table.notes, note, *fired)
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from walpool.migrating import _postgres_sql as sql
 from walpool.migrating._catalog import ServerColumn, Type, columns_of
@@ -34,6 +35,37 @@ _BYTEWISE: Final = frozenset({"C", "POSIX", "ucs_basic"})
 _ACTIONS: Final = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _KINDS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 _CAST: Final = re.compile(r"^\(?('(?:[^']|'')*'|[+-]?\d+(?:\.\d+)?|true|false)\)?(?:::[\w\s\"().,]+)?$", re.IGNORECASE)
+
+
+class _Constraint(NamedTuple):
+    """A row of `sql.CONSTRAINTS`; keys are numbers of columns."""
+
+    kind: str
+    name: str
+    keys: Sequence[int]
+    theirs: Sequence[int]
+    parent: str
+    on_delete: str
+    on_update: str
+    parent_oid: int | None
+    is_deferrable: bool
+    is_deferred: bool
+    is_full: bool
+
+
+class _ServerIndex(NamedTuple):
+    """A row of `sql.INDEXES`; keys are numbers of columns, and flags 0 or 1 for each of them."""
+
+    oid: int
+    name: str
+    is_unique: bool
+    is_primary: bool
+    is_odd: bool
+    keys: Sequence[int]
+    falling: Sequence[int] | None
+    nulls_first: Sequence[int] | None
+    has_one_null: bool
+    definition: str
 
 
 def look(side: PostgresSide, plan: Plan) -> None:
@@ -80,19 +112,11 @@ def _table(side: PostgresSide, oid: int, name: str, size: int, *, is_bytewise: b
     notes += [
         f"{each.name} is a generated column, and not copied: add it by hand" for each in found if each.is_generated
     ]
-    foreign: list[ForeignKey] = []
-    for kind, constraint, keys, theirs, parent, on_delete, on_update, parent_oid in side.fetch(sql.CONSTRAINTS, (oid,)):
-        if kind == "f" and parent_oid is not None:
-            names = dict(side.fetch(sql.ATTRIBUTES, (parent_oid,)))
-            ours = tuple(attributes[key] for key in keys)
-            foreign.append(
-                ForeignKey(ours, parent, tuple(names[key] for key in theirs), _ACTIONS[on_delete], _ACTIONS[on_update])
-            )
-        elif kind in ("c", "x"):
-            notes.append(f"the constraint {constraint} is not carried over: add it by hand")
+    foreign = _constraints(side, oid, attributes, notes)
     notes += [f"the trigger {trigger} is not carried over" for (trigger,) in side.fetch(sql.TRIGGERS, (oid,))]
-    primary, uniques, indexes = _indexes(side, oid, attributes, notes)
+    notes += [f"the rule {rule} is not carried over" for (rule,) in side.fetch(sql.RULES, (oid,))]
     required = {column.name for column in columns if column.is_required}
+    primary, uniques, indexes = _indexes(side, oid, attributes, required, notes)
     key = primary or next((unique for unique in uniques if required.issuperset(unique)), ())
     if not key:
         notes.append("it has no key: it is copied whole, and compared as a whole")
@@ -109,7 +133,7 @@ def _table(side: PostgresSide, oid: int, name: str, size: int, *, is_bytewise: b
         primary=primary,
         key=key,
         indexes=tuple(indexes),
-        foreign=tuple(foreign),
+        foreign=foreign,
         checks=tuple(_labels(each) for each in kept if each.type.form is Form.ENUM and each.type.limits),
         rows=count,
         row_bytes=max(16, size // max(count, 1)),
@@ -194,24 +218,73 @@ def _literal(text: str, form: Form) -> str | None:
     return plain if re.fullmatch(r"[+-]?\d+(\.\d+)?", plain) else None
 
 
+def _constraints(side: PostgresSide, oid: int, attributes: dict[int, str], notes: list[str]) -> tuple[ForeignKey, ...]:
+    """Return the foreign keys, and say what becomes of the other constraints."""
+    foreign: list[ForeignKey] = []
+    for each in map(_Constraint._make, side.fetch(sql.CONSTRAINTS, (oid,))):
+        if each.kind == "f" and each.parent_oid is not None:
+            foreign.append(_foreign(side, each, attributes))
+            if each.is_full and len(each.keys) > 1:  # of one column it means what it means without
+                notes.append(f"the foreign key {each.name} loses MATCH FULL: one NULL in it, and it refers to nothing")
+        elif each.kind in ("c", "x"):
+            notes.append(f"the constraint {each.name} is not carried over: add it by hand")
+        elif each.kind in ("u", "p") and each.is_deferrable:
+            notes.append(f"the constraint {each.name} is no longer DEFERRABLE: SQLite looks at it with each row")
+    return tuple(foreign)
+
+
+def _foreign(side: PostgresSide, given: _Constraint, attributes: dict[int, str]) -> ForeignKey:
+    names = dict(side.fetch(sql.ATTRIBUTES, (given.parent_oid,)))
+    return ForeignKey(
+        tuple(attributes[key] for key in given.keys),
+        given.parent,
+        tuple(names[key] for key in given.theirs),
+        _ACTIONS[given.on_delete],
+        _ACTIONS[given.on_update],
+        given.is_deferred,
+    )
+
+
 def _indexes(
-    side: PostgresSide, oid: int, attributes: dict[int, str], notes: list[str]
+    side: PostgresSide, oid: int, attributes: dict[int, str], required: set[str], notes: list[str]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[Index]]:
     """Return the primary key, what else is unique, and the indexes to be made."""
     primary: tuple[str, ...] = ()
     uniques: list[tuple[str, ...]] = []
     indexes: list[Index] = []
-    for _, name, unique, is_primary, is_odd, keys, falling, definition in side.fetch(sql.INDEXES, (oid,)):
-        if is_odd:
+    for each in map(_ServerIndex._make, side.fetch(sql.INDEXES, (oid,))):
+        if each.is_odd:
             notes.append(
-                f"the index {name} is on a part or expressions, or of a kind that SQLite lacks: not made: {definition}"
+                f"the index {each.name} is on a part or expressions, or of a kind that SQLite lacks: "
+                f"not made: {each.definition}"
             )
             continue
-        columns = tuple(attributes[key] for key in keys)
-        if is_primary:
+        columns = tuple(attributes[key] for key in each.keys)
+        if each.is_primary:
             primary = columns
             continue
-        if unique:
+        if each.is_unique:
             uniques.append(columns)
-        indexes.append(Index(name, columns, unique, tuple(bool(flag) for flag in (falling or [])[: len(columns)])))
+        notes += _said_of_nulls(each, columns, required)
+        falling = tuple(bool(flag) for flag in (each.falling or [])[: len(columns)])
+        indexes.append(Index(each.name, columns, each.is_unique, falling))
     return primary, uniques, indexes
+
+
+def _said_of_nulls(given: _ServerIndex, columns: Sequence[str], required: set[str]) -> list[str]:
+    """Return what a person should know of NULLs in an index; of columns that have none it is nothing."""
+    said: list[str] = []
+    if given.has_one_null and not required.issuperset(columns):
+        said.append(
+            f"the index {given.name} is no longer NULLS NOT DISTINCT: SQLite lets several rows have the same values "
+            "where one is NULL"
+        )
+    # To SQLite a NULL is below all values, to PostgreSQL above them: what was written here is the other one's default.
+    for name, falls, is_first in zip(columns, given.falling or (), given.nulls_first or (), strict=False):
+        if falls != is_first and name not in required:
+            shown = f"{name} DESC" if falls else name
+            said.append(
+                f"the index {given.name}: {shown} NULLS {'FIRST' if is_first else 'LAST'} becomes {shown}, which has "
+                "its NULLs there on SQLite, and at the other end if it goes back"
+            )
+    return said

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from walpool.migrating import _sqlite_sql as sql
 from walpool.migrating._conditions import checks_of, index_of
 from walpool.migrating._postgres_sql import NAME_BYTES
+from walpool.migrating._sqlite_text import bare, deferred
 from walpool.migrating.plan import Column, ForeignKey, Index, Plan, Table
 from walpool.postgres.binary import Form
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["look", "no_index", "refuse_names"]
 
-_SILENT: Final = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `[^`]*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/""", re.VERBOSE | re.DOTALL
-)
 _LITERAL: Final = re.compile(
     r"""[+-]?\s*\d+ | [+-]?\s*\d*\.?\d+(?:e[+-]?\d+)? | '(?:[^']|'')*' | null | true | false""",
     re.IGNORECASE | re.VERBOSE,
@@ -95,8 +93,7 @@ def _table(side: SqliteSide, name: str, ddl: str, *, is_without_rowid: bool) -> 
     found = side.fetch(sql.COLUMNS, (name,))
     kept = [row for row in found if row[5] == 0]
     counts = _counts(side, name, [row[0] for row in kept])
-    code = _SILENT.sub(" ", ddl)
-    notes = _notes(code, [row[0] for row in found if row[5] in (2, 3)], is_without_rowid=is_without_rowid)
+    notes = _notes(bare(ddl), [row[0] for row in found if row[5] in (2, 3)], is_without_rowid=is_without_rowid)
     primary = [row[0] for row in sorted(kept, key=lambda row: row[4]) if row[4]]
     is_counted = len(primary) == 1 and not is_without_rowid and _is_rowid(side, name, primary[0], kept)
     columns = []
@@ -154,13 +151,14 @@ def _with_keys(
     key = tuple(primary) or next((columns for columns in uniques if required.issuperset(columns)), ())
     if not key:
         notes.append("it has no key: it is copied whole, and compared as a whole")
+    foreign = tuple(_foreign(side, table.name, ddl, notes))
     return replace(
         table,
         columns=tuple(replace(column, sorts_alike=column.name not in loose) for column in table.columns),
         primary=tuple(primary),
         key=key,
         indexes=tuple(indexes),
-        foreign=tuple(_foreign(side, table.name)),
+        foreign=foreign,
         row_bytes=max(16, sum(found.bytes for found in counts.values()) // max(table.rows, 1)),
         notes=tuple(notes),
     )
@@ -172,19 +170,26 @@ def _is_rowid(side: SqliteSide, table: str, column: str, kept: Sequence[tuple[st
     return declared.upper() == "INTEGER" and not any(row[2] == "pk" for row in side.fetch(sql.INDEXES, (table,)))
 
 
-def _foreign(side: SqliteSide, table: str) -> list[ForeignKey]:
+def _foreign(side: SqliteSide, table: str, ddl: str, notes: list[str]) -> list[ForeignKey]:
     found: dict[int, list[tuple[str, str, str | None, str, str]]] = {}
     for number, *rest in side.fetch(sql.FOREIGN, (table,)):
         found.setdefault(number, []).append(tuple(rest))
+    is_deferred = deferred(ddl)[::-1]  # SQLite numbers the last one 0
+    if len(is_deferred) != len(found):
+        notes.append("whether its foreign keys are INITIALLY DEFERRED was not found: they become INITIALLY IMMEDIATE")
+        is_deferred = [False] * len(found)
     made = []
-    for parts in found.values():
+    for number, parts in found.items():
         parent = parts[0][1]
         targets: tuple[str, ...] = tuple(part[2] for part in parts if part[2] is not None)
         if not targets:  # the parent's primary key is meant
             keys = sorted((row[4], row[0]) for row in side.fetch(sql.COLUMNS, (parent,)) if row[4])
             targets = tuple(name for _, name in keys)
+        ours = tuple(part[0] for part in parts)
         if len(targets) == len(parts):
-            made.append(ForeignKey(tuple(part[0] for part in parts), parent, targets, parts[0][3], parts[0][4]))
+            made.append(ForeignKey(ours, parent, targets, parts[0][3], parts[0][4], is_deferred[number]))
+        else:
+            notes.append(f"the foreign key ({', '.join(ours)}) is not carried over: {parent} has no such primary key")
     return made
 
 

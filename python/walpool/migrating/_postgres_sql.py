@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from walpool.migrating._hashing import hashed_form
-from walpool.migrating._sqlite_sql import listed, quoted
+from walpool.migrating._sqlite_sql import deferrable, listed, quoted
 from walpool.migrating.plan import Column, ForeignKey, Index, Table
 from walpool.postgres.binary import Form
 from walpool.postgres.spelling import arrays
@@ -47,18 +47,26 @@ TYPES: Final = """WITH RECURSIVE made AS (
             WHERE n.contypid = t.oid AND n.contype = 'c' ORDER BY n.conname),
         ARRAY(SELECT l.enumlabel::text FROM pg_enum AS l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder)
     FROM made AS m JOIN pg_type AS t ON t.oid = m.oid ORDER BY m.attnum, m.level"""
+# By JSON: a server before PostgreSQL 15 has no column indnullsnotdistinct.
 INDEXES: Final = """SELECT i.indexrelid::bigint, c.relname::text, i.indisunique, i.indisprimary,
         i.indpred IS NOT NULL OR i.indexprs IS NOT NULL OR m.amname <> 'btree' OR NOT i.indisvalid,
         (SELECT array_agg(u.k::int ORDER BY u.n) FROM unnest(i.indkey) WITH ORDINALITY AS u (k, n)
             WHERE u.n <= i.indnkeyatts),
-        (SELECT array_agg((o & 1)::int) FROM unnest(i.indoption) AS o), pg_get_indexdef(i.indexrelid)
+        (SELECT array_agg((o & 1)::int) FROM unnest(i.indoption) AS o),
+        (SELECT array_agg(((o & 2) / 2)::int) FROM unnest(i.indoption) AS o),
+        coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), pg_get_indexdef(i.indexrelid)
     FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
     WHERE i.indrelid = CAST(? AS oid) ORDER BY i.indexrelid"""
 CONSTRAINTS: Final = """SELECT n.contype::text, n.conname::text, n.conkey::int[], n.confkey::int[], p.relname::text,
-        n.confdeltype::text, n.confupdtype::text, p.oid::bigint
+        n.confdeltype::text, n.confupdtype::text, p.oid::bigint, n.condeferrable, n.condeferred,
+        n.confmatchtype::text = 'f'
     FROM pg_constraint AS n LEFT JOIN pg_class AS p ON p.oid = n.confrelid
     WHERE n.conrelid = CAST(? AS oid) ORDER BY n.conname"""
 TRIGGERS: Final = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = CAST(? AS oid) AND NOT tgisinternal ORDER BY 1"
+# Those that are on, and whether each fires on INSERT, and by row: TRIGGER_TYPE_* in pg_trigger.h, 32 is TRUNCATE.
+FIRING: Final = """SELECT tgname::text, tgtype & 4 <> 0, tgtype & 1 <> 0 FROM pg_trigger
+    WHERE tgrelid = CAST(? AS oid) AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 28 <> 0 ORDER BY 1"""
+RULES: Final = "SELECT rulename::text FROM pg_rewrite WHERE ev_class = CAST(? AS oid) ORDER BY 1"
 ATTRIBUTES: Final = "SELECT attnum::int, attname::text FROM pg_attribute WHERE attrelid = CAST(? AS oid)"
 OID: Final = "SELECT to_regclass(?)::oid::bigint"
 CONSTRAINT: Final = "SELECT 1 FROM pg_constraint WHERE conname = ? AND conrelid = CAST(? AS regclass)"
@@ -371,7 +379,7 @@ def add_foreign(table: Table, foreign: ForeignKey, name: str) -> str:
     return (
         f"ALTER TABLE {quoted(table.name)} ADD CONSTRAINT {quoted(name)} FOREIGN KEY ({listed(foreign.columns)}) "
         f"REFERENCES {quoted(foreign.parent)} ({listed(foreign.parent_columns)}) ON DELETE {foreign.on_delete} "
-        f"ON UPDATE {foreign.on_update} DEFERRABLE INITIALLY IMMEDIATE NOT VALID"
+        f"ON UPDATE {foreign.on_update} {deferrable(foreign)} NOT VALID"
     )
 
 

@@ -18,6 +18,8 @@ __all__: list[str] = []
 TABLES: Final = """SELECT l.name, l.type, l.wr, coalesce(s.sql, '')
     FROM pragma_table_list AS l LEFT JOIN sqlite_schema AS s ON s.type = 'table' AND s.name = l.name
     WHERE l.schema = 'main' AND l.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY l.name"""
+TRIGGERS: Final = """SELECT name, sql FROM sqlite_schema
+    WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name"""
 OTHERS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger') ORDER BY name"
 NAMES: Final = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')"
 COLUMNS: Final = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
@@ -239,8 +241,13 @@ def _foreign(foreign: ForeignKey) -> str:
     return (
         f"FOREIGN KEY ({listed(foreign.columns)}) REFERENCES {quoted(foreign.parent)} "
         f"({listed(foreign.parent_columns)}) ON DELETE {foreign.on_delete} ON UPDATE {foreign.on_update} "
-        "DEFERRABLE INITIALLY IMMEDIATE"
+        f"{deferrable(foreign)}"
     )
+
+
+def deferrable(foreign: ForeignKey) -> str:
+    """Return when a foreign key is looked at, in either dialect; DEFERRABLE lets a repair write in any order."""
+    return f"DEFERRABLE INITIALLY {'DEFERRED' if foreign.is_deferred else 'IMMEDIATE'}"
 
 
 def create_index(table: Table, index: Index, name: str) -> str:

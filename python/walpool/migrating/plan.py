@@ -111,13 +111,18 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """A foreign key, added last."""
+    """A foreign key, added last.
+
+    Attributes:
+        is_deferred: looked at when a transaction ends, and not after each statement.
+    """
 
     columns: tuple[str, ...]
     parent: str
     parent_columns: tuple[str, ...]
     on_delete: str = "NO ACTION"
     on_update: str = "NO ACTION"
+    is_deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
