@@ -125,6 +125,39 @@ def test_an_error_becomes_one_line_and_an_exit_code(
     assert capsys.readouterr().err == f"{line}\n"
 
 
+def interrupt(*_: object, **__: object) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["_parser", "_completed", "_migrate._options", "_migrate.progress_of_each"])
+def test_migrate_that_is_interrupted_before_its_work_begins_exits_with_3(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"walpool.cli.{step}" if "." in step else f"walpool.cli._main.{step}", interrupt)
+    assert cli.main(["migrate", str(tmp_path / "a.db"), "postgresql://127.0.0.1:1/x"]) == 3
+    line = capsys.readouterr().err
+    assert line.startswith("walpool: error: interrupted; ")
+    assert line.count("\n") == 1
+
+
+def test_interrupt_inside_an_exec_is_an_exit_code_too(tmp_path: Path) -> None:
+    # Where a module is imported that makes dataclasses, which is most of the time before a migration begins.
+    (tmp_path / "interrupted.py").write_text("""if True:
+        import sys
+        from walpool import cli
+        run = lambda arguments: exec("raise KeyboardInterrupt")
+        sys.exit(cli.main(["migrate"], [cli.Command("migrate", "", lambda parser: None, run)]))
+    """)
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+
+
+def test_migrate_that_is_interrupted_behind_its_work_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["migrate"], (fake_command(KeyboardInterrupt())._replace(name="migrate"),)) == 3
+    assert "--resume goes on from there" in capsys.readouterr().err
+
+
 def test_an_error_of_our_own_making_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         cli.main(["fake"], (fake_command(ZeroDivisionError()),))

@@ -569,6 +569,12 @@ def test_a_pickled_url_keeps_all_but_the_password() -> None:
     assert again.url == "postgresql://ann@db:1/agents?sslmode=require"
 
 
+@pytest.mark.parametrize("path", ["a?password=x&y.db", "walpool://ann%3Ax@b.db", "/srv/bypass=1/a:b.db"])
+def test_a_pickled_file_keeps_its_name(path: str) -> None:
+    loaded = load(path)
+    assert pickle.loads(pickle.dumps(loaded)).url == loaded.url == path
+
+
 # Copies
 
 

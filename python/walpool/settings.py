@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import reprlib
+import string
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -147,7 +148,8 @@ class Settings:
         return self
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "url": _without_password(self.url)}
+        # A file's URL has none, and what looks like one in it may be the file's name.
+        return {**self.__dict__, "url": _without_password(self.url) if self.path is None else self.url}
 
 
 class Explained(NamedTuple):
@@ -267,9 +269,10 @@ def _from_query(names: list[str], query: str, *, others_allowed: bool) -> dict[s
         if key in given:
             raise ConfigError(f"the URL gives {key} twice")
         if key in keys:
-            given[key] = _Given(value, f"url ?{key}={value}", f"url ?{key}={value}")
+            origin = f"url ?{key}={masked(value)}"
+            given[key] = _Given(value, origin, origin)
         elif not others_allowed:
-            raise ConfigError(f"the URL's key {key!r} is not a setting{_nearest(key, keys)}")
+            raise ConfigError(f"the URL's key {masked(key)!r} is not a setting{_nearest(key, keys)}")
     return given
 
 
@@ -280,17 +283,53 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 # Passwords: shown never, pickled never.
 
+
+def _written(word: str) -> str:
+    """Return a pattern for a word, each character of which may be percent-encoded."""
+    return "".join(f"(?:{re.escape(each)}|%{ord(each):x}|%{ord(each.upper()):x})" for each in word)
+
+
 # A scheme and a user. The password goes on to the last @ of the whole text, though a URL's own ends at the first slash:
-# a password with an unescaped slash or question mark in it is a wrong URL, and must not be printed either.
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:/*[^:@/?]*):")  # a bound, or it takes long on a long text
-_SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")  # libpq's
+# a password with an unescaped slash or question mark in it is a wrong URL, and must not be printed either. For a server
+# the colon may be encoded by mistake, which makes the password a piece of the name; in a file's name it is none.
+_USER = re.compile(  # with bounds, or it takes long on a long text
+    r"(postgres[a-z0-9+.-]{0,23}:/*(?:(?!%3A)[^:@/?])*)%3A|([a-z][a-z0-9+.-]{1,30}:/*[^:@/?]*):", re.IGNORECASE
+)
+# libpq's keys of secrets, and what people write for them. Anywhere in a URL: behind a wrong separator, with blanks
+# before the equals sign, in the value of another key. And a user's name in the query, up to its colon; and a URL in
+# such a value, up to the same.
+_SECRET = re.compile(
+    rf"(?:{'|'.join(map(_written, ('password', 'passwd', 'passphrase', 'pass', 'pwd', 'secret')))}"
+    rf"|{_written('scram_client_key')}|{_written('scram_server_key')})(?:\s|\+|%20|%09|%0a|%0d){{0,30}}(?:=|%3D)"
+    rf"|(?<=[?&]){_written('user')}=(?:[\w.@-]|%(?!3[AD])[0-9a-f]{{2}})*(?::|%3A)"
+    r"|%3A(?:/|%2F){2}(?:(?!%3[AD])[^:@/?&=;])*(?::|%3A)",
+    re.IGNORECASE,
+)
+_OF_KEYS = string.ascii_letters + string.digits + "_%"
+_PAIR = re.compile("[&?]([^&?=]*)=")
+_LIBPQ_KEYS = frozenset((
+    "service", "user", "password", "passfile", "channel_binding", "connect_timeout", "dbname", "host", "hostaddr",
+    "port", "client_encoding", "options", "application_name", "fallback_application_name", "keepalives",
+    "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "sslmode", "sslnegotiation",
+    "sslcompression", "sslcert", "sslkey", "sslcertmode", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir",
+    "sslsni", "requirepeer", "require_auth", "min_protocol_version", "max_protocol_version",
+    "ssl_min_protocol_version", "ssl_max_protocol_version", "gssencmode", "krbsrvname", "gsslib", "gssdelegation",
+    "replication", "target_session_attrs", "load_balance_hosts", "scram_client_key", "scram_server_key",
+    "oauth_issuer", "oauth_client_id", "oauth_client_secret", "oauth_scope", "sslkeylogfile",
+))  # fmt: skip
+"""Keys that end a password where they follow it: any other may be a piece of one with an unescaped & in it."""
+
+
+def masked(url: str) -> str:
+    """Return a URL, or a piece of one, with asterisks for what is or may be a password."""
+    return _replace_secrets(_replace_password(url, ":***"), "***")
 
 
 def _shown(value: object) -> object:
     """Return `value`, with the passwords masked if it is a URL."""
     if not isinstance(value, str) or ":" not in value:
         return value
-    return _replace_secrets(_replace_password(value, ":***"), "***")
+    return masked(value)
 
 
 def _without_password(url: str | None) -> str | None:
@@ -301,19 +340,26 @@ def _without_password(url: str | None) -> str | None:
 def _replace_password(url: str, mask: str) -> str:
     before, _, host = url.rpartition("@")
     found = _USER.search(before)
-    return url if found is None else f"{before[: found.end(1)]}{mask}@{host}"
+    return url if found is None else f"{found.string[: found.end(found.lastindex or 0)]}{mask}@{host}"
 
 
 def _replace_secrets(url: str, mask: str | None) -> str:
-    location, mark, query = url.partition("?")
-    kept = []
-    for pair in query.split("&"):
-        key, _, _ = pair.partition("=")
-        if unquote(key).lower() not in _SECRET_KEYS:
-            kept.append(pair)
-        elif mask is not None:
-            kept.append(f"{key}={mask}")
-    return location + mark + "&".join(kept)
+    """Replace the values of secret keys, each up to what is surely the next key; None takes the keys out too."""
+    kept, position = "", 0
+    for found in _SECRET.finditer(url):
+        if found.start() >= position:
+            before = url[position : found.start()]
+            kept += before.rstrip(_OF_KEYS).removesuffix("&") if mask is None else before + found[0] + mask
+            position = _behind_secret(url, found.end())
+    kept += url[position:]
+    return kept if mask is not None else kept.replace("?&", "?")
+
+
+def _behind_secret(url: str, start: int) -> int:
+    known = _LIBPQ_KEYS.union(row[0] for row in _core.setting_table())
+    marks = "&" if "?" in url[:start] else "&?"  # in the query, ? is a character like others
+    following = _PAIR.finditer(url, start)
+    return next((pair.start() for pair in following if pair[0][0] in marks and unquote(pair[1]) in known), len(url))
 
 
 _REPR = reprlib.Repr()  # of objects that nest for ever, or have no repr

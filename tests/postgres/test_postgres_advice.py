@@ -12,7 +12,7 @@ from looping import run
 from benches.postgres_server import PostgresServer
 from tests.postgres.plugin import ROLE, new_database
 from tests.postgres.pools import TABLE
-from walpool import errors, get_pool, schema
+from walpool import Pool, errors, get_pool, schema
 from walpool.postgres import AsyncPostgresPool, PostgresPool
 
 WRITE = "INSERT INTO t (a) VALUES ('x')"
@@ -54,6 +54,37 @@ def test_parameter_of_no_known_type_is_told_how_to_have_one(pg: PostgresPool) ->
     sql = "SELECT a FROM t WHERE ? IS NULL"
     with pytest.raises(errors.ProgrammingError, match=r"CAST\(\? AS TEXT\)"):
         pg.fetch(sql, (None,))
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("SELECT substr('abc', ?, ?)", (2, 1)),
+        ("SELECT CAST('[1, 2]' AS JSONB) -> ?", (1,)),
+        ("SELECT current_date + ?", (1,)),
+    ],
+)
+def test_int_that_is_too_wide_is_told_to_be_cast(pg: PostgresPool, sql: str, params: tuple[int, ...]) -> None:
+    with pytest.raises(errors.ProgrammingError, match=r"write CAST\(\? AS INTEGER\), which works on both"):
+        pg.fetch(sql, params)
+    assert pg.fetch(sql.replace("?", "CAST(? AS INTEGER)"), params)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_bool_of_no_told_type_is_an_integer_where_it_is_cast(pg: PostgresPool, flag: bool) -> None:
+    sql = "SELECT CAST(? AS INTEGER) AS flag"
+    with Pool(":memory:") as pool:
+        assert pg.fetchval(sql, (flag,)) == pool.fetchval(sql, (flag,)) == int(flag)
+    assert pg.fetchval("SELECT ? AS flag", (flag,)) == str(int(flag))  # as docs/postgres.md says
+
+
+@pytest.mark.parametrize("statement", [1, ("SELECT 1",), ["SELECT 1", ()], ("SELECT 1", (), 1), (1, ())])
+def test_batch_of_no_pairs_is_refused_in_the_words_of_the_engine(pg: PostgresPool, statement: Any) -> None:
+    with Pool(":memory:") as pool, pytest.raises(errors.ProgrammingError) as on_engine:
+        pool.batch([statement])
+    with pytest.raises(errors.ProgrammingError) as caught:
+        pg.batch([statement])
+    assert str(caught.value) == str(on_engine.value) == "batch() takes pairs of SQL and parameters"
 
 
 def test_what_takes_no_transaction_is_for_another_connection(pg: PostgresPool) -> None:

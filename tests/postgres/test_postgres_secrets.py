@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from looping import run
+from psycopg.pq import Conninfo
 
 from tests.postgres.pools import terminate
 from walpool import Settings, errors, get_async_pool, get_pool
 from walpool.postgres import AsyncPostgresPool, PostgresPool
 from walpool.postgres._address import Address
+from walpool.settings import _LIBPQ_KEYS
 
 if TYPE_CHECKING:
     from benches.postgres_server import PostgresServer
@@ -96,10 +98,25 @@ MALFORMED = [
     f"postgresql://ann:{PASSWORD}\ud800@127.0.0.1:1/x",
     f"postgresql://ann:a {PASSWORD}@127.0.0.1:1/x",
     f"postgresql://ann@127.0.0.1:1/x?sslpassword={PASSWORD}&sslkey=/nowhere",
+    f"postgresql://127.0.0.1:1/x?user=ann;password={PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?user=ann&password%20={PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?user=ann#password={PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?user=ann&password=SEK&{PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?user=ann&password=SEK&{PASSWORD}=1&sslmode=disable",
+]
+# What libpq takes for a piece of something else, which the server would be told, and tell.
+MISPLACED = [
+    f"postgresql://127.0.0.1:1/x&password={PASSWORD}",
+    f"postgresql://127.0.0.1:1/x;password={PASSWORD}?sslmode=disable",
+    f"postgresql://127.0.0.1:1/x?dbname=host%3Dx%20password%3D{PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?dbname=postgresql%3A//ann%3A{PASSWORD}%40host/x",
+    f"postgresql://ann%3A{PASSWORD}@127.0.0.1:1/x",
+    f"postgresql://127.0.0.1:1/x?user=ann:{PASSWORD}",
+    f"postgresql://127.0.0.1:1/x?sslmode=disable%26password%3D{PASSWORD}",
 ]
 
 
-@pytest.mark.parametrize("url", MALFORMED)
+@pytest.mark.parametrize("url", [*MALFORMED, *MISPLACED])
 def test_url_that_libpq_refuses_is_told_without_its_password(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +130,32 @@ def test_url_that_libpq_refuses_is_told_without_its_password(
         with pytest.raises((errors.ConfigError, errors.OperationalError)) as refused:
             run(open_later(url, write_timeout=2).open())  # type: ignore[union-attr]
         assert_silent(caplog, refused.value)
+
+
+@pytest.mark.parametrize("url", MISPLACED)
+def test_password_where_libpq_takes_none_is_sent_to_no_server(url: str) -> None:
+    with pytest.raises(
+        errors.ConfigError, match=r"^'postgresql://.*\*\*\*.*' has a password where libpq takes none"
+    ) as refused:
+        Address.of(Settings.load(url, env={}))
+    assert PASSWORD not in str(refused.value)
+
+
+def test_name_shows_no_password_that_the_environment_puts_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGUSER", f"ann:{PASSWORD}")
+    monkeypatch.setenv("PGDATABASE", f"x password={PASSWORD}")
+    assert PASSWORD not in Address.of(Settings.load("postgresql://127.0.0.1", env={})).name
+
+
+def test_key_is_named_unless_it_may_be_a_piece_of_a_password() -> None:
+    with pytest.raises(errors.ConfigError, match="'readres' is no setting"):
+        Address.of(Settings.load("postgresql://h/x?readres=3&password=a&b", env={}))
+    with pytest.raises(errors.ConfigError, match=r"^'postgresql://h/x\?password=\*\*\*' is no PostgreSQL URL"):
+        Address.of(Settings.load("postgresql://h/x?password=a&readres=3", env={}))
+
+
+def test_settings_know_the_keys_that_end_a_password() -> None:
+    assert {option.keyword.decode() for option in Conninfo.get_defaults()} <= _LIBPQ_KEYS
 
 
 def sslmode(url: str) -> object:

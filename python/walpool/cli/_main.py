@@ -35,6 +35,7 @@ COMMANDS: tuple[Command | Group, ...] = (
 
 _FAILED = 1
 _MISUSED = 2
+_MIGRATE_INTERRUPTED = 3  # its 1 says that the two differ
 
 
 def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] = COMMANDS) -> int:
@@ -47,9 +48,16 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] 
     Raises:
         SystemExit: `--help`, `--version`, or arguments that argparse refuses (code 2).
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words, commands)
+    except KeyboardInterrupt:
+        return _interrupted(words)
+
+
+def _run(words: list[str], commands: Sequence[Command | Group]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console of another encoding is no reason to fail
-    words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser(commands).parse_args(_completed(words, commands))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -67,8 +75,17 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command | Group] 
             return _fail(str(error), error.code)
         except (Error, OSError) as error:
             return _fail(str(error), _FAILED)
-        except KeyboardInterrupt:
-            return _fail("interrupted", _FAILED)
+
+
+def _interrupted(words: list[str]) -> int:
+    """Say so for a command that does not itself, such as `migrate` before its work begins and behind it."""
+    # Python notes an interrupt that leaves an exec(), as in the making of a dataclass while a module is imported, and
+    # at its end dies of it in place of our code; it forgets it where it begins another.
+    exec("")
+    if words[:1] != ["migrate"]:
+        return _fail("interrupted", _FAILED)
+    said = "interrupted; where anything was written, walpool migrate with --resume goes on from there"
+    return _fail(said, _MIGRATE_INTERRUPTED)
 
 
 def _completed(words: list[str], commands: Sequence[Command | Group]) -> list[str]:

@@ -21,7 +21,7 @@ from walpool.postgres._surroundings import completed
 from walpool.postgres._unreached import unreached
 from walpool.postgres._values import adapters
 from walpool.postgres._wire import NAMES, Connection
-from walpool.settings import Settings
+from walpool.settings import Settings, masked
 
 __all__ = ["Address", "is_usable"]
 
@@ -64,6 +64,11 @@ class Address:
         url, shown = (settings.url or "").strip(), str(settings.shown_url)  # a secret's file ends in a line feed
         libpqs = _without_settings(url, settings)
         parameters = _parsed(libpqs)
+        if _is_misplaced(parameters or {}):
+            raise ConfigError(
+                f"{shown!r} has a password where libpq takes none: write postgresql://user:password@host/name, or "
+                "PGPASSWORD; and PGUSER for a user's name with a colon in it"
+            )
         if _is_torn(url, shown, parameters):
             raise ConfigError(
                 f"write %2F for / and %40 for @ in the password of {shown!r}, and so on; a port is a number"
@@ -160,15 +165,23 @@ def _without_settings(url: str, settings: Settings) -> str:
 
 def _refuse_unknown_keys(url: str, settings: Settings) -> None:
     """Name a key of the query that neither walpool nor libpq knows; nothing that may be a piece of a password."""
-    query = url.partition("?")[2]
-    if "@" in query:
+    if "@" in url.partition("?")[2]:
         return
+    query = masked(url).partition("?")[2].partition("***")[0]  # behind a secret a key may be a piece of it
     known = [*settings.values(), *(option.keyword.decode() for option in Conninfo.get_defaults())]
     for key in (unquote(pair.partition("=")[0]) for pair in query.split("&")):
         if key.isidentifier() and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"the URL's key {key!r} is no setting, and no parameter of libpq{meant}")
+
+
+def _is_misplaced(parameters: dict[str, Any]) -> bool:
+    """Return whether libpq takes a password for a piece of something else, which a server, too, would name and log."""
+    # The name of the application is free text, and stands in no message.
+    told = {name: str(value) for name, value in parameters.items() if not name.endswith("application_name")}
+    told = {name: value for name, value in told.items() if masked(f"{name}=") == f"{name}="}
+    return ":" in told.get("user", "") or any(masked(value) != value for value in told.values())
 
 
 def _is_torn(url: str, shown: str, parameters: dict[str, Any] | None) -> bool:
@@ -209,4 +222,4 @@ def _name(parameters: dict[str, str]) -> str:
     ]
     user = parameters.get("user")
     before = f"{quote(user, safe='')}@" if user else ""
-    return f"postgresql://{before}{','.join(places)}/{quote(parameters.get('dbname') or '', safe='')}"
+    return masked(f"postgresql://{before}{','.join(places)}/{quote(parameters.get('dbname') or '', safe='')}")

@@ -35,8 +35,12 @@ _WORKS: Final = "which works on both SQLite and PostgreSQL"
 _STARTS: Final = r"^(?:EXPLAIN (?:.* )?|WITH .* \) )?"
 # Not `t.limit` and not `AS limit`, where a keyword is a mere name.
 _KEYWORD: Final = r"(?<!\S)(?<!\. )(?<!AS )"
+_REMARK: Final = "^(?:COMMENT|SECURITY LABEL) "  # its IS is no operator
 # PostgreSQL's own function, not somebody's `mine.set_config`.
 _CALLED: Final = r"(?<!\S)(?:(?<!\. )|(?<=PG_CATALOG \. ))"
+
+# What may stand between parentheses, with some more inside of it.
+_INSIDE: Final = r"(?:[^()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*"
 
 _LOCKS: Final = " ".join(
     f"PG_{verb}{shared}"
@@ -56,7 +60,7 @@ _REFUSED: Final = (
          "walpool sets the mode of its transactions itself: read with fetch() or read(), write with transaction()"),
     Rule("SET", "^SET (?!LOCAL |CONSTRAINTS )",
          f"SET {_SESSION}: use SET LOCAL, or set_config(..., true), in a transaction()"),
-    Rule("SET_CONFIG", rf"{_CALLED}SET_CONFIG \( [^()]* , (?:IS_LOCAL => )?FALSE \)",
+    Rule("SET_CONFIG", rf"{_CALLED}SET_CONFIG \( (?!{_INSIDE}, (?:IS_LOCAL (?:=>|:=) )?TRUE \))",
          f"set_config(..., false) {_SESSION}: use set_config(..., true) in a transaction()"),
     Rule("RESET DISCARD LOAD", r"^(?:RESET|DISCARD|LOAD)(?!\S)", f"the statement {_SESSION}: use SET LOCAL"),
     Rule("PREPARE DEALLOCATE", r"^(?:PREPARE|DEALLOCATE)(?!\S)", f"a prepared statement {_SESSION}: give its SQL"),
@@ -95,6 +99,8 @@ _REFUSED: Final = (
          f"STRICT is SQLite's own: leave it out, {_WORKS}; PostgreSQL is always strict"),
     Rule("LIMIT", rf"{_KEYWORD}LIMIT (?:0|\?|\( [^()]* \)) , ",
          f"LIMIT offset, count is SQLite's own: write LIMIT count OFFSET offset, {_WORKS}"),
+    Rule("COMMENT LABEL", rf"{_REMARK}.* IS [?0]$",
+         "COMMENT and SECURITY LABEL take no parameter: write the text in quotes"),
     Rule("IS", rf"{_KEYWORD}IS (?:NOT )?[?0](?!\S)",
          f"IS with a value is SQLite's own: write IS NOT DISTINCT FROM, for IS NOT write IS DISTINCT FROM, {_WORKS}"),
     Rule("GLOB REGEXP MATCH", r"(?<!\S)(?:GLOB|REGEXP|MATCH) \?",
@@ -154,6 +160,7 @@ _TRUTH: Final = (
     "write TRUE and FALSE for 1 and 0, give a bool as the parameter, and write n <> 0 where a number n is the "
     f"condition, {_WORKS}"
 )
+_OPERATOR: Final = r"[-+*/<>=~!@#%^&|`?]+"
 _TYPES: Final = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -165,6 +172,8 @@ _TYPES: Final = tuple(
         (rf"{_NUMBER}.*\bboolean\b", f"write CASE WHEN flag THEN 1 ELSE 0 END, {_WORKS}"),
     )
 )  # fmt: skip
+# An int goes as a bigint, which many functions and operators do not take, and nothing makes an integer of in silence.
+_WIDE: Final = re.compile(rf"\w\((?:[^()]*, )?bigint\b| {_OPERATOR} bigint\b|\bbigint {_OPERATOR} ")
 # By the statement, where the message is about syntax or an operator and so names no more than a place.
 _SYNTAX: Final = (
     Rule("==", r"(?<!\S)==(?!\S)", f"write = for ==, {_WORKS}"),
@@ -174,7 +183,9 @@ _SYNTAX: Final = (
     Rule("$1", r"(?<!\S)\$1", f"write ?1 for $1, {_WORKS}"),
     Rule("$", r"\$ \w", f"write :name for $name, {_WORKS}"),
     Rule("GLOB REGEXP MATCH", r"(?<!\S)(?:GLOB|REGEXP|MATCH) ", f"write LIKE, {_WORKS}, though SQLite's takes a for A"),
-    Rule("IS", rf"{_KEYWORD}IS (?:NOT )?(?!NOT |NULL|TRUE|FALSE|UNKNOWN|DISTINCT|DOCUMENT|JSON|NORMALIZED|NF)",
+    Rule("IS",
+         rf"^(?!{_REMARK}).*{_KEYWORD}IS (?:NOT )?"
+         "(?!NOT |NULL|TRUE|FALSE|UNKNOWN|DISTINCT|DOCUMENT|JSON|NORMALIZED|NF)",
          f"write IS NOT DISTINCT FROM for IS, and IS DISTINCT FROM for IS NOT, {_WORKS}"),
     Rule("LIMIT", rf"{_KEYWORD}LIMIT [^(),]+ ,", f"write LIMIT count OFFSET offset, {_WORKS}"),
     Rule("INDEXED", r"(?<!\S)INDEXED BY ", f"leave INDEXED BY out, {_WORKS}"),
@@ -245,6 +256,8 @@ def hint(sql: str, message: str) -> str | None:
     for pattern, text in _TYPES:
         if pattern.search(message.lower()):
             return text
+    if "?" in words and _WIDE.search(message.lower()):
+        return f"where an int is the parameter, write CAST(? AS INTEGER), {_WORKS}"
     if "$1" not in words and _PARAMETER.search(message):
         return f"say which type the parameter has: CAST(? AS TEXT), {_WORKS}"
     return _HINTS.text_for(shapes)
