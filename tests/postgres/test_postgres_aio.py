@@ -12,6 +12,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -202,6 +203,23 @@ async def test_job_whose_turn_does_not_come_in_time_never_runs(
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(apg.execute(INSERT, ("late",)), 0.1)
     assert await apg.fetch("SELECT a FROM t") == []
+
+
+@on_every_loop
+async def test_cancelled_read_waits_for_no_thread_of_the_loop(
+    apg: AsyncPostgresPool, other: psycopg.Connection[Any]
+) -> None:
+    loop, over = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, over.wait)
+    try:
+        task = asyncio.create_task(apg.fetch("SELECT pg_sleep(60)"))
+        await until(lambda: len(running(other, "pg_sleep(60)")) == 1)
+        await cancel(task, within=5)
+        assert not busy.done()
+    finally:
+        over.set()
+        await busy
 
 
 @on_every_loop

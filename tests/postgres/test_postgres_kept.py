@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
@@ -20,8 +21,8 @@ INT, TEXT = 20, 0
 SQL = b"SELECT $1"
 
 
-def asked(kept: Kept, sql: bytes = SQL, types: tuple[int, ...] = (INT,), values: tuple[Any, ...] = (b"1",)) -> Any:
-    found = kept.find(sql, types, values)
+def asked(kept: Kept, sql: bytes = SQL, types: tuple[int, ...] = (INT,)) -> Any:
+    found = kept.find((sql, types))
     return None if found is None else (found.name, found.is_new)
 
 
@@ -42,14 +43,30 @@ def test_the_one_not_used_for_longest_goes() -> None:
     assert asked(kept, b"a") == (b"walpool_kept_1", False)
 
 
-def test_null_fits_any_type_and_another_type_begins_anew() -> None:
+def test_with_other_types_it_is_another_statement() -> None:
     kept = Kept(2)
-    assert asked(kept, types=(TEXT,), values=(None,)) is None
-    assert asked(kept) is None  # the type of a NULL is the statement's own guess
+    assert asked(kept, types=(TEXT,)) is None
+    assert asked(kept) is None
     assert asked(kept) == (b"walpool_kept_1", True)
-    assert asked(kept, types=(TEXT,), values=(None,)) == (b"walpool_kept_1", False)
-    assert asked(kept, types=(TEXT,), values=(b"x",)) is None
+    assert asked(kept, types=(TEXT,)) == (b"walpool_kept_2", True)
+    assert asked(kept) == (b"walpool_kept_1", False)
+
+
+@pytest.mark.parametrize(
+    "sql", [b"SELECT 'now'::date", b"SELECT DATE 'Tomorrow'", b"INSERT INTO t VALUES ('today 7:00')"]
+)
+def test_what_depends_on_the_moment_is_not_kept(sql: bytes) -> None:
+    kept = Kept(2)
+    assert [asked(kept, sql) for _ in range(3)] == [None] * 3
+    assert [asked(kept, b"SELECT now()") for _ in range(2)] == [None, (b"walpool_kept_1", True)]
+
+
+def test_what_was_barred_is_not_kept_again() -> None:
+    kept = Kept(2)
+    asked(kept), asked(kept)
+    kept.bar((SQL, (INT,)))
     assert kept.take_gone() == [b"walpool_kept_1"]
+    assert [asked(kept) for _ in range(3)] == [None] * 3
 
 
 def test_what_is_long_or_forgotten_is_not_kept() -> None:
@@ -57,10 +74,10 @@ def test_what_is_long_or_forgotten_is_not_kept() -> None:
     assert {asked(kept, b"x" * (MOST_TEXT + 1)) for _ in range(3)} == {None}
     assert {asked(Kept(0)) for _ in range(3)} == {None}
     asked(kept), asked(kept)
-    kept.forget([SQL, b"another"])
+    kept.forget([(SQL, (INT,)), (b"another", ())])
     assert kept.take_gone() == [b"walpool_kept_1"]
     assert asked(kept) is None
-    assert kept.find(SQL, (INT,), (b"1",)) == Statement((INT,), b"walpool_kept_2", is_new=True)
+    assert kept.find((SQL, (INT,))) == Statement(b"walpool_kept_2", is_new=True)
 
 
 # On a server.
@@ -145,6 +162,92 @@ def test_nobody_feels_that_a_batch_changes_the_schema_for_itself(postgres_url: s
         for n in range(4):
             found = pool.batch([clear, ("SELECT 1", ()), clear, widen.format(n), clear])
             assert [len(result.columns) for result in found] == [2 + n, 1, 2 + n, 0, 3 + n]
+
+
+ALTERED = [
+    ("date", "timestamp", "2024-01-01 10:30", "timestamp '2024-01-01 10:30'"),
+    ("bigint", "text", "007", "'007'"),
+    ("timestamp", "timestamptz", "2024-01-01 10:30+05", "timestamptz '2024-01-01 05:30Z'"),
+    ("real", "float8", "0.1", "0.1"),
+    ("bool", "text", "yes", "'yes'"),
+    ("char(9)", "text", "a  ", "'a  '"),
+    ("varchar(9)", "date", "2024-01-01", "date '2024-01-01'"),
+    ("text", "jsonb", '{"b": 1, "a": 2}', """'{"a": 2, "b": 1}'"""),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "given", "expected"), ALTERED)
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_text_is_read_as_the_column_that_is_there_now(
+    one: PostgresPool, postgres_url: str, where: str, before: str, after: str, given: str, expected: str
+) -> None:
+    one.script(f"CREATE TABLE c (x {before})")
+    change = f"ALTER TABLE c ALTER x TYPE {after} USING NULL"
+    for _ in range(6):
+        one.execute("INSERT INTO c (x) VALUES (?)", (None,))
+        with suppress(errors.Error):
+            one.execute("INSERT INTO c (x) VALUES (?)", (given,))
+    with plain(postgres_url) as owner:
+        if where == "outside":
+            owner.execute(change)
+            one.execute("INSERT INTO c (x) VALUES (?)", (given,))
+        else:
+            one.batch([("INSERT INTO c (x) VALUES (?)", (None,)), change, ("INSERT INTO c (x) VALUES (?)", (given,))])
+    assert one.fetchval(f"SELECT count(*) FROM c WHERE x = {expected}") == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_kept"),
+    [
+        ("SELECT * FROM t WHERE a = ?", True),
+        ("SELECT * FROM t WHERE n = ?", False),
+        ("SELECT * FROM t WHERE n = ?::bigint AND ?1 = '1'", False),
+        ("SELECT * FROM t WHERE n = ?::bigint", True),
+        ("SELECT * FROM t WHERE n = CAST(? AS bigint)", True),
+        ("SELECT ?::bigint AS n FROM t WHERE n = ?1", False),
+    ],
+)
+def test_statement_that_leaves_the_type_of_a_text_to_a_column_is_not_kept(
+    one: PostgresPool, sql: str, is_kept: bool
+) -> None:
+    for _ in range(4):
+        one.fetch(sql, ("1",))
+    assert (sql.replace("?1", "$1").replace("?", "$1") in [kept for (kept,) in one.fetch(MINE)]) == is_kept
+
+
+def test_null_has_no_type_of_an_earlier_call(one: PostgresPool) -> None:
+    for _ in range(3):
+        with pytest.raises(errors.ProgrammingError):
+            one.fetch("SELECT a FROM t WHERE a = ?", (1,))
+        assert one.fetch("SELECT a FROM t WHERE a = ?", (None,)) == []
+        assert one.fetchval("SELECT greatest(?, 10, 9)", (11,)) == 11
+        assert one.fetchval("SELECT greatest(?, '10', '9')", (11,)) == 11
+        assert one.fetchval("SELECT greatest(?, '10', '9')", (None,)) == "9"
+    one.executemany("INSERT INTO t (a) SELECT coalesce(?, '007')", [(5,), (None,)])
+    assert one.fetch("SELECT a FROM t ORDER BY a") == [("007",), ("5",)]
+
+
+def test_literal_of_the_moment_is_that_of_each_call(one: PostgresPool) -> None:
+    at = [one.execute("INSERT INTO t (a, n) VALUES ('now'::timestamptz::text, ?) RETURNING a", (n,)) for n in range(6)]
+    assert len({result.rows[0][0] for result in at}) == 6
+
+
+def test_temporary_table_takes_the_rows_that_follow_it(one: PostgresPool) -> None:
+    for n in range(4):
+        for m in range(3):
+            one.execute(INSERT, (f"{n} {m}",))
+        one.batch(["CREATE TEMP TABLE t (a text) ON COMMIT DROP", (INSERT, ("of the temporary one",))])
+    assert one.fetchval("SELECT count(*) FROM t") == 12
+
+
+def test_transaction_survives_that_all_statements_are_dropped_in_it(one: PostgresPool) -> None:
+    for n in range(2):
+        with one.transaction() as tx:
+            for m in range(3):
+                tx.execute(INSERT, (f"{n} {m}",))
+            tx.execute(DROP_ALL)
+            tx.execute(INSERT, (f"{n} last",))
+    assert one.fetchval("SELECT count(*) FROM t") == 8
 
 
 def test_statements_that_somebody_dropped_are_prepared_again(one: PostgresPool) -> None:

@@ -46,12 +46,14 @@ class Driver:
     Attributes:
         mailbox: by which other threads reach the loop.
         threads: they do what may block.
+        stops: those that ask the server to end something.
         sockets: what the loop watches.
     """
 
-    def __init__(self, mailbox: Mailbox, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, mailbox: Mailbox, threads: ThreadPoolExecutor, stops: ThreadPoolExecutor) -> None:
         self.mailbox = mailbox
         self.threads = threads
+        self.stops = stops
         self.sockets = sockets(asyncio.get_running_loop())
         self._process = os.getpid()
         self._loop = weakref.ref(asyncio.get_running_loop())
@@ -267,7 +269,9 @@ class Drive(Generic[T]):
             # The steps must not end meanwhile: what is stopped then would be somebody else's, on the same connection.
             self._unwatch()
             self.is_still = True
-            await ended(self._loop.run_in_executor(None, stop))
+            # Not by the loop's own threads, which may all wait for what this connection is to do next.
+            with suppress(ClosedError):  # the pool was closed, and stops all that runs
+                await ended(asyncio.wrap_future(self._driver.stops.submit(stop)))
             self._until = time.monotonic() + CANCEL_S
             self._driver.look_after(self)
             self._move()

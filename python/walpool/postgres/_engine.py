@@ -142,7 +142,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
         if driver is None:
-            driver = Driver(Mailbox(loop), self.hands.steps)
+            driver = Driver(Mailbox(loop), self.hands.steps, self.hands.stops)
             with self._lock:
                 self._drivers[loop] = driver
         return driver

@@ -3,6 +3,7 @@
     steps    what a loop itself cannot do of its reads, groups and transactions, one each at most for a connection:
              opening it, sending a large group, converting a large result, finishing what a closed loop began
     alone    jobs that run alone; they may wait for long, and nothing else stands behind these
+    stops    asking the server to end what a cancelled task has it do: a few seconds at most, and behind no work
 
 Threads are begun as they are needed, and end with the engine.
 """
@@ -26,6 +27,8 @@ __all__ = ["Hands", "Mailbox", "ended"]
 
 T = TypeVar("T")
 
+STOPS: Final = 4
+"""Threads that ask a server to end something, at most."""
 WATCH_S: Final = 0.025
 """Seconds between two looks of a loop whether those in line wait for a group that takes long."""
 
@@ -36,10 +39,11 @@ class Hands:
     def __init__(self, *, readers: int, writers: int, leaders: int) -> None:
         self.steps = _threads("steps", readers + writers + leaders)
         self.alone = _threads("alone", writers)
+        self.stops = _threads("stops", STOPS)
 
     def close(self) -> None:
         """Let the threads end when they have done what they were given."""
-        for threads in (self.steps, self.alone):
+        for threads in (self.steps, self.alone, self.stops):
             threads.shutdown(wait=False)
 
 

@@ -33,6 +33,8 @@ class Statement(NamedTuple):
     rows: list[Sequence[object]]
     fold: Fold | None = None
     """How several of its rows are one statement, if they may be."""
+    is_shaping: bool = False
+    """Whether it may change what others of its transaction mean (`Translated`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,16 @@ class Job:
     def runs(self) -> int:
         """How many results the server gives for it."""
         return sum(len(statement.rows) for statement in self.statements)
+
+    @property
+    def is_shaping(self) -> bool:
+        """Whether it may change what other statements of its transaction mean."""
+        return any(statement.is_shaping for statement in self.statements)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether no other job may share its transaction."""
+        return self.is_script or self.is_shaping
 
     @property
     def may_fold(self) -> bool:
@@ -123,7 +135,7 @@ def single(sql: str, params: Params) -> Job:
     """Return the job of one statement."""
     translated = _only(sql)
     row, size = checked(translated.arrange(params), translated.place)
-    return Job([Statement(translated.encoded, [row])], len(sql) + size)
+    return Job([Statement(translated.encoded, [row], is_shaping=translated.is_shaping)], len(sql) + size)
 
 
 def many(sql: str, rows: Iterable[Params]) -> Job:
@@ -131,7 +143,7 @@ def many(sql: str, rows: Iterable[Params]) -> Job:
     translated = _only(sql)
     if translated.gives_rows:
         raise ProgrammingError("executemany() takes no statement that returns rows: give it to batch() for each row")
-    statement = Statement(translated.encoded, [], translated.fold)
+    statement = Statement(translated.encoded, [], translated.fold, translated.is_shaping)
     total = len(sql)
     for number, params in enumerate(rows, 1):
         try:
@@ -149,11 +161,11 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
     total = 0
     last: str | None = None
     for number, statement in enumerate(statements, 1):
-        sql, params = (statement, ()) if isinstance(statement, str) else statement
+        sql, params = _pair(statement)
         try:
             if sql != last:
                 translated = _only(sql)
-                made.append(Statement(translated.encoded, [], translated.fold))
+                made.append(Statement(translated.encoded, [], translated.fold, translated.is_shaping))
                 total += len(sql)
                 last = sql
             row, size = checked(translated.arrange(params), translated.place)
@@ -162,6 +174,15 @@ def batch(statements: Iterable[tuple[str, Params] | str]) -> Job:
         made[-1].rows.append(row)
         total += size
     return Job(made, total)
+
+
+def _pair(statement: object) -> tuple[str, Params]:
+    """Return the SQL and the parameters of a batch's statement, which a caller who is not typed may give otherwise."""
+    if isinstance(statement, str):
+        return statement, ()
+    if not isinstance(statement, tuple) or len(statement) != 2 or not isinstance(statement[0], str):
+        raise ProgrammingError("batch() takes pairs of SQL and parameters")
+    return statement
 
 
 def script(sql: str) -> Job:

@@ -210,10 +210,10 @@ class Line:
             self._tickets.remove(leader)
             size = leader.job.size
             most = self._share(leader)
-            while self._tickets and len(group) < most and not group[-1].job.is_script:
+            while self._tickets and len(group) < most and not group[-1].job.is_apart:
                 following = self._tickets[0]
                 size += following.job.size
-                is_apart = following.job.is_script or size > self._settings.max_group_bytes
+                is_apart = following.job.is_apart or size > self._settings.max_group_bytes
                 is_apart |= leader.is_driven and following.loop is not leader.loop
                 if is_apart or following.state is not State.WAITING:
                     break

@@ -13,10 +13,10 @@ import psycopg
 from walpool.errors import ProgrammingError
 from walpool.postgres._errors import is_broken
 from walpool.postgres._results import Rows
-from walpool.postgres._steps import Blocking, doing
+from walpool.postgres._steps import Blocking
 from walpool.postgres._translate import translate
 from walpool.postgres._values import checked
-from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated
+from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated, converting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,8 @@ class Query(NamedTuple):
 
     sql: bytes
     parameters: Sequence[object]
+    is_shaping: bool = False
+    """Whether it may change what others of its transaction mean (`Translated`)."""
 
     def through(self, exchange: Exchange) -> None:
         """Add it to an exchange."""
@@ -76,7 +78,7 @@ def query(sql: str, params: Params) -> Query:
     if not translated.is_single:
         raise ProgrammingError("more than one statement: call once for each")
     translated.refuse_copy()
-    return Query(translated.encoded, checked(translated.arrange(params), translated.place)[0])
+    return Query(translated.encoded, checked(translated.arrange(params), translated.place)[0], translated.is_shaping)
 
 
 def reading_once(
@@ -122,4 +124,6 @@ def _reading(
             with suppress(psycopg.Error):  # it breaks now: the pool closes it
                 yield Blocking(partial(connection.execute, "ROLLBACK"))
         raise
-    return (yield from doing(partial(Rows.of, connection, answer), takes_long=exchange.is_large((answer,))))
+    return (
+        yield from converting(connection, partial(Rows.of, connection, answer), takes_long=exchange.is_large((answer,)))
+    )

@@ -13,8 +13,8 @@ import psycopg
 from walpool.postgres._errors import is_broken, is_conflict, is_lock_timeout
 from walpool.postgres._jobs import Uneven
 from walpool.postgres._results import Result
-from walpool.postgres._steps import Blocking, doing
-from walpool.postgres._wire import Exchange, Failed, Outdated, committing
+from walpool.postgres._steps import Blocking
+from walpool.postgres._wire import Exchange, Failed, Outdated, committing, converting
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -83,7 +83,7 @@ def _run_statements(
 ) -> Steps[list[list[Result]]]:
     """Run the jobs' statements, with rows of one INSERT in one; if these fail once more without, to know which row."""
     folded = any(job.may_fold for job in jobs)
-    by_name = True
+    by_name = not jobs[0].is_shaping  # and alone: what was parsed before it may mean something else behind it
     while True:
         try:
             return (yield from _run_once(connection, jobs, settings, folded=folded, by_name=by_name))
@@ -112,7 +112,7 @@ def _run_once(
         raise _refused(failure, jobs, runs) from None
     convert = partial(_results, connection, jobs, answers, runs)
     try:
-        return (yield from doing(convert, takes_long=exchange.is_large(answers)))
+        return (yield from converting(connection, convert, takes_long=exchange.is_large(answers)))
     except Refused as refusal:
         yield Blocking(partial(_roll_back, connection, refusal.error))
         raise

@@ -30,8 +30,8 @@ from walpool.postgres._errors import forget_theirs, is_broken, mapped
 from walpool.postgres._jobs import Job
 from walpool.postgres._reading import Query
 from walpool.postgres._results import Result, Rows
-from walpool.postgres._steps import Unanswered, doing
-from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated, committing, durations, given_up
+from walpool.postgres._steps import Unanswered
+from walpool.postgres._wire import CANCEL_S, Exchange, Failed, Outdated, committing, converting, durations, given_up
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -59,6 +59,11 @@ class Begin(Enum):
     # One snapshot, as on SQLite. A row that somebody else has changed meanwhile is refused rather than overwritten.
     TRANSACTION = b"BEGIN ISOLATION LEVEL REPEATABLE READ"
     SNAPSHOT = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+_KEEP_TIMEOUT: Final = b"SELECT set_config('walpool.timeout', current_setting('statement_timeout'), true)"
+_RESTORE_TIMEOUT: Final = b"SELECT set_config('statement_timeout', current_setting('walpool.timeout'), true)"
+"""The limit of the role, or of the caller's own, holds again behind a statement that had another."""
 
 
 class Session:
@@ -93,6 +98,7 @@ class Session:
         self.is_over = False  # nothing is held any more
         self._is_ending = False  # asked to end; whoever has it in hand does so
         self._marks = 0
+        self._is_shaped = False  # what was parsed before may mean something else in it
 
     # What may be done with it.
 
@@ -347,15 +353,17 @@ class Session:
     # Inside.
 
     def _written(self, job: Job, timeout: float | None) -> Steps[list[Result]]:
+        self._is_shaped |= job.is_shaping
         exchange, answers = yield from self._guarded(job.ask, timeout, job)
         convert = partial(job.results, self._connection, answers, [1] * len(answers))
         try:
-            return (yield from doing(convert, takes_long=exchange.is_large(answers)))
+            return (yield from converting(self._connection, convert, takes_long=exchange.is_large(answers)))
         except BaseException:
             self._release(broken=True)  # the statement is not undone by itself any more
             raise
 
     def _read(self, asked: Query, timeout: float | None) -> Steps[Rows]:
+        self._is_shaped |= asked.is_shaping
         exchange, answers = yield from self._guarded(asked.through, timeout, sql=asked.sql)
         return (yield from self._rows(exchange, answers))
 
@@ -363,7 +371,9 @@ class Session:
         return (yield from self._rows(*(yield from self._answered(Query(sql, ()).through))))
 
     def _rows(self, exchange: Exchange, answers: Sequence[PGresult]) -> Steps[Rows]:
-        return doing(partial(Rows.of, self._connection, answers[0]), takes_long=exchange.is_large(answers))
+        return converting(
+            self._connection, partial(Rows.of, self._connection, answers[0]), takes_long=exchange.is_large(answers)
+        )
 
     def _guarded(
         self, ask: Callable[[Exchange], object], timeout: float | None, job: Job | None = None, sql: bytes = b""
@@ -371,15 +381,16 @@ class Session:
         """Send statements behind a savepoint, which is undone if they fail."""
 
         def add(exchange: Exchange) -> None:
-            exchange.ask(b"SAVEPOINT walpool_statement", ((),))  # asked for, to know whether it was there
+            exchange.say(b"SAVEPOINT walpool_statement", is_wanted=True)  # to know whether it was there
             if timeout is not None:
+                exchange.say(_KEEP_TIMEOUT)
                 exchange.set_local(durations(statement_timeout=timeout))
             ask(exchange)
             if timeout is not None:
-                exchange.set_local([("statement_timeout", "0")])
+                exchange.say(_RESTORE_TIMEOUT)
             exchange.say(b"RELEASE walpool_statement")
 
-        for by_name in (True, False):
+        for by_name in (False,) if self._is_shaped else (True, False):
             try:
                 exchange, (_, *answers) = yield from self._sent(add, timeout, by_name=by_name)
                 return exchange, answers

@@ -32,6 +32,8 @@ _LARGEST: Final = 32_766  # SQLite's SQLITE_MAX_VARIABLE_NUMBER; PostgreSQL take
 _CACHED: Final = 512  # texts
 _QUERIES: Final = frozenset({"SELECT", "VALUES", "TABLE", "SHOW", "EXPLAIN"})
 _VERBS: Final = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "ALTER", "DROP", "CALL", "DO"}
+_PLAIN: Final = (_QUERIES - {"EXPLAIN"}) | {"(", "WITH", "INSERT", "UPDATE", "DELETE", "MERGE"}
+"""How statements begin that change rows at most."""
 _FOREIGN: Final = re.compile(r"%s|%\(\w+\)s|\$[0-9]+")  # how drivers of PostgreSQL's write parameters
 _Place: TypeAlias = tuple[Token, int]  # a token and its n of `$n`; 0 for the operator ?
 
@@ -62,6 +64,8 @@ class Translated:
     """Which of the caller's values each `$n` takes, from 0; None where it is all of them in order."""
     fold: Fold | None = None
     """How rows of it become one statement; None where they do not."""
+    is_shaping: bool = False
+    """Whether it may change what others of its transaction mean: by a setting, or by what it makes, alters or drops."""
 
     def arrange(self, params: Params) -> Sequence[object]:
         """Return the values in the order of `$1`, `$2`, ...; names that the statement lacks are ignored, as by SQLite.
@@ -167,12 +171,20 @@ def parse(sql: str) -> Translated:
         gives_rows=any(map(_gives_rows, held[:1])),
         positions=tuple(number - 1 for number in numbers) if wanted != len(numbers) and numbers else None,
         fold=fold_of(text, count) if keyword == "INSERT" and len(held) == 1 else None,
+        is_shaping=any(map(_is_shaping, held)),
     )
 
 
 def _copies(statement: list[Token]) -> bool:
     shapes = [token.shape for token in statement]
     return shapes[0] == "COPY" and not {("FROM", "STDIN"), ("TO", "STDOUT")}.isdisjoint(pairwise(shapes))
+
+
+def _is_shaping(statement: list[Token]) -> bool:
+    """Return whether it may; what a function of the user's does inside is not seen."""
+    shapes = [token.shape for token in statement]
+    makes_table = any(word == "INTO" and verb not in ("INSERT", "MERGE") for verb, word in pairwise(shapes))
+    return makes_table or "SET_CONFIG" in shapes or shapes[0] not in _PLAIN
 
 
 def _gives_rows(statement: list[Token]) -> bool:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from math import isnan
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psycopg
 from psycopg import adapt, pq
+from psycopg.types.array import ArrayBinaryLoader
 from psycopg.types.numeric import Int8BinaryDumper
+from psycopg.types.string import ByteaBinaryLoader, TextBinaryLoader
 
 from walpool.errors import DataError, ProgrammingError
 from walpool.types import Binary
 
-__all__ = ["adapters", "checked"]
+__all__ = ["Unknown", "adapters", "checked", "learn"]
 
 _PLAIN: Final = frozenset((type(None), bool))
 _INT64: Final = 2**63
@@ -32,6 +34,11 @@ _CONVERSIONS: Final = {  # by the name of a type, in the words of the SQLite eng
     )
     for name in names.split()
 }
+_SENT_AS_TEXT: Final = frozenset({
+    "bpcharsend", "citextsend", "cstring_send", "enum_send", "namesend", "textsend", "unknownsend", "varcharsend",
+    "void_send", "xml_send",
+})  # fmt: skip
+_SENT_AS_BYTES: Final = frozenset({"halfvec_send", "vector_send"})  # `Binary` takes them back
 _OVERHEAD: Final = 16  # bytes that a parameter is reckoned at besides its text
 
 
@@ -116,6 +123,47 @@ class _BinaryAsUnknown(adapt.Dumper):
         return bytes(obj)
 
 
+class Unknown(Exception):
+    """A value came of a type that the connection has not met yet."""
+
+    def __init__(self, oid: int) -> None:
+        super().__init__()
+        self.oid = oid
+
+
+class _Unknown(adapt.Loader):
+    format = pq.Format.BINARY
+
+    def load(self, _: bytes | bytearray | memoryview) -> NoReturn:
+        raise Unknown(self.oid)
+
+
+class _Refusing(adapt.Loader):
+    format = pq.Format.BINARY
+
+    def load(self, _: bytes | bytearray | memoryview) -> NoReturn:
+        raise psycopg.DataError  # `Connection.rows` says what to do
+
+
+def learn(types: adapt.AdaptersMap, oid: int, send: str, element: int) -> None:
+    """Say how values of a type are given back: texts as str, arrays as lists, vectors as bytes, others not at all.
+
+    Args:
+        types: where to say it.
+        oid: of the type.
+        send: the name of its function that makes the binary form.
+        element: the OID of its elements' type, if it is an array, else 0.
+    """
+    loader: type[adapt.Loader] = _Refusing
+    if element:
+        loader = ArrayBinaryLoader
+    elif send in _SENT_AS_TEXT:
+        loader = TextBinaryLoader
+    elif send in _SENT_AS_BYTES:
+        loader = ByteaBinaryLoader
+    types.register_loader(oid, loader)
+
+
 class _Text(adapt.Loader):
     """JSON as its text, as SQLite gives it."""
 
@@ -145,6 +193,7 @@ def adapters() -> adapt.AdaptersMap:
     ours.register_dumper(bool, _BoolAsUnknown)
     ours.register_dumper(Binary, _BinaryAsUnknown)
     ours.register_dumper(int, Int8BinaryDumper)  # psycopg's own takes the type from the value: int2 for 1
+    ours.register_loader(0, _Unknown)  # psycopg's own gives the bytes of whatever it has no other for
     for name in ("json", "jsonb"):
         ours.register_loader(name, _Text)
     ours.register_loader("json", _BinaryText)

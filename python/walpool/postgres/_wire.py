@@ -8,9 +8,11 @@ what was refused is known by its place among the answers. Measured in benches/RE
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -20,16 +22,16 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.waiting import Ready, Wait
 
-from walpool.postgres._kept import fit
 from walpool.postgres._pending import may_be_pending, seeing
-from walpool.postgres._steps import Answers, finish
+from walpool.postgres._steps import Answers, Blocking, doing, finish
+from walpool.postgres._values import Unknown, learn
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.abc import Transformer as Converter
     from psycopg.pq.abc import PGresult
 
-    from walpool.postgres._kept import Kept, Types
+    from walpool.postgres._kept import Kept, Key
     from walpool.postgres._steps import Steps
     from walpool.types import Row
 
@@ -40,6 +42,7 @@ __all__ = [
     "Failed",
     "Outdated",
     "committing",
+    "converting",
     "durations",
     "given_up",
 ]
@@ -57,6 +60,12 @@ CANCEL_S: Final = 5.0
 up, with the connection."""
 _OUTDATED: Final = frozenset({"0A", "22", "26", "42", "XX"})
 """Classes of what a named statement may be refused for if the schema has changed since it was parsed."""
+_TYPE: Final = """
+    SELECT p.proname, CASE WHEN t.typcategory = 'A' THEN t.typelem::int8 ELSE 0 END
+    FROM pg_catalog.pg_type AS t LEFT JOIN pg_catalog.pg_proc AS p ON p.oid = t.typsend WHERE t.oid = %s
+"""
+_USES: Final = re.compile(rb"(cast\s*\(\s*)?\$(\d+)(\s*::)?", re.IGNORECASE)
+_TEXTS: Final = frozenset({25, 1043})  # the OIDs of text and varchar
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY})
 _COPIES: Final = frozenset({ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH})
 
@@ -113,6 +122,23 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             msg = "a value of the result has no counterpart in Python; cast it to text in the SQL"
             raise psycopg.DataError(msg) from None
 
+    def learn(self, oid: int) -> None:
+        """Ask the server how values of a type come, so that they are converted from then on, or refused."""
+        found = self.execute(_TYPE, [oid]).fetchone()
+        send, element = found or ("", 0)
+        learn(self.adapters, oid, send, element)
+        self._converter = None  # which remembers what it had for the type
+
+
+def converting(connection: Connection, convert: Callable[[], T], *, takes_long: bool) -> Steps[T]:
+    """Return what a call makes of results; types that the connection has not met are asked for."""
+    while True:
+        try:
+            return (yield from doing(convert, takes_long=takes_long))
+        except Unknown as unknown:
+            oid = unknown.oid
+        yield Blocking(partial(connection.learn, oid))
+
 
 class Failed(Exception):
     """The server refused a statement; those behind it were skipped."""
@@ -134,11 +160,13 @@ class Outdated(Failed):
 class _Sent(NamedTuple):
     """What one result answers."""
 
-    sql: bytes
+    key: Key | None = None
     is_wanted: bool = False
     """Whether the caller asked for it."""
     by_name: bool = False
     """Whether the statement was parsed before, and sent by its name."""
+    describes: bool = False
+    """Whether it tells which types the server made out."""
 
 
 class Exchange:
@@ -160,18 +188,18 @@ class Exchange:
         self._pgconn = connection.pgconn
         self._by_name = by_name
         self._kept = connection.kept if by_name else None
-        self._new: dict[bytes, int] = {}  # statements that it keeps from now on, with the place of their preparation
+        self._new: dict[Key, int] = {}  # statements that it keeps from now on, with the place of their preparation
         self._sent: list[_Sent] = []  # one for each result to come
-        self._parsed: dict[bytes, tuple[bytes, Types]] = {}  # a statement's name, and its parameters' types
-        self._unnamed: bytes | None = None  # the statement that has no name, if it was asked for
+        self._parsed: dict[Key, bytes] = {}  # by their names; empty if they were sent without
+        self._unnamed: Key | None = None  # the statement that has no name, if it was asked for
         self._names: list[bytes] = []
         self._pieces = 0  # in which the answers came
         self._pgconn.enter_pipeline_mode()
 
-    def say(self, sql: bytes) -> None:
-        """Add a statement without parameters, whose result nobody wants."""
+    def say(self, sql: bytes, *, is_wanted: bool = False) -> None:
+        """Add a statement without parameters that never goes by a name."""
         self._pgconn.send_query_params(sql, None)
-        self._sent.append(_Sent(sql))
+        self._sent.append(_Sent(is_wanted=is_wanted))
         self._unnamed = None
 
     def set_local(self, settings: Iterable[tuple[str, str]]) -> None:
@@ -190,35 +218,38 @@ class Exchange:
         converter = self._connection.converter
         values = converter.dump_sequence(row, [PyFormat.AUTO] * len(row))
         types, formats = converter.types or (), converter.formats
-        name, parsed = self._parsed.get(sql, (b"", types))
-        is_parsed = sql in self._parsed and fit(values, types, parsed)
-        if not is_parsed or not (name or self._unnamed == sql):
-            name, parsed = self._named(sql, parsed if is_parsed else types, values, again=is_parsed)
-            self._parsed[sql] = (name, parsed)
+        key = (sql, types)
+        name = self._parsed.get(key)
+        if not name and self._unnamed != key:
+            name = self._parsed[key] = self._named(key, again=name is not None)
             if not name:
-                self._pgconn.send_query_params(sql, values, parsed, formats, Format.BINARY)
-                self._unnamed = sql
-                self._sent.append(_Sent(sql, is_wanted))
+                self._pgconn.send_query_params(sql, values, types, formats, Format.BINARY)
+                self._unnamed = key
+                self._sent.append(_Sent(key, is_wanted))
                 return
-        self._pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-        self._sent.append(_Sent(sql, is_wanted, by_name=bool(name)))
+        self._pgconn.send_query_prepared(name or b"", values, formats, Format.BINARY)
+        self._sent.append(_Sent(key, is_wanted, by_name=bool(name)))
 
-    def _named(self, sql: bytes, types: Types, values: Sequence[object], *, again: bool) -> tuple[bytes, Types]:
-        """Return a statement's name, and the types of its parameters; no name, if it is better sent without."""
-        kept = self._kept.find(sql, types, values) if self._kept is not None else None
+    def _named(self, key: Key, *, again: bool) -> bytes:
+        """Return a statement's name; none, if it is better sent without."""
+        kept = self._kept.find(key) if self._kept is not None else None
         if kept is not None and not kept.is_new:
-            return kept.name, kept.types
+            return kept.name
         if kept is not None:
-            name, types = kept.name, kept.types
-            self._new[sql] = len(self._sent)
+            name = kept.name
+            self._new[key] = len(self._sent)
         elif again and self._by_name and NAMES:
             name = b"walpool_%d" % len(self._names)
             self._names.append(name)
         else:
-            return b"", types
+            return b""
+        sql, types = key
         self._pgconn.send_prepare(name, sql, types)
-        self._sent.append(_Sent(sql))
-        return name, types
+        self._sent.append(_Sent(key))
+        if kept is not None and 0 in types:
+            self._pgconn.send_describe_prepared(name)
+            self._sent.append(_Sent(key, describes=True))
+        return name
 
     def run(self) -> list[PGresult]:
         """Take the steps of `running` on this thread."""
@@ -310,18 +341,30 @@ class Exchange:
         for place, (result, sent) in enumerate(zip(results, self._sent, strict=False)):
             if result.status not in _GOOD:
                 error = errors.error_from_result(result)
-                outdated = [sent.sql] if sent.by_name and (error.sqlstate or "")[:2] in _OUTDATED else []
+                outdated = [sent.key] if sent.key and sent.by_name and (error.sqlstate or "")[:2] in _OUTDATED else []
                 self._forget(place, outdated)
                 raise (Outdated if outdated else Failed)(error, len(asked))
+            if sent.describes and sent.key and self._kept is not None and not _takes_texts(sent.key, result):
+                self._kept.bar(sent.key)
             if sent.is_wanted:
                 asked.append(result)
         return asked
 
-    def _forget(self, failed: int, outdated: Iterable[bytes]) -> None:
+    def _forget(self, failed: int, outdated: Iterable[Key]) -> None:
         """Have the session keep neither what is outdated, nor what was not prepared, since something failed before."""
         if self._kept is not None:
             self._kept.forget(outdated)
-            self._kept.forget(sql for sql, place in self._new.items() if place >= failed)
+            self._kept.forget(key for key, place in self._new.items() if place >= failed)
+
+
+def _takes_texts(key: Key, description: PGresult) -> bool:
+    """Return whether the server takes for texts what the caller left the type of to the statement, and it names none.
+
+    A type that the statement names itself, as `$1::date` does, is the same when it is parsed again.
+    """
+    sql, types = key
+    made_out = {n for n, given in enumerate(types) if not given and description.param_type(n) not in _TEXTS}
+    return made_out.isdisjoint(int(n) - 1 for cast, n, colons in _USES.findall(sql) if not (cast or colons))
 
 
 def committing(connection: Connection, until: float = inf) -> Steps[bytes]:
