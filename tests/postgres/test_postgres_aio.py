@@ -210,6 +210,7 @@ async def test_cancelled_read_waits_for_no_thread_of_the_loop(
     apg: AsyncPostgresPool, other: psycopg.Connection[Any]
 ) -> None:
     loop, over = asyncio.get_running_loop(), threading.Event()
+    await apg.fetchval("SELECT 1")  # it is opened by one
     loop.set_default_executor(ThreadPoolExecutor(1))
     busy = loop.run_in_executor(None, over.wait)
     try:

@@ -262,7 +262,7 @@ async def until_all_are_back(apg: AsyncPostgresPool) -> None:
 @on_asyncio
 async def test_loop_that_looks_now_and_then_has_one_timer_for_all() -> None:
     loop = asyncio.get_running_loop()
-    driver = _driving.Driver(Mailbox(loop), ThreadPoolExecutor())
+    driver = _driving.Driver(Mailbox(loop), ThreadPoolExecutor(), ThreadPoolExecutor())
     looks: list[object] = []
 
     class Looking:
